@@ -1,0 +1,1 @@
+"""What runs neuroscope: the command line, Prefect flows, the servers. Imports it, never the reverse."""

@@ -1,0 +1,231 @@
+"""The command line: turns arguments into one call; heavy imports wait until they are needed."""
+
+import atexit
+import gc
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from flows.environment import prepare_environment
+from neuroscope.errors import NeuroscopeError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Shows what the neurons of transformer language models do.",
+)
+
+Model = Annotated[
+    str, typer.Option(help="Built-in name (minilm), folder, or hub id (id@revision).")
+]
+Layers = Annotated[str, typer.Option(help="all, 3, 0-5, 2,4 or -1 (the last); they count from 0.")]
+Truncate = Annotated[bool, typer.Option("--truncate", help="Cut prompts at the model's limit.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or mps.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+@app.command()
+def compare(
+    prompts: Annotated[list[str] | None, typer.Argument(help="Two prompts or more.")] = None,
+    template: Annotated[
+        str, typer.Option(help="Text with {} where the fills go, instead of prompts.")
+    ] = "",
+    fill: Annotated[list[str] | None, typer.Option(help="A word for {}; repeat.")] = None,
+    model: Model = "minilm",
+    site: Annotated[
+        str, typer.Option(help="resid_pre, attn_out, mlp_act, mlp_out or resid_post.")
+    ] = "resid_post",
+    layers: Layers = "all",
+    plot_layers: Annotated[
+        str, typer.Option(help="Layers drawn neuron by neuron: middle, or as --layers.")
+    ] = "middle",
+    note: Annotated[str, typer.Option(help="Becomes the MLflow run's description.")] = "",
+    truncate: Truncate = False,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    json: Json = False,
+) -> None:
+    """Compare prompts with each other, at every layer of a model."""
+    from flows.executor import SecondProcessExecutor, no_collection
+
+    group: dict[str, Any] = {"texts": prompts or [], "template": template, "fills": fill or []}
+    settings = {
+        "kind": "compare",
+        "name": "compare",
+        "note": note,
+        "models": [model],
+        "site": site,
+        "layers": layers,
+        "plot_layers": plot_layers,
+        "prompts": [group] if prompts or template or fill else [],
+        "truncate": truncate,
+        "device": device,
+        "dtype": dtype,
+    }
+    _end_cleanly_on_sigterm()
+    with SecondProcessExecutor() as executor, no_collection():
+        from neuroscope.experiment import make_experiment
+
+        experiment = make_experiment(settings)
+        from flows.display import progress_bar
+
+        with progress_bar() as progress:
+            progress("starting", 0, 1)
+            from neuroscope.reporting.tracking import Tracker
+
+            tracker = Tracker.open()
+            from neuroscope.studies.compare import run_comparison
+
+            _warm_up_figures()
+            found = run_comparison(experiment, tracker, executor, progress=progress)
+    _show(experiment, found, tracker, json=json)
+
+
+@app.command()
+def extract(
+    file: Annotated[Path, typer.Argument(help="Prompts: .txt, .csv, .jsonl or .parquet.")],
+    out: Annotated[Path, typer.Option(help="New folder for the Parquet files.")],
+    model: Model = "minilm",
+    site: Annotated[
+        list[str] | None, typer.Option(help="Component or site; repeat. [default: resid_post]")
+    ] = None,
+    layers: Layers = "all",
+    pool: Annotated[
+        str, typer.Option(help="mean, max, last, first; none keeps every token.")
+    ] = "mean",
+    tokens: Annotated[
+        str, typer.Option(help="content (without special tokens) or all.")
+    ] = "content",
+    truncate: Truncate = False,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    json: Json = False,
+) -> None:
+    """Write the activations of a file of prompts as Parquet."""
+    from neuroscope.activations import check_pooling
+    from neuroscope.extraction.checkpoints import find_checkpoint
+    from neuroscope.prompts import read_prompts
+    from neuroscope.sites import resolve_sites
+    from neuroscope.storage.activation_store import check_new_folder, write_activations
+
+    check_pooling(pool, tokens)
+    check_new_folder(out)
+    prompts = read_prompts(file)
+    checkpoint = find_checkpoint(model)
+    sites = resolve_sites(site or ["resid_post"], layers, checkpoint.layer_count)
+    from flows.display import errors, print_json, progress_bar
+
+    with progress_bar() as progress:
+        progress("load " + model, 0, len(prompts))
+        from neuroscope.extraction.extract import extract as extract_activations
+        from neuroscope.extraction.models import load_model
+
+        activations = extract_activations(
+            load_model(checkpoint, device=device, dtype=dtype),
+            prompts,
+            [str(one) for one in sites],
+            pool=pool,
+            tokens=tokens,
+            truncate=truncate,
+            progress=progress,
+        )
+        progress("write", len(prompts), len(prompts))
+        write_activations(out, activations)
+    if json:
+        print_json({"out": str(out), "prompts": len(prompts), "sites": [str(one) for one in sites]})
+    else:
+        errors.print(f"{len(prompts)} prompts at {len(sites)} sites written to {out}")
+
+
+@app.command()
+def run(
+    file: Annotated[Path, typer.Argument(help="Experiment, such as experiments/engineer.yaml.")],
+    json: Json = False,
+) -> None:
+    """Run an experiment from a file, as a Prefect flow."""
+    from neuroscope.experiment import load_experiment
+    from neuroscope.reporting.tracking import Tracker, check_environment
+
+    experiment = load_experiment(file)
+    check_environment()
+    from flows.display import progress_bar
+
+    with progress_bar() as progress:
+        progress("start Prefect", 0, 1)
+        from flows.compare import run_as_flow
+
+        found = run_as_flow(experiment, progress)
+    _show(experiment, found, Tracker.open(), json=json)
+
+
+@app.command()
+def up(
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server.")] = 5000,
+    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server.")] = 4200,
+) -> None:
+    """Start MLflow, Prefect and a worker on this machine, until Ctrl-C."""
+    raise NeuroscopeError("not written yet")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version
+
+    print(version("neuroscope"))
+
+
+def _show(experiment: Any, found: Any, tracker: Any, *, json: bool) -> None:
+    """Prints comparisons and how to open them: as JSON, or as tables."""
+    from flows.display import comparison_document, output, print_json, show_comparison
+    from neuroscope.studies.compare_outputs import focus_layers
+
+    if json:
+        documents = [comparison_document(one) for one in found]
+        print_json(documents[0] if len(documents) == 1 else {"comparisons": documents})
+        return
+    for one in found:
+        show_comparison(one, focus_layers(experiment, one.layers))
+    for one in found:
+        command = tracker.opening_command(one.run_id)
+        output.print(f"\nTo see the run in MLflow:\n{command}", soft_wrap=True, markup=False)
+
+
+def _warm_up_figures() -> None:
+    """Loads fonts while the second process still imports."""
+    from io import BytesIO
+
+    from neuroscope.reporting import plots
+
+    plots.save_png(plots.plot_activations([0.0, 1.0], model="", site="", prompt=""), BytesIO())
+
+
+def _end_cleanly_on_sigterm() -> None:
+    """Lets SIGTERM end the program as Ctrl-C does, so that open runs are closed as KILLED."""
+
+    def stop(signum: int, frame: Any) -> NoReturn:
+        sys.exit(128 + signum)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def main() -> None:
+    """Runs the command line; a fault that the user can mend ends with exit code 2."""
+    prepare_environment()
+    # else the collector goes once more over every module when the program ends: a second
+    atexit.register(gc.freeze)
+    try:
+        app()
+    except NeuroscopeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What the command line shows: progress and messages on stderr, results on stdout."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from neuroscope.align import VIEWS
+from neuroscope.progress import Progress
+from neuroscope.reporting.report import number
+from neuroscope.results import Comparison, ComparisonRow, pair_labels
+
+errors = Console(stderr=True)
+output = Console()
+
+_MOST_ROWS = 60
+_COLUMNS = (
+    ("aligned", "cosine"),
+    ("aligned", "mse"),
+    ("aligned", "cosine_z"),
+    ("aligned", "rms_z"),
+    ("span", "cosine"),
+    ("span", "cosine_z"),
+    ("context", "cosine"),
+    ("context", "cosine_z"),
+)
+_HEADINGS = {"cosine": "cosine", "mse": "MSE", "cosine_z": "cos z", "rms_z": "RMS z"}
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar on stderr that shows what is done, how much of it and for how long.
+
+    It appears after a second, and is gone at the end.
+    """
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=errors,
+        transient=True,
+    )
+    task = bar.add_task("starting", total=None)
+    with bar:
+
+        def report(name: str, done: int, total: int) -> None:
+            bar.update(task, description=name, completed=done, total=total)
+
+        yield report
+
+
+def show_comparison(comparison: Comparison, focus: Sequence[int]) -> None:
+    """A table a pair: every layer if they fit on a screen or two, else those of `focus`."""
+    labels = pair_labels([(pair.a, pair.b) for pair in comparison.pairs])
+    layers = comparison.layers
+    if len(labels) * len(layers) > _MOST_ROWS:
+        layers = tuple(focus)
+    output.print(f"{comparison.model}, {comparison.site}", style="bold", highlight=False)
+    for (a, b), label in labels.items():
+        output.print(f"\n{label}", markup=False, highlight=False)
+        rows = {
+            (row.layer, row.view): row
+            for row in comparison.rows
+            if (row.a, row.b) == (a, b) and row.layer in layers
+        }
+        output.print(_pair_table(rows, layers))
+
+
+def _pair_table(rows: Mapping[tuple[int, str], ComparisonRow], layers: Sequence[int]) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("layer", justify="right", no_wrap=True)
+    for view, metric in _COLUMNS:
+        table.add_column(f"{view}\n{_HEADINGS[metric]}", justify="right", no_wrap=True)
+    for layer in layers:
+        cells = [number(getattr(rows[layer, view], metric)) for view, metric in _COLUMNS]
+        table.add_row(str(layer), *cells)
+    return table
+
+
+def comparison_document(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as one JSON document; a view that holds no word has null measures."""
+    return {
+        "run_id": comparison.run_id,
+        "model": comparison.model,
+        "site": comparison.site,
+        "views": list(VIEWS),
+        "rows": [asdict(row) for row in comparison.rows],
+        "pairs": [asdict(pair) for pair in comparison.pairs],
+    }
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """One JSON document on stdout, without NaN, which JSON has no word for."""
+    print(json.dumps(_without_nan(document), ensure_ascii=False, indent=1))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inside) for inside in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

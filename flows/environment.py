@@ -1,0 +1,25 @@
+"""Settings that MLflow and Prefect read from the environment; made before they are imported."""
+
+import os
+
+from neuroscope.home import home
+
+NO_TELEMETRY = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "true",
+}
+
+
+def prepare_environment() -> None:
+    """Turns telemetry off and keeps the embedded Prefect's database in the home.
+
+    A server named by `PREFECT_API_URL`, or a `PREFECT_HOME` or profile of the user's own, stays in
+    use.
+    """
+    os.environ.update(NO_TELEMETRY)
+    own = ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILE")
+    if not any(os.environ.get(name) for name in own):
+        os.environ["PREFECT_HOME"] = str(home() / "prefect")
+    # the flow's own messages go to Prefect; the terminal shows a bar and one clear error
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")

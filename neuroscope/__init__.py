@@ -1,0 +1,72 @@
+"""Shows what the neurons of transformer language models do.
+
+>>> import neuroscope as ns
+>>> model = ns.load_model("minilm")
+>>> acts = ns.extract(model, ["The cat is on the mat"], sites="resid_post", layers="all")
+>>> acts["resid_post.2"].shape   # (prompts, neurons)
+(1, 384)
+
+Importing this package is cheap: torch, transformers, MLflow and the rest are imported when what
+needs them is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from neuroscope.errors import NeuroscopeError
+
+if TYPE_CHECKING:
+    from neuroscope.activations import Activations
+    from neuroscope.experiment import Experiment, load_experiment
+    from neuroscope.extraction.extract import extract
+    from neuroscope.extraction.models import Model, load_model
+    from neuroscope.prompts import Prompt, PromptSet, read_prompts
+    from neuroscope.reporting.tracking import Tracker
+    from neuroscope.results import Comparison
+    from neuroscope.sites import Site
+    from neuroscope.studies.compare import compare, run_comparison
+
+_HOMES = {
+    "Activations": "neuroscope.activations",
+    "Comparison": "neuroscope.results",
+    "Experiment": "neuroscope.experiment",
+    "Model": "neuroscope.extraction.models",
+    "Prompt": "neuroscope.prompts",
+    "PromptSet": "neuroscope.prompts",
+    "Site": "neuroscope.sites",
+    "Tracker": "neuroscope.reporting.tracking",
+    "compare": "neuroscope.studies.compare",
+    "extract": "neuroscope.extraction.extract",
+    "load_experiment": "neuroscope.experiment",
+    "load_model": "neuroscope.extraction.models",
+    "read_prompts": "neuroscope.prompts",
+    "run_comparison": "neuroscope.studies.compare",
+}
+
+__all__ = [
+    "Activations",
+    "Comparison",
+    "Experiment",
+    "Model",
+    "NeuroscopeError",
+    "Prompt",
+    "PromptSet",
+    "Site",
+    "Tracker",
+    "compare",
+    "extract",
+    "load_experiment",
+    "load_model",
+    "read_prompts",
+    "run_comparison",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'neuroscope' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,87 @@
+"""Activations of prompts at sites of a model, as values: they never hold a model."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope.align import Tokens
+from neuroscope.errors import NeuroscopeError, SiteError
+from neuroscope.prompts import PromptSet
+from neuroscope.sites import Site
+
+Floats = NDArray[np.float32]
+POOLS = ("mean", "max", "last", "first", "none")
+"""How a prompt's tokens become one row; `none` keeps every token."""
+TOKEN_RULES = ("content", "all")
+"""Which tokens count: without special tokens, or with them; padding never counts."""
+
+
+def check_pooling(pool: str, tokens: str) -> None:
+    """Raises NeuroscopeError unless both names are known ones."""
+    for option, value, known in (("pool", pool, POOLS), ("token rule", tokens, TOKEN_RULES)):
+        if value not in known:
+            raise NeuroscopeError(f"unknown {option} '{value}': it is one of {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What must be known to get the same activations again."""
+
+    model: str
+    architecture: str
+    fingerprint: str  # SHA-256 over configuration, tokenizer and weights
+    revision: str | None  # commit on the model hub
+    attention: str  # implementation of attention, "sdpa" or "eager"
+    dtype: str
+    device: str
+    padding_side: str
+    tokens: str
+    pool: str
+    truncated: bool
+    seed: int
+    prompts_digest: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+    created: str = ""  # ISO 8601, UTC
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """One array for each site, with its prompts, their tokens and the provenance.
+
+    >>> acts = ns.extract(model, ["The cat is on the mat"], sites="resid_post")
+    >>> acts["resid_post.2"].shape   # (prompts, neurons)
+    (1, 384)
+
+    With `pool="none"` a site gives a list with one (tokens, neurons) array for each prompt.
+    """
+
+    prompts: PromptSet
+    tokens: tuple[Tokens, ...]
+    arrays: Mapping[Site, Floats | list[Floats]]
+    provenance: Provenance
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(self.arrays)
+
+    def __getitem__(self, site: str | Site) -> Any:  # Floats, or list[Floats] at token level
+        site = Site.parse(site) if isinstance(site, str) else site
+        if site not in self.arrays:
+            recorded = ", ".join(map(str, self.arrays))
+            raise SiteError(f"{site} was not recorded; recorded are {recorded}")
+        return self.arrays[site]
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.arrays)
+
+    def kept_tokens(self, prompt: int) -> NDArray[np.bool_]:
+        """(tokens,) of the prompt at this position: which ones the token rule counts."""
+        tokens = self.tokens[prompt]
+        return tokens.content if self.provenance.tokens == "content" else np.full(len(tokens), True)

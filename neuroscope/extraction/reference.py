@@ -1,0 +1,100 @@
+"""Mean and spread of every neuron over the shipped reference prompts, kept per model."""
+
+import hashlib
+import os
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neuroscope.activations import TOKEN_RULES
+from neuroscope.extraction.batching import Batch, batches, tokenise
+from neuroscope.extraction.checkpoints import Checkpoint
+from neuroscope.extraction.models import Model
+from neuroscope.extraction.recorder import Recorder
+from neuroscope.home import home
+from neuroscope.progress import Progress, silent
+from neuroscope.prompts import PromptSet
+from neuroscope.sites import Site
+from neuroscope.stats.moments import Moments
+
+if TYPE_CHECKING:
+    import torch
+
+_SCHEMA = 1
+
+
+def reference_prompts() -> PromptSet:
+    """The varied sentences, written for this purpose, that tell what is usual for a neuron."""
+    text = (files("neuroscope") / "data" / "reference_prompts.txt").read_text(encoding="utf-8")
+    return PromptSet.of(text.splitlines())
+
+
+def reference_path(checkpoint: Checkpoint, component: str, dtype: str, attention: str) -> Path:
+    """Where the statistics of a model's component are kept once they are computed."""
+    parts = (checkpoint.fingerprint, component, dtype, attention, reference_prompts().digest)
+    key = hashlib.sha256("|".join((*parts, str(_SCHEMA))).encode()).hexdigest()[:32]
+    return home() / "reference" / f"{key}.npz"
+
+
+def ensure_reference(model: Model, component: str, *, progress: Progress = silent) -> Path:
+    """Computes the statistics of all layers of a component unless they are kept already."""
+    path = reference_path(model.checkpoint, component, model.dtype, model.attention)
+    if path.is_file():
+        return path
+    arrays: dict[str, Any] = {}
+    for (rule, layer), moments in reference_moments(model, component, progress=progress).items():
+        arrays[f"{rule}.{layer}.count"] = moments.count
+        arrays[f"{rule}.{layer}.mean"] = moments.mean
+        arrays[f"{rule}.{layer}.deviations"] = moments.deviations
+    path.parent.mkdir(exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}.npz")
+    np.savez(unfinished, **arrays)
+    unfinished.replace(path)
+    return path
+
+
+def read_reference(path: Path, rule: str, layer: int) -> Moments:
+    """Kept statistics of one layer over the tokens that `rule` (`content`, `all`) counts."""
+    with np.load(path, allow_pickle=False) as arrays:
+        count, mean, deviations = (
+            arrays[f"{rule}.{layer}.{name}"] for name in ("count", "mean", "deviations")
+        )
+    return Moments(int(count), mean, deviations)
+
+
+def reference_moments(
+    model: Model, component: str, *, progress: Progress = silent
+) -> dict[tuple[str, int], Moments]:
+    """(token rule, layer) -> moments over the tokens of the reference prompts.
+
+    They are reduced where the activations are, so that no more than (neurons,) leaves a layer.
+    """
+    prompts = reference_prompts()
+    sites = [Site(component, layer) for layer in range(model.layer_count)]
+    found: dict[tuple[str, int], Moments] = {}
+    done = 0
+    with Recorder(model, sites) as recorder:
+        for batch in batches(model, tokenise(model, prompts, truncate=True), rule="content"):
+            kept = recorder.run(batch.inputs(model), partial(_moments, batch))
+            for site, moments in kept.items():
+                for rule, block in zip(TOKEN_RULES, moments, strict=True):
+                    before = found.get((rule, site.layer))
+                    found[rule, site.layer] = before.merge(block) if before else block
+            done += len(batch.members)
+            progress("reference statistics", done, len(prompts))
+    return found
+
+
+def _moments(batch: Batch, values: "torch.Tensor") -> tuple[Moments, Moments]:
+    """Moments of a (batch, tokens, neurons) tensor over its content tokens and over all."""
+
+    def over(at: "torch.Tensor") -> Moments:
+        block = values[at].double()  # (tokens, neurons)
+        mean = block.mean(dim=0)
+        deviations = ((block - mean) ** 2).sum(dim=0)
+        return Moments(len(block), mean.cpu().numpy(), deviations.cpu().numpy())
+
+    return over(batch.kept), over(batch.mask.bool())

@@ -1,0 +1,1 @@
+"""What a person sees of a result: figures, reports, MLflow. Knows nothing of models."""

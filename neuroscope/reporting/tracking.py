@@ -1,0 +1,366 @@
+"""Records results in MLflow. The only file that imports it."""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroscope.errors import TrackingError
+from neuroscope.home import home
+from neuroscope.prompts import PromptSet
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PROCESS_TAG = "neuroscope.process"
+"""Tag that tells which process has a run open, so that a dead one's runs can be closed."""
+FLOW_RUN_TAG = "prefect.flow_run_id"
+FLOW_RUN_URL_TAG = "prefect.flow_run_url"
+_NOTE_TAG = "mlflow.note.content"
+_PARENT_TAG = "mlflow.parentRunId"
+_POINTS = 1000  # metrics that MLflow takes at once
+_PARAMS = 100  # params that MLflow takes at once
+_PARAM_LENGTH = 6000  # longer values would be cut without a word
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of a metric; the step is the layer."""
+
+    metric: str
+    value: float
+    step: int = 0
+
+
+class Run:
+    """One open run; made by `Tracker.run`, which closes it."""
+
+    def __init__(self, client: "MlflowClient", id: str, experiment_id: str, links: dict[str, str]):
+        self._client = client
+        self.id = id
+        self.experiment_id = experiment_id
+        self.links = links
+        """What belongs to the run -> its address in a browser."""
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Records settings; values longer than MLflow keeps are cut visibly."""
+        from mlflow.entities import Param
+
+        found = [Param(key, _shortened(str(value))) for key, value in params.items()]
+        for start in range(0, len(found), _PARAMS):
+            with _clear_errors():
+                self._client.log_batch(self.id, params=found[start : start + _PARAMS])
+
+    def log_points(self, points: Sequence[Point]) -> None:
+        """Records metric values, in one go so that a repeated step leaves no double points."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        found = [Metric(point.metric, point.value, now, point.step) for point in points]
+        for start in range(0, len(found), _POINTS):
+            with _clear_errors():
+                self._client.log_batch(self.id, metrics=found[start : start + _POINTS])
+
+    def log_prompts(self, prompts: PromptSet, name: str) -> None:
+        """Records the prompts as the run's dataset."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=name,
+            digest=prompts.digest[:8],
+            source_type="neuroscope",
+            source=json.dumps({"artifact": "tables/prompts.csv", "sha256": prompts.digest}),
+            profile=json.dumps({"num_rows": len(prompts)}),
+        )
+        tag = InputTag("mlflow.data.context", "prompts")
+        with _clear_errors():
+            self._client.log_inputs(self.id, datasets=[DatasetInput(dataset, [tag])])
+
+    def log_folder(self, folder: Path) -> None:
+        """Records every file below a folder as an artifact, under the same names."""
+        with _clear_errors():
+            self._client.log_artifacts(self.id, str(folder))
+
+
+class Tracker:
+    """Where results are recorded, and how a person gets to see them.
+
+    >>> tracker = Tracker.open()
+    >>> with tracker.run("compare", "engineer") as run:
+    ...     run.log_points([Point("cosine", 0.9, step=2)])
+
+    The run ends FINISHED; FAILED if the block raises; KILLED if it is interrupted.
+    """
+
+    def __init__(self, uri: str, client: "MlflowClient", tags: Mapping[str, str]):
+        self.uri = uri
+        self._client = client
+        self._tags = dict(tags)
+
+    @classmethod
+    def open(cls, tags: Mapping[str, str] | None = None) -> "Tracker":
+        """Connects to `MLFLOW_TRACKING_URI`, or to the embedded SQLite database in the home.
+
+        Runs that a dead process of this machine left open are closed first, as KILLED.
+
+        Args:
+            tags: put on every run.
+
+        Raises:
+            TrackingError: the server or database cannot be used, or `MLFLOW_RUN_ID` is set.
+        """
+        check_environment()
+        uri = tracking_uri()
+        _check_reachable(uri)
+        with _clear_errors(), _one_opens(uri):
+            from mlflow import MlflowClient
+
+            client = MlflowClient(tracking_uri=uri)
+            client.search_experiments(max_results=1)  # creates the tables of a new database
+        tracker = cls(uri, client, tags or {})
+        tracker.sweep()
+        return tracker
+
+    @contextlib.contextmanager
+    def run(
+        self,
+        kind: str,
+        name: str,
+        *,
+        parent: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        note: str = "",
+    ) -> Iterator[Run]:
+        """Opens a run in the experiment `neuroscope/<kind>` and ends it in a true state.
+
+        Args:
+            kind: of study, such as `compare`.
+            name: of the run.
+            parent: id of the run that this one is part of.
+            tags: beside those given to `open`.
+            note: description, Markdown.
+
+        Raises:
+            TrackingError: MLflow cannot be reached or refuses.
+        """
+        own = {"neuroscope.kind": kind, PROCESS_TAG: _this_process(), **self._tags, **(tags or {})}
+        if parent:
+            own[_PARENT_TAG] = parent
+        if FLOW_RUN_URL_TAG in own:
+            note = f"{note}\n\n[Prefect flow run]({own[FLOW_RUN_URL_TAG]})".strip()
+        if note:
+            own[_NOTE_TAG] = note
+        with _clear_errors():
+            experiment = self._experiment(kind)
+            info = self._client.create_run(experiment, tags=own, run_name=name).info
+        status = "FINISHED"
+        try:
+            yield Run(self._client, info.run_id, experiment, self._links(info.run_id, experiment))
+        except Exception:
+            status = "FAILED"
+            raise
+        except BaseException:  # Ctrl-C, a signal
+            status = "KILLED"
+            raise
+        finally:
+            with _clear_errors():
+                self._client.set_terminated(info.run_id, status)
+
+    def close_runs(self, tag: str, value: str, status: str) -> list[str]:
+        """Ends the runs that are still open and carry a tag; gives their ids.
+
+        Args:
+            status: `FAILED` or `KILLED`.
+        """
+        closed = []
+        for run in self._open_runs():
+            if run.data.tags.get(tag) == value:
+                self._client.set_terminated(run.info.run_id, status)
+                closed.append(run.info.run_id)
+        return closed
+
+    def sweep(self) -> list[str]:
+        """Ends, as KILLED, the open runs of processes of this machine that are gone."""
+        owners = {run.data.tags.get(PROCESS_TAG, "") for run in self._open_runs()}
+        gone = [owner for owner in owners if owner and _is_gone(owner)]
+        return [id for owner in gone for id in self.close_runs(PROCESS_TAG, owner, "KILLED")]
+
+    def links(self, run_id: str) -> dict[str, str]:
+        """What belongs to a run -> its address in a browser."""
+        with _clear_errors():
+            return self._links(run_id, self._client.get_run(run_id).info.experiment_id)
+
+    def opening_command(self, run_id: str, *, port: int = 5000) -> str:
+        """How to see the run: its address, for the embedded database after a shell command."""
+        with _clear_errors():
+            experiment_id = self._client.get_run(run_id).info.experiment_id
+        if link := self._links(run_id, experiment_id).get("MLflow run"):
+            return link
+        program = Path(sys.executable).parent / "mlflow"
+        with contextlib.suppress(ValueError):
+            program = program.relative_to(Path.cwd())
+        return (
+            "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"
+            f" {program} server --host 127.0.0.1 --port {port} --backend-store-uri '{self.uri}'\n"
+            f"then open http://127.0.0.1:{port}/#/experiments/{experiment_id}/runs/{run_id}"
+        )
+
+    def _links(self, run_id: str, experiment_id: str) -> dict[str, str]:
+        links = {}
+        if self.uri.startswith("http"):  # the embedded database has no server of its own
+            address = self.uri.rstrip("/")
+            links["MLflow run"] = f"{address}/#/experiments/{experiment_id}/runs/{run_id}"
+        if FLOW_RUN_URL_TAG in self._tags:
+            links["Prefect flow run"] = self._tags[FLOW_RUN_URL_TAG]
+        return links
+
+    def _open_runs(self) -> list[Any]:
+        with _clear_errors():
+            experiments = self._client.search_experiments(filter_string="name LIKE 'neuroscope/%'")
+            if not experiments:
+                return []
+            ids = [experiment.experiment_id for experiment in experiments]
+            return list(
+                self._client.search_runs(
+                    ids, filter_string="attributes.status = 'RUNNING'", max_results=1000
+                )
+            )
+
+    def _experiment(self, kind: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        name = f"neuroscope/{kind}"
+        location = None if self.uri.startswith("http") else _artifact_location(kind)
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return self._client.create_experiment(name, artifact_location=location)
+            except MlflowException:  # another process was first
+                found = self._client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"the MLflow experiment '{name}' is in the trash: restore it with"
+                f" `mlflow experiments restore --experiment-id {found.experiment_id}`"
+            )
+        return str(found.experiment_id)
+
+
+def tracking_uri() -> str:
+    """`MLFLOW_TRACKING_URI`, or the embedded SQLite database."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def check_environment() -> None:
+    """Raises TrackingError where `MLFLOW_RUN_ID` is set, which would nest every run wrongly."""
+    if run_id := os.environ.get("MLFLOW_RUN_ID"):
+        raise TrackingError(
+            f"MLFLOW_RUN_ID is set ({run_id}): MLflow would put results into that run."
+            " Run `unset MLFLOW_RUN_ID` first"
+        )
+
+
+def _artifact_location(kind: str) -> str:
+    return (home() / "artifacts" / kind).as_uri()
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _PARAM_LENGTH else text[: _PARAM_LENGTH - 1] + "…"
+
+
+def _check_reachable(uri: str) -> None:
+    """Asks once, where MLflow itself would try again for minutes."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    if not uri.startswith("http"):
+        return
+    import httpx
+
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    try:
+        answer = httpx.get(
+            f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search",
+            params={"max_results": 1},
+            timeout=10,
+        )
+    except httpx.HTTPError as error:
+        raise TrackingError(
+            f"the tracking server {uri} cannot be reached ({error}): start it, or unset"
+            " MLFLOW_TRACKING_URI to use the embedded database"
+        ) from error
+    if answer.status_code == 403:
+        raise TrackingError(
+            f"the tracking server {uri} answers 403 Forbidden: its MLFLOW_SERVER_ALLOWED_HOSTS"
+            " must name this host"
+        )
+
+
+@contextlib.contextmanager
+def _one_opens(uri: str) -> Iterator[None]:
+    """One process at a time opens an SQLite database: two that create its tables would fail."""
+    if not uri.startswith("sqlite:"):
+        yield
+        return
+    from filelock import FileLock
+
+    with FileLock(home() / "mlflow.lock"), _quiet_migrations():
+        yield
+
+
+@contextlib.contextmanager
+def _quiet_migrations() -> Iterator[None]:
+    import logging
+
+    loggers = [logging.getLogger(name) for name in ("alembic", "mlflow.store.db.utils")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Turns what MLflow raises into one error that names the remedy."""
+    try:
+        yield
+    except TrackingError:
+        raise
+    except Exception as error:
+        if not type(error).__module__.startswith(("mlflow", "requests", "urllib3", "sqlalchemy")):
+            raise
+        uri = tracking_uri()
+        if "out-of-date" in str(error):
+            remedy = f"run `mlflow db upgrade {uri}`"
+        else:
+            remedy = "see that the server runs and the disk is not full, then run again"
+        raise TrackingError(f"MLflow at {uri} fails: {str(error).strip()}; {remedy}") from error
+
+
+def _this_process() -> str:
+    import psutil
+
+    process = psutil.Process()
+    return f"{socket.gethostname()} {process.pid} {process.create_time():.2f}"
+
+
+def _is_gone(owner: str) -> bool:
+    """Whether the process that a tag names ran on this machine and is no longer there."""
+    import psutil
+
+    host, pid, started = owner.rsplit(" ", 2)
+    if host != socket.gethostname():
+        return False  # another machine's; it sweeps its own
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(started)) > 1
+    except psutil.NoSuchProcess:
+        return True

@@ -1,0 +1,1 @@
+"""Statistics over arrays of activations; knows nothing of models, files or servers."""

@@ -1,0 +1,286 @@
+"""Compares prompts with each other in one or more models, at every layer."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from neuroscope.activations import Activations
+from neuroscope.align import VIEWS, align, view_positions
+from neuroscope.experiment import Experiment, make_experiment
+from neuroscope.extraction.checkpoints import Checkpoint, find_checkpoint
+from neuroscope.extraction.extract import extract
+from neuroscope.extraction.models import Model, load_model
+from neuroscope.extraction.reference import ensure_reference, read_reference, reference_path
+from neuroscope.home import home
+from neuroscope.progress import Progress, silent
+from neuroscope.prompts import PromptSet
+from neuroscope.reporting.tracking import Run, Tracker
+from neuroscope.results import Comparison, ComparisonRow, PairTokens
+from neuroscope.sites import Site
+from neuroscope.stats.similarity import jaccard, similarity
+from neuroscope.storage.activation_store import ActivationStore, activation_key, read_activations
+from neuroscope.studies.compare_outputs import (
+    experiment_params,
+    model_params,
+    points,
+    write_outputs,
+    write_overview,
+)
+from neuroscope.studies.steps import InlineExecutor, Pending, Steps
+
+Pair = tuple[str, str]
+
+_REFERENCE_RULES = {"aligned": "all", "span": "content", "context": "content"}
+"""View -> tokens over which the statistics that standardise it are taken."""
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Where the extraction of one model left what its comparisons read."""
+
+    activations: Path
+    reference: Path
+
+
+def compare(
+    model: Model,
+    prompts: PromptSet | Sequence[str],
+    site: str = "resid_post",
+    layers: str | int | Sequence[int] = "all",
+    *,
+    truncate: bool = False,
+    progress: Progress = silent,
+) -> Comparison:
+    """Compares every pair of prompts in a loaded model.
+
+    Nothing is recorded in MLflow; only the model's reference statistics are kept.
+
+    Args:
+        model: from `load_model`.
+        prompts: two or more.
+        site: a component such as `resid_post`, with or without a layer.
+        layers: `all`, `3`, `0-5`, `2,4`, `-1`, if the site names none.
+        truncate: cut prompts at the model's limit.
+        progress: told what is being done.
+
+    Raises:
+        ExperimentError: there are fewer than two prompts, or the site or layers are unknown.
+        PromptError, SiteError, ActivationError: as `extract`.
+    """
+    group = {"texts": PromptSet.of(prompts).texts}
+    choice = {"models": [model.name], "site": site, "layers": layers, "prompts": [group]}
+    plan = make_experiment({"kind": "compare", "name": "compare", **choice})
+    activations = extract(
+        model,
+        plan.prompt_set(),
+        plan.component,
+        plan.layer_choice.of(model.layer_count),
+        pool="none",
+        tokens="all",
+        truncate=truncate,
+        progress=progress,
+    )
+    reference = ensure_reference(model, plan.component, progress=progress)
+    pairs = plan.pairs()
+    rows = [row for at in activations for row in compare_site(activations, at, reference, pairs)]
+    return Comparison(model.name, plan.component, tuple(rows), pair_tokens(activations, pairs))
+
+
+def run_comparison(
+    experiment: Experiment,
+    tracker: Tracker,
+    executor: Executor | None = None,
+    *,
+    progress: Progress = silent,
+) -> list[Comparison]:
+    """Runs an experiment and records it: one run a model, under one parent.
+
+    Args:
+        experiment: of kind `compare`.
+        tracker: open; it gets the runs.
+        executor: runs the steps, in this thread if not given: one extraction a model, one
+            comparison a model and layer, one report a model.
+        progress: told which step is at work, and how many are done.
+
+    Returns:
+        One comparison for each model, in the order named.
+
+    Raises:
+        NeuroscopeError: of the kind that says what is wrong. Runs are left FAILED, and none is
+            opened where a model or layer does not exist.
+    """
+    checkpoints = [find_checkpoint(name) for name in experiment.models]
+    layers = [experiment.layer_choice.of(checkpoint.layer_count) for checkpoint in checkpoints]
+    total = sum(2 + len(chosen) for chosen in layers)
+    steps = Steps(executor or InlineExecutor(), progress, total=total)
+    with tracker.run("compare", experiment.name, note=experiment.note) as parent:
+        parent.log_params(experiment_params(experiment))
+        extractions = [
+            steps.submit(
+                f"extract {one.name}", extract_model, experiment, one, chosen, loads_model=True
+            )
+            for one, chosen in zip(checkpoints, layers, strict=True)
+        ]
+        found = []
+        for one, chosen, extraction in zip(checkpoints, layers, extractions, strict=True):
+            label = f"{experiment.name} {one.name}"
+            with tracker.run(
+                "compare",
+                label,
+                parent=parent.id,
+                tags=_tags(experiment, one),
+                note=experiment.note,
+            ) as run:
+                found.append(_compare_model(experiment, one, chosen, extraction, steps, run))
+        with tempfile.TemporaryDirectory() as folder:
+            write_overview(experiment, found, Path(folder))
+            parent.log_folder(Path(folder))
+    return found
+
+
+def _compare_model(
+    experiment: Experiment,
+    checkpoint: Checkpoint,
+    layers: tuple[int, ...],
+    extraction: Pending[Extracted],
+    steps: Steps,
+    run: Run,
+) -> Comparison:
+    """Compares one model's layers and records the result in its run."""
+    run.log_params(model_params(experiment, checkpoint.name, layers))
+    run.log_prompts(experiment.prompt_set(), experiment.name)
+    extracted = steps.wait(extraction)
+    sites = [Site(experiment.component, layer) for layer in layers]
+    compared = [
+        steps.submit(
+            f"compare {checkpoint.name} {site}", compare_stored, experiment, extracted, site
+        )
+        for site in sites
+    ]
+    rows = [row for pending in compared for row in steps.wait(pending)]
+    tokens = pair_tokens(read_activations(extracted.activations, []), experiment.pairs())
+    comparison = Comparison(checkpoint.name, experiment.component, tuple(rows), tokens, run.id)
+    with tempfile.TemporaryDirectory() as folder:
+        report = steps.submit(
+            f"report {checkpoint.name}",
+            write_outputs,
+            experiment,
+            comparison,
+            extracted.activations,
+            extracted.reference,
+            checkpoint.architecture.causal,
+            run.links,
+            Path(folder),
+        )
+        steps.wait(report)
+        run.log_folder(Path(folder))
+    run.log_points(points(comparison))
+    return comparison
+
+
+def extract_model(
+    experiment: Experiment, checkpoint: Checkpoint, layers: tuple[int, ...]
+) -> Extracted:
+    """Every token's activations and the reference statistics of one model, unless kept already."""
+    prompts = experiment.prompt_set()
+    store = ActivationStore(home() / "activations")
+    key = activation_key(
+        fingerprint=checkpoint.fingerprint,
+        prompts=prompts,
+        sites=[Site(experiment.component, layer) for layer in layers],
+        pool="none",
+        tokens="all",
+        truncate=experiment.truncate,
+        dtype=experiment.dtype,
+        attention=experiment.attention,
+    )
+    reference = reference_path(
+        checkpoint, experiment.component, experiment.dtype, experiment.attention
+    )
+    kept = store.find(key)
+    if kept and reference.is_file():
+        return Extracted(kept, reference)
+    model = load_model(
+        checkpoint,
+        device=experiment.device,
+        dtype=experiment.dtype,
+        attention=experiment.attention,
+    )
+    if not kept:
+        activations = extract(
+            model,
+            prompts,
+            experiment.component,
+            layers,
+            pool="none",
+            tokens="all",
+            truncate=experiment.truncate,
+            seed=experiment.seed,
+        )
+        kept = store.write(key, activations)
+    return Extracted(kept, ensure_reference(model, experiment.component))
+
+
+def compare_stored(
+    experiment: Experiment, extracted: Extracted, site: Site
+) -> tuple[ComparisonRow, ...]:
+    """The experiment's pairs at one site, from what the extraction left."""
+    activations = read_activations(extracted.activations, [site])
+    return tuple(compare_site(activations, site, extracted.reference, experiment.pairs()))
+
+
+def compare_site(
+    activations: Activations, site: Site, reference: Path, pairs: Sequence[Pair]
+) -> Iterator[ComparisonRow]:
+    """One row for each pair and view at one site.
+
+    Args:
+        activations: of every token, special ones included.
+        site: recorded there.
+        reference: file of the model's reference statistics.
+        pairs: as texts.
+    """
+    usual = {
+        view: read_reference(reference, rule, site.layer) for view, rule in _REFERENCE_RULES.items()
+    }
+    index = {text: position for position, text in enumerate(activations.prompts.texts)}
+    arrays = activations[site]
+    for a, b in pairs:
+        tokens_a, tokens_b = activations.tokens[index[a]], activations.tokens[index[b]]
+        views = view_positions(
+            align(tokens_a, tokens_b),
+            arrays[index[a]],
+            arrays[index[b]],
+            tokens_a.words,
+            tokens_b.words,
+        )
+        for view in VIEWS:
+            measured = similarity(*views[view], usual[view])
+            yield ComparisonRow(
+                site.layer, a, b, view, **asdict(measured), positions=len(views[view][0])
+            )
+
+
+def pair_tokens(activations: Activations, pairs: Sequence[Pair]) -> tuple[PairTokens, ...]:
+    """How much the prompts of each pair share on the surface, special tokens left out."""
+    content = {
+        text: [id for id, special in zip(tokens.ids, tokens.special, strict=True) if not special]
+        for text, tokens in zip(activations.prompts.texts, activations.tokens, strict=True)
+    }
+    return tuple(
+        PairTokens(
+            a, b, len(content[a]), len(content[b]), jaccard(set(content[a]), set(content[b]))
+        )
+        for a, b in pairs
+    )
+
+
+def _tags(experiment: Experiment, checkpoint: Checkpoint) -> dict[str, str]:
+    return {
+        "neuroscope.model": checkpoint.name,
+        "neuroscope.model_sha": checkpoint.fingerprint,
+        "neuroscope.prompts_digest": experiment.prompt_set().digest,
+        "neuroscope.site": experiment.component,
+    }
