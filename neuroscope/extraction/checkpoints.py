@@ -59,12 +59,12 @@ class Checkpoint:
         return total.hexdigest()
 
 
-def find_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
+def find_checkpoint(name: str) -> Checkpoint:
     """The files of a built-in model, of a folder, or of a repository on the Hugging Face hub.
 
     Args:
-        name: `minilm`, a folder's path, or a hub id such as `mistralai/Mistral-7B-v0.1`.
-        revision: branch, tag or commit on the hub; its default branch if not given.
+        name: `minilm`, a folder's path, or a hub id such as `mistralai/Mistral-7B-v0.1`, also
+            with a branch, tag or commit, as in `bert-base-uncased@main`.
 
     Raises:
         ModelError: there is no such model, or it is refused: an unknown architecture, weights
@@ -75,7 +75,7 @@ def find_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
     elif Path(name).expanduser().is_dir():
         checkpoint = Checkpoint(name, Path(name).expanduser().absolute())
     else:
-        checkpoint = _from_hub(name, revision)
+        checkpoint = _from_hub(name)
     _refuse_unsafe(checkpoint)
     return checkpoint
 
@@ -96,7 +96,7 @@ def _built_in(name: str) -> Checkpoint:
     return Checkpoint(name, folder)
 
 
-def _from_hub(name: str, revision: str | None) -> Checkpoint:
+def _from_hub(name: str) -> Checkpoint:
     from httpx2 import RequestError
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
@@ -109,13 +109,17 @@ def _from_hub(name: str, revision: str | None) -> Checkpoint:
     known = f"Built-in models: {', '.join(BUILT_IN)}."
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"unknown model '{name}': there is no such folder. {known}")
+    repository, _, revision = name.partition("@")
     offline = False
     try:
         try:
-            revision = HfApi().model_info(name, revision=revision, timeout=10).sha
+            found = HfApi().model_info(repository, revision=revision or None, timeout=10)
+            revision = found.sha or revision
         except (RequestError, OfflineModeIsEnabled):
             offline = True  # what the hub's cache on this machine holds can still be read
-        fetch = partial(snapshot_download, name, revision=revision, local_files_only=offline)
+        fetch = partial(
+            snapshot_download, repository, revision=revision or None, local_files_only=offline
+        )
         _refuse_unsafe(_hub_checkpoint(name, fetch(allow_patterns=["config.json"])), weights=False)
         return _hub_checkpoint(name, fetch(allow_patterns=[*_FILES, f"{_WEIGHTS}*"]))
     except HFValidationError as error:

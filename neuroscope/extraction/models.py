@@ -81,7 +81,6 @@ class Model:
 def load_model(
     name: str | Checkpoint,
     *,
-    revision: str | None = None,
     device: str = "cpu",
     dtype: str = "float32",
     attention: str = "sdpa",
@@ -90,8 +89,8 @@ def load_model(
     """Loads a model without its head, ready to be read.
 
     Args:
-        name: `minilm`, a folder, a hub id such as `bert-base-uncased`, or a found checkpoint.
-        revision: branch, tag or commit on the hub.
+        name: `minilm`, a folder, a hub id such as `bert-base-uncased` or `bert-base-uncased@main`,
+            or a found checkpoint.
         device: `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `float32`, `bfloat16` or `float16`.
         attention: `sdpa` or `eager`.
@@ -107,13 +106,14 @@ def load_model(
     ):
         if value not in known:
             raise ModelError(f"unknown {option} '{value}': it is one of {', '.join(known)}")
-    checkpoint = name if isinstance(name, Checkpoint) else find_checkpoint(name, revision)
+    checkpoint = name if isinstance(name, Checkpoint) else find_checkpoint(name)
     module, tokenizer = _load(checkpoint, device, dtype, attention)
     return Model(checkpoint, module, tokenizer, padding_side)
 
 
 def _load(checkpoint: Checkpoint, device: str, dtype: str, attention: str) -> tuple[Any, Any]:
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer
 
     safe: Any = {"local_files_only": True, "trust_remote_code": False}
@@ -129,7 +129,7 @@ def _load(checkpoint: Checkpoint, device: str, dtype: str, attention: str) -> tu
                 **safe,
             )
         module = module.to(device).eval()
-    except (OSError, ValueError, RuntimeError, AssertionError) as error:
+    except (OSError, ValueError, RuntimeError, AssertionError, SafetensorError) as error:
         raise ModelError(f"model '{checkpoint.name}' cannot be loaded: {error}") from error
     # what is missing would be filled with random numbers; no site reads the pooler
     missing = sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler."))

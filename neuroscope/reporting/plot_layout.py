@@ -1,6 +1,6 @@
 """What the figures of `plots` share: pages measured in inches, and text that fits and draws.
 
-Nothing here reads or sets matplotlib's global settings, so figures may be made in any thread.
+Nothing here sets matplotlib's global settings, so figures may be made in any thread.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,13 +23,16 @@ MARGIN = 0.15  # inches
 DPI = 120
 FONT = "DejaVu Sans"  # comes with matplotlib
 INK, FAINT, RULE, GRID = "#222222", "#5f5f5f", "#bbbbbb", "#e4e4e4"
+BOLD = 1.15  # how much wider bold letters are at most
+LABEL_HEIGHT = 0.12  # inches
 MINUS = "\N{MINUS SIGN}"
 Floats = NDArray[np.float64]
 Pair = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, bottom, width, height in inches
 
 _KEPT = 800  # letters of a text that are looked at; no header holds more
-_SHIFTS = (0.0, -1.1, 1.1, -2.2, 2.2, -3.3, 3.3)  # up and down, in heights of a label
+_GUTTER = 0.16  # inches between the columns of a table
+_SHIFTS = (0.0, -1.1, 1.1)  # up and down, in heights of a label
 
 
 @cache
@@ -57,8 +60,9 @@ def plain(text: str) -> str:
 
 
 def text_width(text: str, size: float) -> float:
-    """Inches that a line of plain text takes at a font size in points."""
-    return sum(map(_advance, text.replace(r"\$", "$"))) * size / 72
+    """Inches that a line of plain text takes at most, at a font size in points."""
+    pixels = [_advance(letter) * size * DPI / 72 for letter in text.replace(r"\$", "$")]
+    return sum(max(width, round(width)) for width in pixels) / DPI  # letters start at whole pixels
 
 
 def shorten(text: str, size: float, width: float) -> str:
@@ -84,7 +88,7 @@ def _cut(letters: str, kept: int) -> str:
 def wrap(text: str, size: float, width: float, lines: int) -> list[str]:
     """Plain text as at most `lines` lines of at most `width` inches, cut in its middle if need be.
 
-    Lines end between words where words are not longer than half a line.
+    Lines end between words, except in a word that is longer than a line.
     """
     room = width * lines
     while True:
@@ -99,7 +103,7 @@ def _fill(letters: str, size: float, width: float) -> list[str]:
     for letter in letters:
         if text_width(lines[-1] + letter, size) > width and lines[-1]:
             head, _, word = lines[-1].rpartition(" ")
-            if text_width(word, size) > width / 2 or not head:
+            if letter == " " or not head or text_width(word + letter, size) > width:
                 head, word = lines[-1], ""
             lines[-1:] = [head, word]
         lines[-1] += letter
@@ -110,7 +114,7 @@ def digits(values: Floats, shown: int = 3) -> str:
     """Format that shows so many digits of the smallest value that is not zero."""
     sizes = np.abs(values[values != 0])
     decimals = max(0, shown - 1 - floor(log10(sizes.min()))) if sizes.size else 2
-    return ".2e" if decimals > 5 or (sizes.size and sizes.max() >= 1e6) else f".{decimals}f"
+    return "z.2e" if decimals > 5 or (sizes.size and sizes.max() >= 1e6) else f"z.{decimals}f"
 
 
 def written(values: Iterable[float], spec: str) -> list[str]:
@@ -121,10 +125,10 @@ def written(values: Iterable[float], spec: str) -> list[str]:
 def page(height: float, title: str, notes: Sequence[str]) -> Figure:
     """An empty figure with `height` inches below its title and notes, each of any length."""
     room = WIDTH - 2 * MARGIN
-    heads = wrap(plain(title), 14, room, 2)
+    heads = wrap(plain(title), 14 * BOLD, room, 2)
     lines = [line for note in notes for line in wrap(plain(note), 10, room, 2)]
-    title_height, notes_height = 0.27 * len(heads), 0.2 * len(lines)
-    total = height + MARGIN + title_height + notes_height + 0.12
+    title_height = 0.03 + 0.25 * len(heads)
+    total = height + MARGIN + title_height + 0.18 * len(lines) + 0.08
     figure = Figure(figsize=(WIDTH, total), dpi=DPI, facecolor="white")
     style: dict[str, Any] = {"ha": "left", "va": "top", "family": FONT}
     left, top = MARGIN / WIDTH, 1 - MARGIN / total
@@ -147,11 +151,12 @@ def place(figure: Figure, box: Box, **options: Any) -> Axes:
 
 
 def caption(axes: Axes, x: str = "", y: str = "") -> None:
-    """Name the axes, in at most two lines each."""
-    size = np.array(axes.bbox.size) / DPI
+    """Name the axes that are given a name, in at most two lines each."""
     style: dict[str, Any] = {"size": 9, "family": FONT, "color": INK}
-    axes.set_xlabel("\n".join(wrap(plain(x), 9, size[0], 2)), **style)
-    axes.set_ylabel("\n".join(wrap(plain(y), 9, size[1], 2)), **style)
+    if x:
+        axes.set_xlabel("\n".join(wrap(plain(x), 9, axes.bbox.width / DPI, 2)), **style)
+    if y:
+        axes.set_ylabel("\n".join(wrap(plain(y), 9, axes.bbox.height / DPI, 2)), **style)
 
 
 def color_bar(
@@ -167,24 +172,27 @@ def color_bar(
 def table(figure: Figure, right: float, top: float, columns: dict[str, list[str]]) -> None:
     """Right-aligned columns under their heads; the corner is given in inches."""
     wide, high = figure.get_size_inches()
-    edges = []
-    for head, cells in reversed(columns.items()):
-        style: dict[str, Any] = {"ha": "right", "va": "top", "family": FONT, "size": 9}
-        figure.text(right / wide, top / high, head, weight="bold", color=INK, **style)
-        body = (right / wide, (top - 0.25) / high, "\n".join(cells))
-        figure.text(*body, color=INK, linespacing=1.5, **style)
-        edges.append(right)
-        right -= max(text_width(text, 9.5) for text in (head, *cells)) + 0.14
-    level = (top - 0.2) / high
-    rule = [(right + 0.14) / wide, edges[0] / wide]
-    figure.add_artist(Line2D(rule, [level, level], color=RULE, linewidth=0.8))
+    left = right - table_size(columns)[0]
+    rule = [left / wide, right / wide], [(top - 0.2) / high] * 2
+    figure.add_artist(Line2D(*rule, color=RULE, linewidth=0.8))
+    style: dict[str, Any] = {"ha": "right", "va": "top", "family": FONT, "size": 9, "color": INK}
+    for head, cells in columns.items():
+        left += _column_width(head, cells)
+        figure.text(left / wide, top / high, head, weight="bold", **style)
+        body = "\n".join(cells)
+        figure.text(left / wide, (top - 0.25) / high, body, linespacing=1.5, **style)
+        left += _GUTTER
 
 
-def table_size(columns: dict[str, list[str]]) -> tuple[float, float]:
+def table_size(columns: dict[str, list[str]]) -> Pair:
     """Inches that `table` takes: width and height."""
-    widths = [max(text_width(t, 9.5) for t in (head, *cells)) for head, cells in columns.items()]
+    widths = [_column_width(head, cells) for head, cells in columns.items()]
     rows = max(len(cells) for cells in columns.values())
-    return sum(widths) + 0.14 * (len(widths) - 1), 0.3 + 0.205 * rows
+    return sum(widths) + _GUTTER * (len(widths) - 1), 0.3 + 0.205 * rows
+
+
+def _column_width(head: str, cells: list[str]) -> float:
+    return max(text_width(head, 9 * BOLD), *(text_width(cell, 9) for cell in cells))
 
 
 def label(
@@ -211,7 +219,7 @@ def label(
 
 def _beside(x: float, y: float, width: float, gap: float) -> Floats:
     """Boxes around a point that a text could fill, the best first."""
-    height = 0.12
+    height = LABEL_HEIGHT
     corners = [(x - width / 2, y + gap), (x - width / 2, y - gap - height)]
     for shift in _SHIFTS:
         level = y + (shift - 0.5) * height

@@ -19,6 +19,7 @@ from neuroscope.reporting.plot_layout import (
     DPI,
     GRID,
     INK,
+    LABEL_HEIGHT,
     MARGIN,
     MINUS,
     WIDTH,
@@ -169,7 +170,7 @@ def _draw_stems(values: Floats, strongest: int, unit: str, heading: Heading) -> 
     height = max(3.9, high + 0.5)
     title, notes = heading
     if beyond.size:
-        notes = [*notes, f"{beyond.size} beyond the axis: ▲ or ▼ with the activation"]
+        notes = [*notes, f"beyond the axis, marked ▲ or ▼: {beyond.size}"]
     figure = page(height, title, notes)
     axes = place(figure, (0.8, 0.55, WIDTH - 1.2 - wide - MARGIN, height - 0.65))
     table(figure, WIDTH - MARGIN, height - 0.08, columns)
@@ -191,19 +192,24 @@ def _stems(axes: Axes, values: Floats, reach: float) -> None:
     count, shown = values.size, values.clip(-reach, reach)
     most, least = max(shown.max(), 0.0), min(shown.min(), 0.0)
     pad = 0.1 * (most - least)
-    low, high = min(least - pad, -pad), max(most + pad, pad)
+    low, high = least - pad if least else -pad / 5, most + pad if most else pad / 5
     axes.set(xlim=(-0.01 * count - 0.5, 1.01 * count - 0.5), ylim=(low, high))
     axes.set_xticks(range(0, count, _step(count, 16)))
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.axhline(0, color="#9a9a9a", linewidth=0.8, zorder=1.5)
     index, colors = np.arange(count), np.where(values < 0, NEGATIVE, POSITIVE)
-    width = float(np.clip(350 / count, 0.8, 6))
+    width = _stem_width(count)
     axes.vlines(index, 0, values.clip(low, high), colors=colors.tolist(), linewidth=width)
     for marker, beyond, edge in (("^", values > reach, high), ("v", values < -reach, low)):
         if beyond.any():
             edges, color = np.full(beyond.sum(), edge), colors[beyond][0]
             axes.plot(index[beyond], edges, marker, color=color, markersize=8, clip_on=False)
+
+
+def _stem_width(count: int) -> float:
+    """Points."""
+    return min(max(350 / count, 0.8), 6)
 
 
 def _step(count: int, ticks: int) -> int:
@@ -221,7 +227,8 @@ def _name_stems(axes: Axes, values: Floats, named: dict[int, str], beyond: Indic
     ends = tips[strong]
     stems = np.column_stack([strong, np.minimum(ends, 0), strong, np.maximum(ends, 0)])
     points = np.column_stack([list(named), tips[list(named)]])
-    label(axes, points, texts, stems, (0.02, 0), 0.04)
+    half = _stem_width(values.size) / 72 / 2
+    label(axes, points, texts, stems, (half + 0.01, 0), half + 0.04)
 
 
 def _draw_grid(
@@ -229,7 +236,7 @@ def _draw_grid(
 ) -> Figure:
     rows, across = grid_shape(values.size)
     wide, high = table_size(columns)
-    cell = min((WIDTH - 2.4 - wide - MARGIN) / across, 5.6 / rows, 0.6)  # inches
+    cell = min((WIDTH - 2.4 - wide - MARGIN) / across, 6.3 / rows, 0.5)  # inches
     size = (across * cell, rows * cell)
     height = max(size[1], high, 2.4) + 0.65
     figure = page(height, *heading)
@@ -285,4 +292,8 @@ def _name_cells(axes: Axes, cell: float, listed: Indices) -> None:
     axes.scatter(columns, rows, s=(72 * side) ** 2, linewidths=1, **look)
     points = np.column_stack([columns, rows])
     texts, squares = [str(index) for index in listed], np.hstack([points, points])
-    label(axes, points, texts, squares, (side / 2, side / 2), side / 2 + 0.03)
+    if cell > 0.4:  # room for the index inside
+        squares, gap = squares[:0], -LABEL_HEIGHT / 2
+    else:
+        gap = side / 2 + 0.03
+    label(axes, points, texts, squares, (side / 2, side / 2), gap)

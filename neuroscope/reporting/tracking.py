@@ -343,7 +343,8 @@ def _clear_errors() -> Iterator[None]:
             remedy = f"run `mlflow db upgrade {uri}`"
         else:
             remedy = "see that the server runs and the disk is not full, then run again"
-        raise TrackingError(f"MLflow at {uri} fails: {str(error).strip()}; {remedy}") from error
+        problem = str(error).strip().splitlines()[0]
+        raise TrackingError(f"MLflow at {uri} fails: {problem}; {remedy}") from error
 
 
 def _this_process() -> str:

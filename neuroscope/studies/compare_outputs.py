@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from neuroscope.activations import Activations, Floats
 from neuroscope.align import VIEWS
 from neuroscope.experiment import Experiment
@@ -34,6 +36,7 @@ _MOST_COPIED = 64 * 2**20
 """Bytes of activations that are copied into the run; of more, only the manifest is."""
 
 
+_ROUNDING = 1e-3  # reference standard deviations; a picture of less would show arithmetic noise
 _UNIT = "mean over content tokens, in reference standard deviations"
 
 
@@ -212,7 +215,7 @@ def _layer_figures(comparison: Comparison) -> Iterator[Drawn]:
 def _neuron_figures(
     comparison: Comparison, activations: Activations, reference: Path
 ) -> Iterator[Drawn]:
-    """What is drawn neuron by neuron; nothing where every value is zero."""
+    """What is drawn neuron by neuron; nothing where there is nothing to see."""
     pairs = [(pair.a, pair.b) for pair in comparison.pairs]
     for site in activations:
         about: Any = {"model": comparison.model, "site": str(site)}
@@ -228,7 +231,7 @@ def _neuron_figures(
         usual = read_reference(reference, "content", site.layer)
         z = {prompt: usual.standardise(values) for prompt, values in means.items()}
         for index, ((a, b), label) in enumerate(pair_labels(pairs[:_MOST_DRAWN]).items()):
-            if (z[a] == z[b]).all():
+            if np.abs(z[a] - z[b]).max() < _ROUNDING:
                 continue
             yield Drawn(
                 f"difference_{site}_{index}.png",
