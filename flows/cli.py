@@ -170,7 +170,13 @@ def up(
     prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server.")] = 4200,
 ) -> None:
     """Start MLflow, Prefect and a worker on this machine, until Ctrl-C."""
-    raise NeuroscopeError("not written yet")
+    from flows.display import errors, show_addresses
+    from flows.stack import up as run_stack
+
+    def say(message: str) -> None:
+        errors.print(f"{message} …", highlight=False)
+
+    run_stack(mlflow_port, prefect_port, on_ready=show_addresses, say=say)
 
 
 @app.command()

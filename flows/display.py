@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from flows.stack import StackAddresses
 from neuroscope.align import VIEWS
 from neuroscope.progress import Progress
 from neuroscope.reporting.report import number
@@ -39,7 +40,7 @@ _HEADINGS = {"cosine": "cosine", "mse": "MSE", "cosine_z": "cos z", "rms_z": "RM
 def progress_bar() -> Iterator[Progress]:
     """A bar on stderr that shows what is done, how much of it and for how long.
 
-    It appears after a second, and is gone at the end.
+    It is gone at the end, and not drawn at all where stderr is no terminal.
     """
     bar = Bar(
         TextColumn("{task.description}"),
@@ -48,6 +49,7 @@ def progress_bar() -> Iterator[Progress]:
         TimeElapsedColumn(),
         console=errors,
         transient=True,
+        disable=not errors.is_terminal,
     )
     task = bar.add_task("starting", total=None)
     with bar:
@@ -84,6 +86,15 @@ def _pair_table(rows: Mapping[tuple[int, str], ComparisonRow], layers: Sequence[
         cells = [number(getattr(rows[layer, view], metric)) for view, metric in _COLUMNS]
         table.add_row(str(layer), *cells)
     return table
+
+
+def show_addresses(addresses: StackAddresses) -> None:
+    """Where a browser finds what runs; links are whole lines, so that a terminal opens them."""
+    lines = [f"MLflow   {addresses.mlflow}", f"Prefect  {addresses.prefect}"]
+    lines += [f"Run {name}: {page}" for name, page in sorted(addresses.deployments.items())]
+    lines += [f"Logs are in {addresses.logs}", "Ctrl-C stops everything."]
+    for line in lines:
+        output.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def comparison_document(comparison: Comparison) -> dict[str, Any]:

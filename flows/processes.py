@@ -2,13 +2,15 @@
 
 import contextlib
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from neuroscope.errors import StackError
 
@@ -100,6 +102,15 @@ class Children:
             return psutil.Process(self._all[name].process.pid).children()
         return []
 
+    def settle(self, name: str) -> None:
+        """Waits, for a while, until nothing has run below a child for two seconds."""
+        last = time.monotonic() + _GRACE
+        quiet = time.monotonic()
+        while time.monotonic() < min(last, quiet + 2):
+            if self.below(name):
+                quiet = time.monotonic()
+            time.sleep(0.1)
+
     def stop(self, *names: str) -> None:
         """Ends these children with SIGTERM, by force if they do not heed it."""
         import psutil
@@ -113,10 +124,10 @@ class Children:
     def kill(self) -> None:
         """Kills what is left of the children and of all that they started."""
         for _ in range(10):  # they may start others meanwhile
-            left = marked_processes(os.getpid())
-            if not left:
+            mine = [one for one, env in marked_processes() if env[MARK] == str(os.getpid())]
+            if not mine:
                 break
-            end(left, grace=0)
+            end(mine, grace=0)
         for child in self._all.values():
             child.process.wait()
         self._all.clear()
@@ -152,17 +163,81 @@ def end(processes: "Iterable[Process]", grace: float = _GRACE) -> "list[Process]
     return left
 
 
-def marked_processes(owner: int | None = None) -> "list[Process]":
-    """What this process, or any, has started as a child and still runs, whoever its parent is."""
+def marked_processes() -> "list[tuple[Process, dict[str, str]]]":
+    """What was started here or by any other `Children` and still runs, with its environment.
+
+    The mark goes down to all that a child starts, and stays when its parent ends.
+    """
     import psutil
 
     found = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError, ValueError):
-            mark = process.environ().get(MARK)
-            if mark and owner in (None, int(mark)):
-                found.append(process)
+        with contextlib.suppress(psutil.Error, OSError):  # ended meanwhile, or another user's
+            environment = process.environ()
+            if environment.get(MARK, "").isdecimal():
+                found.append((process, environment))
     return found
+
+
+def check_alone(variable: str, value: str) -> None:
+    """Raises StackError where marked processes have this value in their environment."""
+    import psutil
+
+    pids: dict[int, list[str]] = {}
+    for process, environment in marked_processes():
+        if environment.get(variable) == value:
+            pids.setdefault(int(environment[MARK]), []).append(str(process.pid))
+    for owner, left in pids.items():
+        if psutil.pid_exists(owner):
+            raise StackError(
+                f"process {owner} already runs this with {variable}={value}: stop it first,"
+                f" or set another {variable}"
+            )
+        raise StackError(
+            f"process {owner} was killed and left others behind: end them with"
+            f" `kill {' '.join(left)}`, then try again"
+        )
+
+
+def check_ports(ports: Mapping[str, int]) -> None:
+    """Raises StackError unless all of them are free.
+
+    Args:
+        ports: option of the command line that sets the port -> port.
+    """
+    if len(set(ports.values())) < len(ports):
+        raise StackError(f"{' and '.join(ports)} must differ")
+    for option, port in ports.items():
+        with socket.socket() as test:
+            test.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
+            try:
+                test.bind(("127.0.0.1", port))
+            except (OSError, OverflowError) as error:
+                raise StackError(
+                    f"port {port} cannot be used ({error}): choose another with {option}"
+                ) from error
+
+
+@contextlib.contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """Lets SIGTERM and the end of the terminal act like Ctrl-C.
+
+    Ctrl-C itself too, which a program started in the background would ignore, and with it all
+    that it starts.
+    """
+
+    def interrupt(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # not under nohup
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _quietly(action: Callable[[], None]) -> None:

@@ -2,17 +2,15 @@
 
 import contextlib
 import os
-import signal
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from flows.environment import NO_TELEMETRY
-from flows.processes import MARK, Children, end, marked_processes
+from flows.processes import Children, check_alone, check_ports, end, signals_interrupt
 from neuroscope.errors import StackError
 from neuroscope.home import home
 
@@ -55,7 +53,7 @@ def up(
     """
     with (
         contextlib.suppress(KeyboardInterrupt),
-        _signals_interrupt(),
+        signals_interrupt(),
         Stack(mlflow_port, prefect_port, say=say) as stack,
     ):
         on_ready(stack.addresses)
@@ -98,7 +96,7 @@ class Stack:
     def __enter__(self) -> Self:
         names = deployment_names(self._folder)
         check_ports(self._ports)
-        check_alone(self._home)
+        check_alone("NEUROSCOPE_HOME", str(self._home))
         try:
             self._start(names)
         except BaseException:
@@ -276,52 +274,6 @@ def deployment_names(folder: Path) -> set[str]:
             " Clone it and install with `pip install -e .`"
         )
     return {deployment["name"] for deployment in yaml.safe_load(file.read_text())["deployments"]}
-
-
-def check_ports(ports: Mapping[str, int]) -> None:
-    """Raises StackError unless all of them are free.
-
-    Args:
-        ports: option of the command line that sets the port -> port.
-    """
-    if len(set(ports.values())) < len(ports):
-        raise StackError(f"{' and '.join(ports)} must differ")
-    for option, port in ports.items():
-        with socket.socket() as test:
-            test.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
-            try:
-                test.bind(("127.0.0.1", port))
-            except (OSError, OverflowError) as error:
-                raise StackError(
-                    f"port {port} cannot be used ({error}): choose another with {option}"
-                ) from error
-
-
-def check_alone(folder: Path) -> None:
-    """Raises StackError where another `neuroscope up` has left processes with the same home."""
-    import psutil
-
-    for process in marked_processes():
-        with contextlib.suppress(psutil.Error):
-            ...
-
-
-@contextlib.contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """SIGTERM and the end of the terminal act like Ctrl-C, which a background job may ignore."""
-
-    def interrupt(number: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    wanted = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # not under nohup
-        wanted.append(signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in wanted}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _client(address: str) -> "httpx.Client":

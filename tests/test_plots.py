@@ -472,8 +472,9 @@ def test_wrapped_text_fits(text: str, width: float, lines: int) -> None:
     assert all(plot_layout.text_width(line, 10) <= width for line in wrapped)
 
 
-def test_all_text_lies_within_the_figure() -> None:
-    for figure in every_figure("Wide Words " * 200):
+@pytest.mark.parametrize("text", ["Wide Words " * 200, "W" * 2000])
+def test_all_text_lies_within_the_figure(text: str) -> None:
+    for figure in every_figure(text):
         box = figure.get_tightbbox()
         wide, high = figure.get_size_inches()
         assert box.x0 >= 0 and box.y0 >= 0

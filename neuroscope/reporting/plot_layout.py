@@ -62,7 +62,7 @@ def plain(text: str) -> str:
 def text_width(text: str, size: float) -> float:
     """Inches that a line of plain text takes at most, at a font size in points."""
     pixels = [_advance(letter) * size * DPI / 72 for letter in text.replace(r"\$", "$")]
-    return sum(max(width, round(width)) for width in pixels) / DPI  # letters start at whole pixels
+    return sum(map(ceil, pixels)) / DPI  # hinting widens letters to whole pixels
 
 
 def shorten(text: str, size: float, width: float) -> str:

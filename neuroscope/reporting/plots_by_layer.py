@@ -180,7 +180,7 @@ def _draw_panels(
                 caption(axes, "layer")
             if metric == metrics[0]:
                 name = shorten(plain(view), 10, width - 0.3)
-                axes.set_title(name, size=10, family=FONT, color=INK, pad=5)
+                axes.set_title(name, y=1, size=10, family=FONT, color=INK, pad=5)
         _scale(figure.axes[first], metric, [panels[metric, view] for view in views])
     _legend(figure, looks, across)
     return figure
@@ -221,6 +221,8 @@ def _scale(axes: Axes, metric: str, panels: list[Curves]) -> None:
     high = max((curve.max() for curve in curves if curve.size), default=0)
     if metric in DISTANCES and 0 < low < high / MOST_SPREAD:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
         name += " (log scale)"
     caption(axes, y=name)
 

@@ -250,6 +250,11 @@ class Tracker:
                 f"the MLflow experiment '{name}' is in the trash: restore it with"
                 f" `mlflow experiments restore --experiment-id {found.experiment_id}`"
             )
+        if location and found.artifact_location.startswith("mlflow-artifacts:"):
+            raise TrackingError(
+                f"the MLflow experiment '{name}' keeps its files behind a server: start that server"
+                " and set MLFLOW_TRACKING_URI to its address"
+            )
         return str(found.experiment_id)
 
 
