@@ -340,7 +340,7 @@ def test_errors_over_decades_are_logarithmic() -> None:
     series["mse", "all"]["pair 0"] = [0.001, 10.0]
     figure = by_layer(2, series)
     assert [axes.get_yscale() for axes in figure.axes] == ["linear", "linear", "log", "log"]
-    assert figure.axes[2].get_ylabel() == "mean squared error (log scale)"
+    assert figure.axes[2].get_ylabel() == "mean squared error (log)"
 
 
 @pytest.mark.parametrize(

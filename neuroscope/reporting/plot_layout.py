@@ -214,7 +214,8 @@ def label(
         free = boxes[[_free(box, taken, size) for box in boxes]]
         if len(free):
             taken = np.vstack([taken, free[:1]])
-            _write(axes, free[0, :2] / size, text)
+            left, bottom, right, _ = free[0]
+            _write(axes, np.array([(left + right) / 2, bottom]) / size, text)
 
 
 def _beside(x: float, y: float, width: float, gap: float) -> Floats:
@@ -234,7 +235,7 @@ def _free(box: Floats, taken: Floats, size: Floats) -> bool:
 
 
 def _write(axes: Axes, position: Floats, text: str) -> None:
-    written = axes.text(
+    drawn = axes.text(
         position[0],
         position[1],
         text,
@@ -242,6 +243,7 @@ def _write(axes: Axes, position: Floats, text: str) -> None:
         size=8,
         family=FONT,
         color=INK,
+        ha="center",
         va="bottom",
     )
-    written.set_path_effects([Stroke(linewidth=2, foreground="white"), Normal()])
+    drawn.set_path_effects([Stroke(linewidth=2, foreground="white"), Normal()])

@@ -223,7 +223,7 @@ def _scale(axes: Axes, metric: str, panels: list[Curves]) -> None:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
-        name += " (log scale)"
+        name += " (log)"
     caption(axes, y=name)
 
 
