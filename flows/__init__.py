@@ -1,1 +1,1 @@
-"""What runs neuroscope: the command line, Prefect flows, the servers. Imports it, never the reverse."""
+"""What runs neuroscope: command line, Prefect flows, servers. Imports it, never the reverse."""

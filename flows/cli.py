@@ -198,9 +198,11 @@ def _show(experiment: Any, found: Any, tracker: Any, *, json: bool) -> None:
         return
     for one in found:
         show_comparison(one, focus_layers(experiment, one.layers))
-    for one in found:
-        command = tracker.opening_command(one.run_id)
-        output.print(f"\nTo see the run in MLflow:\n{command}", soft_wrap=True, markup=False)
+    lines = ["", "To see it in MLflow:"]
+    if command := tracker.serving_command():
+        lines += [f"  {command}", "and then open"]
+    lines += [f"  {tracker.address(one.run_id)}" for one in found]
+    output.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
 
 
 def _warm_up_figures() -> None:

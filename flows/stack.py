@@ -95,8 +95,8 @@ class Stack:
 
     def __enter__(self) -> Self:
         names = deployment_names(self._folder)
-        check_ports(self._ports)
         check_alone("NEUROSCOPE_HOME", str(self._home))
+        check_ports(self._ports)
         try:
             self._start(names)
         except BaseException:
@@ -115,7 +115,6 @@ class Stack:
 
     def stop(self) -> None:
         """Ends running flows, the worker, then the servers. Interrupted, it kills them at once."""
-        self._say("stopping")
         try:
             self._end_flow_runs()
             self._children.stop("worker")
@@ -158,8 +157,9 @@ class Stack:
         port = str(self._ports["--mlflow-port"])
         server = ("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1")
         artifacts = (self._home / "artifacts").as_uri()
-        stores = ("--backend-store-uri", database, "--artifacts-destination", artifacts)
-        self._children.start("mlflow", *server, *stores)
+        # plain files, so that they stay readable where the database is used without a server
+        stores = ("--backend-store-uri", database, "--default-artifact-root", artifacts)
+        self._children.start("mlflow", *server, *stores, "--artifacts-destination", artifacts)
 
     def _start_worker(self) -> None:
         worker = ("-m", "prefect", "worker", "start", "--type", "process", "--pool", WORK_POOL)
@@ -184,8 +184,9 @@ class Stack:
     def _end_flow_runs(self) -> None:
         """Lets running flows close what they opened: a worker that is ended would kill them."""
         flows = self._children.below("worker")
-        if flows:
-            self._say(f"ending {len(flows)} running flow(s)")
+        message = f"stopping, with {len(flows)} running flow(s)" if flows else "stopping"
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            self._say(message)
         if end(flows):  # the worker reports what was killed, and runs its hooks in a new process
             self._children.settle("worker")
 

@@ -175,10 +175,10 @@ def test_nothing_is_found_of_what_was_cut_short_and_it_can_be_written_again(
 ):
     calls, write_table = [], pq.write_table
 
-    def cut_short(*arguments):
+    def cut_short(*arguments, **options):
         if len(calls) == written:
             raise Killed
-        calls.append(write_table(*arguments))
+        calls.append(write_table(*arguments, **options))
 
     monkeypatch.setattr(pq, "write_table", cut_short)
     with pytest.raises(Killed):

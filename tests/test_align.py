@@ -193,7 +193,7 @@ any_pair = st.tuples(*[st.lists(st.sampled_from(PIECES), min_size=1, max_size=7)
 
 
 @given(st.one_of(framed(), any_pair))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 def test_ends_never_overlap_are_equal_and_leave_no_lone_span(pair):
     a, b = pair
     found = align(a, b)
@@ -205,7 +205,7 @@ def test_ends_never_overlap_are_equal_and_leave_no_lone_span(pair):
 
 
 @given(st.one_of(framed(), any_pair))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 def test_every_view_pairs_positions_and_the_aligned_one_covers_every_token(pair):
     found = views(*pair)
     for view in VIEWS:
@@ -220,7 +220,7 @@ def test_every_view_pairs_positions_and_the_aligned_one_covers_every_token(pair)
 
 
 @given(framed())
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 def test_the_span_is_the_least_that_a_search_of_all_lengths_finds(pair):
     a, b = pair
     prefix, suffix = longest_ends(a, b)

@@ -105,6 +105,20 @@ def test_metrics_are_the_rows_with_step_as_layer(recorded):
     assert metrics["summary/aligned_cosine_min_layer"] == means.idxmin()
 
 
+def test_the_parent_shows_the_means_of_its_models(recorded, family_folder, database):
+    found, client = recorded
+    parent = client.get_run(found[0].run_id).data.tags["mlflow.parentRunId"]
+    frame = found[1].to_frame()
+    means = frame[frame["view"] == "span"].groupby("layer")["cosine"].mean()
+    name = found[1].model.replace("/", "_")
+    history = client.get_metric_history(parent, f"mean span/cosine/{name}")
+    assert {point.step: point.value for point in history} == pytest.approx(means.to_dict())
+    (single,) = run_comparison(plan(family_folder("bert")), Tracker.open())
+    parent = client.get_run(single.run_id).data.tags["mlflow.parentRunId"]
+    own, shown = (client.get_run(id).data.metrics for id in (single.run_id, parent))
+    assert shown["mean aligned/cosine"] == own["mean aligned/cosine"]
+
+
 def test_artifacts_hold_all_that_a_reader_needs(recorded, tmp_path):
     found, client = recorded
     folder = tmp_path / "artifacts"

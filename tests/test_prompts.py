@@ -165,7 +165,7 @@ def test_parquet_gives_text_id_and_labels(tmp_path):
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0")), min_size=1))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_tables_give_back_any_text(tmp_path_factory, texts):
     texts = [f"x{text}" for text in texts]
     folder = tmp_path_factory.mktemp("tables")

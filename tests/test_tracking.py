@@ -212,7 +212,8 @@ def test_the_embedded_database_is_in_the_home(home):
 def test_the_command_to_open_a_run_names_database_and_run(tracker):
     with tracker.run("compare", "x") as run:
         pass
-    command = tracker.opening_command(run.id)
-    assert f"--backend-store-uri '{tracker.uri}'" in command
-    assert command.endswith(f"/#/experiments/{run.experiment_id}/runs/{run.id}")
+    command = tracker.serving_command(port=5001)
+    assert f"--port 5001 --backend-store-uri '{tracker.uri}'" in command
     assert "--host 127.0.0.1" in command and "MLFLOW_DISABLE_TELEMETRY=true" in command
+    expected = f"http://127.0.0.1:5001/#/experiments/{run.experiment_id}/runs/{run.id}"
+    assert tracker.address(run.id, port=5001) == expected

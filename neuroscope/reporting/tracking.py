@@ -196,26 +196,29 @@ class Tracker:
         with _clear_errors():
             return self._links(run_id, self._client.get_run(run_id).info.experiment_id)
 
-    def opening_command(self, run_id: str, *, port: int = 5000) -> str:
-        """How to see the run: its address, for the embedded database after a shell command."""
+    def address(self, run_id: str, *, port: int = 5000) -> str:
+        """Where a browser shows the run, once `serving_command` runs where there is one."""
         with _clear_errors():
             experiment_id = self._client.get_run(run_id).info.experiment_id
-        if link := self._links(run_id, experiment_id).get("MLflow run"):
-            return link
+        server = self.uri if self.uri.startswith("http") else f"http://127.0.0.1:{port}"
+        return _address(server, experiment_id, run_id)
+
+    def serving_command(self, *, port: int = 5000) -> str | None:
+        """The shell command that serves the embedded database; None for a server of its own."""
+        if self.uri.startswith("http"):
+            return None
         program = Path(sys.executable).parent / "mlflow"
         with contextlib.suppress(ValueError):
             program = program.relative_to(Path.cwd())
         return (
             "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"
-            f" {program} server --host 127.0.0.1 --port {port} --backend-store-uri '{self.uri}'\n"
-            f"then open http://127.0.0.1:{port}/#/experiments/{experiment_id}/runs/{run_id}"
+            f" {program} server --host 127.0.0.1 --port {port} --backend-store-uri '{self.uri}'"
         )
 
     def _links(self, run_id: str, experiment_id: str) -> dict[str, str]:
         links = {}
         if self.uri.startswith("http"):  # the embedded database has no server of its own
-            address = self.uri.rstrip("/")
-            links["MLflow run"] = f"{address}/#/experiments/{experiment_id}/runs/{run_id}"
+            links["MLflow run"] = _address(self.uri, experiment_id, run_id)
         if FLOW_RUN_URL_TAG in self._tags:
             links["Prefect flow run"] = self._tags[FLOW_RUN_URL_TAG]
         return links
@@ -270,6 +273,10 @@ def check_environment() -> None:
             f"MLFLOW_RUN_ID is set ({run_id}): MLflow would put results into that run."
             " Run `unset MLFLOW_RUN_ID` first"
         )
+
+
+def _address(server: str, experiment_id: str, run_id: str) -> str:
+    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def _artifact_location(kind: str) -> str:

@@ -24,6 +24,7 @@ from neuroscope.storage.activation_store import ActivationStore, activation_key,
 from neuroscope.studies.compare_outputs import (
     experiment_params,
     model_params,
+    overview_points,
     points,
     write_outputs,
     write_overview,
@@ -137,6 +138,7 @@ def run_comparison(
         with tempfile.TemporaryDirectory() as folder:
             write_overview(experiment, found, Path(folder))
             parent.log_folder(Path(folder))
+        parent.log_points(overview_points(found))
     return found
 
 

@@ -5,7 +5,8 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,6 +95,21 @@ def points(comparison: Comparison) -> list[Point]:
     return found
 
 
+def overview_points(comparisons: Sequence[Comparison]) -> list[Point]:
+    """Means over pairs for the parent run, so that it has charts where its models are folded away.
+
+    One model's have the names they have in its own run; of several they end in the model's name.
+    """
+    return [
+        replace(point, metric=_metric_name(point.metric, one.model))
+        if len(comparisons) > 1
+        else point
+        for one in comparisons
+        for point in points(one)
+        if point.metric.startswith("mean ")
+    ]
+
+
 def write_overview(experiment: Experiment, comparisons: list[Comparison], folder: Path) -> None:
     """Writes what belongs to the whole experiment: its settings and one table of all models."""
     import pandas as pd
@@ -171,9 +187,9 @@ def _summary(name: str, means: Mapping[int, float]) -> list[Point]:
     ]
 
 
-def _metric_name(section: str, pair: str) -> str:
+def _metric_name(section: str, name: str) -> str:
     """A name that MLflow takes; it shows charts of one section together."""
-    return f"{section}/{re.sub(r'[^A-Za-z0-9_. :-]', '_', pair)}"
+    return f"{section}/{re.sub(r'[^A-Za-z0-9_. :-]', '_', name)}"
 
 
 def _layer_figures(comparison: Comparison) -> Iterator[Drawn]:
