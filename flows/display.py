@@ -17,7 +17,7 @@ from flows.stack import StackAddresses
 from neuroscope.align import VIEWS
 from neuroscope.progress import Progress
 from neuroscope.reporting.report import number
-from neuroscope.results import Comparison, ComparisonRow, pair_labels
+from neuroscope.results import Comparison, ComparisonRow, model_label, pair_labels
 
 errors = Console(stderr=True)
 output = Console()
@@ -66,7 +66,8 @@ def show_comparison(comparison: Comparison, focus: Sequence[int]) -> None:
     layers = comparison.layers
     if len(labels) * len(layers) > _MOST_ROWS:
         layers = tuple(focus)
-    output.print(f"{comparison.model}, {comparison.site}", style="bold", highlight=False)
+    title = f"{model_label(comparison.model)}, {comparison.site}"
+    output.print(title, style="bold", markup=False, highlight=False)
     for (a, b), label in labels.items():
         output.print(f"\n{label}", markup=False, highlight=False)
         rows = {

@@ -76,6 +76,15 @@ def rows_to_frame(rows: Sequence[Any]) -> "pd.DataFrame":
     return pd.DataFrame([asdict(row) for row in rows], columns=columns)
 
 
+def model_label(name: str) -> str:
+    """A model's name for people: of a folder the last part of its path.
+
+    >>> model_label("/models/news-v2"), model_label("someone/tiny")
+    ('news-v2', 'someone/tiny')
+    """
+    return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name
+
+
 def pair_labels(pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """A short, distinct name for each pair of prompts: the words in which they differ.
 

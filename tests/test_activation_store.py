@@ -3,9 +3,8 @@
 import json
 import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 
 import numpy as np
 import pandas as pd
@@ -209,15 +208,12 @@ def test_writing_a_key_again_keeps_the_first_folder(store):
     assert [path.name for path in store.root.iterdir()] == ["key"]
 
 
-def write_from_another_process(root, seed):
-    return ActivationStore(root).write("key", make("none", seed=seed))
-
-
-def test_two_processes_may_write_the_same_key_at_the_same_time(store):
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
-        folders = set(processes.map(write_from_another_process, [store.root] * 6, [7] * 6))
+def test_many_writers_may_keep_the_same_key_at_the_same_time(store):
+    acts = make("none", seed=7)
+    with ThreadPoolExecutor(4) as writers:
+        folders = set(writers.map(store.write, ["key"] * 12, [acts] * 12))
     assert folders == {store.find("key")}
-    assert_same(read_activations(store.root / "key"), make("none", seed=7))
+    assert_same(read_activations(store.root / "key"), acts)
     assert [path.name for path in store.root.iterdir()] == ["key"]
 
 

@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from neuroscope import Tracker, compare, extract, load_model, run_comparison
 from neuroscope.errors import ExperimentError, ModelError, PromptError, SiteError
 from neuroscope.experiment import Experiment, make_experiment
+from neuroscope.results import model_label
 from neuroscope.studies.compare_outputs import focus_layers
 
 MAN, WOMAN, BOY = (f"the engineer is a {fill} ." for fill in ("man", "woman", "boy"))
@@ -110,7 +111,7 @@ def test_the_parent_shows_the_means_of_its_models(recorded, family_folder, datab
     parent = client.get_run(found[0].run_id).data.tags["mlflow.parentRunId"]
     frame = found[1].to_frame()
     means = frame[frame["view"] == "span"].groupby("layer")["cosine"].mean()
-    name = found[1].model.replace("/", "_")
+    name = model_label(found[1].model)
     history = client.get_metric_history(parent, f"mean span/cosine/{name}")
     assert {point.step: point.value for point in history} == pytest.approx(means.to_dict())
     (single,) = run_comparison(plan(family_folder("bert")), Tracker.open())
@@ -180,7 +181,7 @@ def test_progress_tells_every_step(family_folder, database):
     run_comparison(
         plan(family_folder("bert")), Tracker.open(), progress=lambda *step: told.append(step)
     )
-    name = family_folder("bert")
+    name = family_folder("bert").name
     assert list(dict.fromkeys(task for task, _, _ in told)) == [
         f"extract {name}",
         f"compare {name} resid_post.0",

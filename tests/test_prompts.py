@@ -1,7 +1,10 @@
 """Prompts from texts, templates and files."""
 
+import csv
 import hashlib
 import json
+import tempfile
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -166,16 +169,16 @@ def test_parquet_gives_text_id_and_labels(tmp_path):
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0")), min_size=1))
 @settings(deadline=None, max_examples=25)
-def test_tables_give_back_any_text(tmp_path_factory, texts):
+def test_tables_give_back_any_text(texts):
     texts = [f"x{text}" for text in texts]
-    folder = tmp_path_factory.mktemp("tables")
     table = pd.DataFrame({"text": texts, "topic": texts[::-1]})
-    table.to_csv(folder / "p.csv", index=False, lineterminator="\n", quoting=1)
-    table.to_parquet(folder / "p.parquet", index=False)
-    for name in ("p.csv", "p.parquet"):
-        found = read_prompts(folder / name)
-        assert found.texts == texts
-        assert [prompt.labels["topic"] for prompt in found] == texts[::-1]
+    with tempfile.TemporaryDirectory() as folder:
+        paths = Path(folder, "p.csv"), Path(folder, "p.parquet")
+        table.to_csv(paths[0], index=False, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        table.to_parquet(paths[1], index=False)
+        for found in map(read_prompts, paths):
+            assert found.texts == texts
+            assert [prompt.labels["topic"] for prompt in found] == texts[::-1]
 
 
 @pytest.mark.parametrize("name", ["p.txt", "p.csv", "p.jsonl"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuroscope.align import VIEWS, Tokens
-from neuroscope.results import METRICS, Comparison, ComparisonRow, pair_labels
+from neuroscope.results import METRICS, Comparison, ComparisonRow, model_label, pair_labels
 
 VIEW_MEANINGS = {
     "aligned": "all tokens, special ones included, the replaced words pooled to one position",
@@ -66,7 +66,7 @@ class ComparisonReport:
 
     @property
     def title(self) -> str:
-        return f"{self.comparison.model}, {self.comparison.site}"
+        return f"{model_label(self.comparison.model)}, {self.comparison.site}"
 
 
 def to_text(report: ComparisonReport) -> str:
@@ -92,7 +92,7 @@ def to_markdown(comparison: Comparison, focus: int, links: Mapping[str, str]) ->
     """A table of one layer with the links, for an orchestrator's page."""
     labels = pair_labels([(pair.a, pair.b) for pair in comparison.pairs])
     lines = [
-        f"### {comparison.model}, {comparison.site}.{focus}",
+        f"### {model_label(comparison.model)}, {comparison.site}.{focus}",
         "",
         "| pair | cosine | MSE | standardised cosine | span cosine | context cosine |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",

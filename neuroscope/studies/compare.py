@@ -17,7 +17,7 @@ from neuroscope.home import home
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
 from neuroscope.reporting.tracking import Run, Tracker
-from neuroscope.results import Comparison, ComparisonRow, PairTokens
+from neuroscope.results import Comparison, ComparisonRow, PairTokens, model_label
 from neuroscope.sites import Site
 from neuroscope.stats.similarity import jaccard, similarity
 from neuroscope.storage.activation_store import ActivationStore, activation_key, read_activations
@@ -120,13 +120,18 @@ def run_comparison(
         parent.log_params(experiment_params(experiment))
         extractions = [
             steps.submit(
-                f"extract {one.name}", extract_model, experiment, one, chosen, loads_model=True
+                f"extract {model_label(one.name)}",
+                extract_model,
+                experiment,
+                one,
+                chosen,
+                loads_model=True,
             )
             for one, chosen in zip(checkpoints, layers, strict=True)
         ]
         found = []
         for one, chosen, extraction in zip(checkpoints, layers, extractions, strict=True):
-            label = f"{experiment.name} {one.name}"
+            label = f"{experiment.name} {model_label(one.name)}"
             with tracker.run(
                 "compare",
                 label,
@@ -154,11 +159,10 @@ def _compare_model(
     run.log_params(model_params(experiment, checkpoint.name, layers))
     run.log_prompts(experiment.prompt_set(), experiment.name)
     extracted = steps.wait(extraction)
+    label = model_label(checkpoint.name)
     sites = [Site(experiment.component, layer) for layer in layers]
     compared = [
-        steps.submit(
-            f"compare {checkpoint.name} {site}", compare_stored, experiment, extracted, site
-        )
+        steps.submit(f"compare {label} {site}", compare_stored, experiment, extracted, site)
         for site in sites
     ]
     rows = [row for pending in compared for row in steps.wait(pending)]
@@ -166,7 +170,7 @@ def _compare_model(
     comparison = Comparison(checkpoint.name, experiment.component, tuple(rows), tokens, run.id)
     with tempfile.TemporaryDirectory() as folder:
         report = steps.submit(
-            f"report {checkpoint.name}",
+            f"report {label}",
             write_outputs,
             experiment,
             comparison,

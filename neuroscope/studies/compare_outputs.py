@@ -25,7 +25,7 @@ from neuroscope.reporting.report import (
     to_text,
 )
 from neuroscope.reporting.tracking import Point
-from neuroscope.results import METRICS, Comparison, pair_labels, rows_to_frame
+from neuroscope.results import METRICS, Comparison, model_label, pair_labels, rows_to_frame
 from neuroscope.sites import Layers, Site
 from neuroscope.storage.activation_store import MANIFEST, read_activations
 
@@ -101,7 +101,7 @@ def overview_points(comparisons: Sequence[Comparison]) -> list[Point]:
     One model's have the names they have in its own run; of several they end in the model's name.
     """
     return [
-        replace(point, metric=_metric_name(point.metric, one.model))
+        replace(point, metric=_metric_name(point.metric, model_label(one.model)))
         if len(comparisons) > 1
         else point
         for one in comparisons
@@ -195,7 +195,7 @@ def _metric_name(section: str, name: str) -> str:
 def _layer_figures(comparison: Comparison) -> Iterator[Drawn]:
     """What is drawn over layers."""
     labels = pair_labels([(pair.a, pair.b) for pair in comparison.pairs])
-    about: Any = {"model": comparison.model, "component": comparison.site}
+    about: Any = {"model": model_label(comparison.model), "component": comparison.site}
     by_view = {view: [row for row in comparison.rows if row.view == view] for view in VIEWS}
 
     def curves(metric: str, view: str) -> dict[str, list[float]]:
@@ -234,7 +234,7 @@ def _neuron_figures(
     """What is drawn neuron by neuron; nothing where there is nothing to see."""
     pairs = [(pair.a, pair.b) for pair in comparison.pairs]
     for site in activations:
-        about: Any = {"model": comparison.model, "site": str(site)}
+        about: Any = {"model": model_label(comparison.model), "site": str(site)}
         means = dict(zip(activations.prompts.texts, _content_means(activations, site), strict=True))
         for index, (prompt, values) in enumerate(itertools.islice(means.items(), _MOST_DRAWN)):
             if not values.any():
