@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from psutil import Process
 
 MARK = "NEUROSCOPE_UP"
-"""In the environment of everything that was started: the id of the process that started it."""
+"""In the environment of all that was started: `<id of the process that did>.<token>`."""
 _GRACE = 10.0  # seconds to end in, before the end comes by force
 _TAIL = 15  # lines of a log that an error shows
 
@@ -35,7 +36,8 @@ class Children:
 
     def __init__(self, logs: Path, environment: Mapping[str, str]):
         self._logs = logs
-        self._environment = {**environment, MARK: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+        self._mark = f"{os.getpid()}.{secrets.token_hex(8)}"
+        self._environment = {**environment, MARK: self._mark, "PYTHONUNBUFFERED": "1"}
         self._all: dict[str, Child] = {}
 
     def start(self, name: str, *arguments: str, cwd: Path | None = None, ends: bool = False) -> int:
@@ -124,7 +126,7 @@ class Children:
     def kill(self) -> None:
         """Kills what is left of the children and of all that they started."""
         for _ in range(10):  # they may start others meanwhile
-            mine = [one for one, env in marked_processes() if env[MARK] == str(os.getpid())]
+            mine = [one for one, env in marked_processes() if env[MARK] == self._mark]
             if not mine:
                 break
             end(mine, grace=0)
@@ -159,7 +161,7 @@ def end(processes: "Iterable[Process]", grace: float = _GRACE) -> "list[Process]
     _, left = psutil.wait_procs(processes, grace)
     for process in left:
         _quietly(process.kill)
-    psutil.wait_procs(left, grace)
+    psutil.wait_procs(left, 1)
     return left
 
 
@@ -174,7 +176,7 @@ def marked_processes() -> "list[tuple[Process, dict[str, str]]]":
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):  # ended meanwhile, or another user's
             environment = process.environ()
-            if environment.get(MARK, "").isdecimal():
+            if MARK in environment:
                 found.append((process, environment))
     return found
 
@@ -186,7 +188,7 @@ def check_alone(variable: str, value: str) -> None:
     pids: dict[int, list[str]] = {}
     for process, environment in marked_processes():
         if environment.get(variable) == value:
-            pids.setdefault(int(environment[MARK]), []).append(str(process.pid))
+            pids.setdefault(int(environment[MARK].split(".")[0]), []).append(str(process.pid))
     for owner, left in pids.items():
         if psutil.pid_exists(owner):
             raise StackError(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).absolute().parent.parent
 WORK_POOL = "neuroscope"
 _FLOW_RUNS_AT_ONCE = "2"  # each holds a model
+_IN_POOL = {"work_pools": {"name": {"any_": [WORK_POOL]}}}  # a filter of Prefect's API
 
 
 @dataclass(frozen=True)
@@ -173,11 +174,11 @@ class Stack:
             raise StackError(f"Prefect does not make the work pool {WORK_POOL}: {answer.text}")
 
     def _crash_stale_flow_runs(self) -> None:
-        """Ends flow runs that a worker which was killed has left open."""
-        states = ["PENDING", "RUNNING", "CANCELLING"]
+        """Ends flow runs that a worker of this pool has left open when it was killed."""
+        unfinished = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
         crashed = {"type": "CRASHED", "message": "neuroscope was killed while this ran"}
         with _client(self._prefect) as client:
-            for run in self._ask("flow_runs", flow_runs={"state": {"type": {"any_": states}}}):
+            for run in self._ask("flow_runs", flow_runs=unfinished, **_IN_POOL):
                 body = {"state": crashed, "force": True}
                 client.post(f"/api/flow_runs/{run['id']}/set_state", json=body)
 
@@ -231,9 +232,6 @@ class Stack:
             return found
 
 
-_IN_POOL = {"work_pools": {"name": {"any_": [WORK_POOL]}}}
-
-
 def stack_environment(mlflow: str, prefect: str) -> dict[str, str]:
     """What the servers, the worker and its flows find in their environment.
 
@@ -242,7 +240,8 @@ def stack_environment(mlflow: str, prefect: str) -> dict[str, str]:
         prefect: address of the server.
     """
     of_others = ("MLFLOW_RUN_ID", "PREFECT_PROFILE", "PREFECT_API_KEY")
-    direct = ",".join(filter(None, [os.environ.get("no_proxy"), "127.0.0.1"]))
+    without_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    direct = f"{without_proxy},127.0.0.1" if without_proxy else "127.0.0.1"
     return {
         **{name: value for name, value in os.environ.items() if name not in of_others},
         **NO_TELEMETRY,

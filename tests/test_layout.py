@@ -21,7 +21,7 @@ ALLOWED = {
 }
 HOMES = {
     "mlflow": {"neuroscope/reporting/tracking.py"},
-    "prefect": {"flows/compare.py", "flows/executor.py", "flows/stack.py"},
+    "prefect": {"flows/compare.py", "flows/executor.py"},
     "transformers": {"neuroscope/extraction/models.py", "flows/executor.py"},
     "typer": {"flows/cli.py"},
 }

@@ -95,8 +95,8 @@ def test_a_comparison_becomes_one_line_for_each_layer_pair_and_view():
 
 
 def test_layers_are_told_once_and_ascending():
-    comparison = Comparison("tiny", "resid_post", (row(5), row(0), row(5, view="span")), ())
-    assert comparison.layers == (0, 5)
+    comparison = Comparison("tiny", "resid_post", (row(8), row(1), row(8, view="span")), ())
+    assert comparison.layers == (1, 8)
     assert comparison.run_id is None
 
 

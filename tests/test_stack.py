@@ -27,7 +27,7 @@ from neuroscope.errors import StackError
 LASTS = "import time; print('here', flush=True); time.sleep(600)"
 FAILS = "import sys; print('the reason why'); sys.exit(3)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + LASTS
-# ends only on being told, and leaves a note; `tell` is the file for it
+# leaves a note, in the file it is given, when it is told to end
 FLOW = """
     import pathlib, signal, sys
     def end(*_):
@@ -41,6 +41,7 @@ PARENT = """
     import subprocess, sys, time
     child = subprocess.Popen([sys.executable, *sys.argv[1:]], start_new_session=True)
     print(child.pid, flush=True)
+    child.wait()
     time.sleep(600)
 """
 
@@ -59,13 +60,21 @@ def children(tmp_path):
 
 def mine():
     """The processes that this one has started as children and that still run."""
-    return [one.pid for one, found in marked_processes() if found[MARK] == str(os.getpid())]
+    return [
+        one.pid for one, found in marked_processes() if found[MARK].startswith(f"{os.getpid()}.")
+    ]
 
 
 def said(children, logs, name):
     """The first line that a child prints, once it has."""
     children.wait_until(name, lambda: "\n" in (logs / f"{name}.log").read_text(), 30)
     return (logs / f"{name}.log").read_text().splitlines()[0]
+
+
+def grandchild(children, log):
+    """What the child `worker`, a PARENT, has started, once that says that it is there."""
+    children.wait_until("worker", lambda: "here" in log.read_text(), 30)
+    return psutil.Process(int(next(filter(str.isdigit, log.read_text().split()))))
 
 
 class TinyStack(Stack):
@@ -139,25 +148,15 @@ def test_a_child_that_dies_ends_the_stack_with_its_last_words(folder):
     assert not any(map(psutil.pid_exists, stack.pids))
 
 
-def test_what_has_started_is_stopped_where_the_next_does_not_start(folder):
-    nowhere = {"mlflow": python(LASTS), "prefect": python("import time; time.sleep(600)")}
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        pytest.raises(KeyboardInterrupt),
-    ):
-        patch.setattr(Children, "wait_until", interrupt_at("prefect", Children.wait_until))
-        with TinyStack(nowhere, folder):
-            raise AssertionError("it cannot be ready")
-    assert mine() == []
+def test_an_interruption_while_starting_stops_what_has_started(folder, monkeypatch):
+    def interrupt(self, name, ready, limit):
+        raise KeyboardInterrupt
 
-
-def interrupt_at(name, original):
-    def wait_until(self, which, ready, limit):
-        if which == name:
-            raise KeyboardInterrupt
-        original(self, which, ready, limit)
-
-    return wait_until
+    monkeypatch.setattr(Children, "wait_until", interrupt)
+    stack = TinyStack({"mlflow": python(LASTS)}, folder)
+    with pytest.raises(KeyboardInterrupt):
+        stack.__enter__()
+    assert len(stack.pids) == 1 and not psutil.pid_exists(stack.pids[0])
 
 
 def test_flows_are_told_to_end_before_the_worker_is(folder, home):
@@ -165,10 +164,7 @@ def test_flows_are_told_to_end_before_the_worker_is(folder, home):
     worker = (*python(PARENT), *python(FLOW), str(note))
     messages = []
     with TinyStack({"worker": worker}, folder, say=messages.append) as stack:
-        flow = psutil.Process(int((home / "logs/worker.log").read_text().splitlines()[0]))
-        stack._children.wait_until(
-            "worker", lambda: "here" in (home / "logs/worker.log").read_text(), 30
-        )
+        flow = grandchild(stack._children, home / "logs" / "worker.log")
     assert note.read_text() == "closed what it opened"
     assert messages == ["stopping, with 1 running flow(s)"]
     assert not flow.is_running()
@@ -185,12 +181,12 @@ def test_a_stack_is_stopped_even_where_nobody_listens_any_more(folder):
 
 def test_killing_reaches_grandchildren_that_ignore_signals(children, tmp_path):
     children.start("worker", *python(PARENT), *python(STUBBORN))
-    grandchild = psutil.Process(int(said(children, tmp_path / "logs", "worker")))
-    assert [one.pid for one in children.below("worker")] == [grandchild.pid]
-    children.stop("worker")  # the grandchild is now an orphan
-    assert grandchild.is_running()
+    found = grandchild(children, tmp_path / "logs" / "worker.log")
+    assert children.below("worker") == [found]
+    children.stop("worker")  # what it has started is now an orphan
+    assert found.is_running()
     children.kill()
-    grandchild.wait(10)
+    found.wait(10)
     assert mine() == []
 
 
@@ -207,12 +203,15 @@ def test_a_program_that_fails_is_told_from_one_that_ends(children):
     children.check()
 
 
-def test_a_stack_waits_for_no_other_in_the_same_home(children, tmp_path, home):
+def test_a_second_stack_in_the_same_home_is_refused(children, tmp_path, home):
     other = Children(tmp_path / "logs", {**os.environ, "NEUROSCOPE_HOME": str(home)})
     other.start("mlflow", *python(LASTS))
     with pytest.raises(StackError, match=f"process {os.getpid()} already runs"):
         check_alone("NEUROSCOPE_HOME", str(home))
     check_alone("NEUROSCOPE_HOME", str(home / "elsewhere"))
+    children.kill()  # these only
+    with pytest.raises(StackError):
+        check_alone("NEUROSCOPE_HOME", str(home))
     other.kill()
     check_alone("NEUROSCOPE_HOME", str(home))
 
@@ -221,8 +220,8 @@ def test_what_a_killed_stack_has_left_is_named(tmp_path, home):
     code = f"""
         import os, pathlib, signal
         from flows.processes import Children
-        pid = Children(pathlib.Path({str(tmp_path)!r}), dict(os.environ)).start("x", "-c", {LASTS!r})
-        print(pid, flush=True)
+        children = Children(pathlib.Path({str(tmp_path)!r}), dict(os.environ))
+        print(children.start("mlflow", "-c", {LASTS!r}), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
     killed = subprocess.run([sys.executable, *python(code)], stdout=subprocess.PIPE, text=True)

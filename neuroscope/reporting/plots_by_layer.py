@@ -38,7 +38,11 @@ Series = Mapping[tuple[str, str], Mapping[str, Sequence[float | None]]]
 Curves = dict[str, Floats]
 Look = dict[str, Any]  # how a line is drawn
 
-METRICS = {"cosine": "cosine similarity", "mse": "mean squared error"}
+METRICS = {
+    "cosine": "cosine similarity",
+    "mse": "mean squared error",
+    "cosine_z": "standardised cosine similarity",
+}
 DISTANCES = ("mse",)  # small where prompts are alike
 MOST_STYLES = 8  # pairs beyond which only the extreme ones are told apart
 MOST_NUMBERS = 150  # cells beyond which a heat map shows no numbers
