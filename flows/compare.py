@@ -117,7 +117,9 @@ def _compare(experiment: Experiment, progress: Progress) -> list[Comparison]:
     id = str(current_flow_run.get_id())
     tags = {FLOW_RUN_TAG: id}
     if address := url_for("flow-run", id):
-        tags[FLOW_RUN_URL_TAG] = address
+        # a server of one's own has its present pages below /v2, unlike Prefect's cloud
+        own = "/account/" not in address
+        tags[FLOW_RUN_URL_TAG] = address.replace("/runs/", "/v2/runs/", 1) if own else address
     tracker = Tracker.open(tags)
     found = run_comparison(experiment, tracker, PrefectExecutor(), progress=progress)
     tables = [

@@ -93,7 +93,12 @@ def show_addresses(addresses: StackAddresses) -> None:
     """Where a browser finds what runs; links are whole lines, so that a terminal opens them."""
     lines = [f"MLflow   {addresses.mlflow}", f"Prefect  {addresses.prefect}"]
     lines += [f"Run {name}: {page}" for name, page in sorted(addresses.deployments.items())]
-    lines += [f"Logs are in {addresses.logs}", "Ctrl-C stops everything."]
+    lines += [
+        f"Logs are in {addresses.logs}",
+        "To use these servers in another terminal:",
+        f"  export MLFLOW_TRACKING_URI={addresses.mlflow} PREFECT_API_URL={addresses.prefect}/api",
+        "Ctrl-C stops everything.",
+    ]
     for line in lines:
         output.print(line, soft_wrap=True, markup=False, highlight=False)
 

@@ -1,5 +1,6 @@
 """Which tokens of two prompts correspond: a shared beginning, a replaced span, a shared end."""
 
+import re
 import unicodedata
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,7 @@ VIEWS = ("aligned", "span", "context")
 """All positions, special tokens included; the replaced words only; the shared words only."""
 
 _WORD_MARKERS = "Ġ▁Ċ"  # how GPT-2's and SentencePiece tokenizers write a space or a new line
+_BLANK = re.compile(r"(?:[\sĠ▁Ċĉč]|<0x(?:09|0A|0D|20)>)+")  # a token that shows nothing
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,11 @@ class Tokens:
 
     @property
     def words(self) -> Flags:
-        """(tokens,) false at special tokens and at the punctuation that ends the prompt."""
+        """(tokens,) false at special tokens and at the punctuation and blanks at the end."""
         words = self.content
         for position in reversed(np.flatnonzero(words).tolist()):
-            if not is_punctuation(self.texts[position]):
+            text = self.texts[position]
+            if not is_punctuation(text) and not _BLANK.fullmatch(text):
                 break
             words[position] = False
         return words
@@ -43,8 +46,27 @@ class Tokens:
 
 def is_punctuation(token: str) -> bool:
     """Whether a token consists of punctuation alone, word markers aside."""
-    text = token.removeprefix("##").strip(_WORD_MARKERS + " ")
+    text = _from_bytes(token.removeprefix("##").strip(_WORD_MARKERS + " "))
     return bool(text) and all(unicodedata.category(letter).startswith("P") for letter in text)
+
+
+def _from_bytes(token: str) -> str:
+    """The text of a byte-level token, in which GPT-2 writes “…” as "âĢ¦"; else the token."""
+    try:
+        return bytes(_BYTES[letter] for letter in token).decode()
+    except (KeyError, UnicodeDecodeError):
+        return token
+
+
+def _byte_letters() -> dict[str, int]:
+    """Letter -> byte, as in GPT-2's `bytes_to_unicode`."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    letters = {chr(byte): byte for byte in shown}
+    return letters | {chr(256 + place): byte for place, byte in enumerate(hidden)}
+
+
+_BYTES = _byte_letters()
 
 
 @dataclass(frozen=True)
@@ -98,6 +120,8 @@ def _widened(found: Alignment, words_a: Flags, words_b: Flags) -> Alignment:
         return replace(found, prefix=int(before[-1]))
     if len(after):
         return replace(found, suffix=found.suffix - 1 - int(after[0]))
+    if found.prefix < min(end_a, end_b):
+        return found
     if found.suffix:
         return replace(found, suffix=found.suffix - 1)
     return replace(found, prefix=max(found.prefix - 1, 0))

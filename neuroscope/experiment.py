@@ -1,12 +1,14 @@
 """Everything needed to repeat a study, read from `experiments/*.yaml`."""
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -18,7 +20,7 @@ from pydantic import (
 
 from neuroscope.errors import ExperimentError, NeuroscopeError
 from neuroscope.prompts import PromptSet, fill_template
-from neuroscope.sites import Layers, parse_site
+from neuroscope.sites import Layers, Site, parse_site
 
 Path_ = tuple[str | int, ...]
 """Keys and indices that lead to a value in a YAML document."""
@@ -34,9 +36,20 @@ def _plot_layers_text(value: Any) -> str:
     return "middle" if value == "middle" else _layers_text(value)
 
 
+def _device_text(text: str) -> str:
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", text):
+        raise ValueError(f"unknown device '{text}': it is cpu, cuda, cuda:1 or mps")
+    return text
+
+
 def _site_text(value: Any) -> str:
     _checked(lambda: parse_site(str(value)))
     return str(value)
+
+
+def _whole_site_text(text: str) -> str:
+    _checked(lambda: Site.parse(text))
+    return text
 
 
 def _checked(parse: Callable[[], Any]) -> Any:
@@ -96,7 +109,9 @@ class ReferenceFigures(_Part):
     """Figures that the measured ones are set beside; they hold for one model and site only."""
 
     model: str = Field(description="Model the figures were measured on, as in `models`")
-    site: str = Field(description="Site they were measured at, with its layer")
+    site: Annotated[str, AfterValidator(_whole_site_text)] = Field(
+        description="Site they were measured at, with its layer"
+    )
     source: str = Field(description="Where the figures come from")
     pairs: list[ReferencePair] = Field(min_length=1, description="The figures, one pair each")
 
@@ -124,10 +139,12 @@ class Experiment(_Part):
     prompts: list[PromptGroup] = Field(
         description="Groups of prompts; pairs are made within a group"
     )
-    plot_layers: Annotated[
-        str, BeforeValidator(lambda v: v if v == "middle" else _layers_text(v))
-    ] = Field("middle", description="Layers whose neurons are drawn: middle, or as `layers`")
-    device: str = Field("cpu", description="cpu, cuda or mps")
+    plot_layers: Annotated[str, BeforeValidator(_plot_layers_text)] = Field(
+        "middle", description="Layers whose neurons are drawn: middle, or as `layers`"
+    )
+    device: Annotated[str, AfterValidator(_device_text)] = Field(
+        "cpu", description="cpu, cuda (cuda:1 for the second) or mps"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Number format of the forward pass"
     )
@@ -152,6 +169,8 @@ class Experiment(_Part):
                 f"site '{self.site}' names its layer, and layers '{self.layers}' are asked for as"
                 " well: leave one of the two out"
             )
+        if not all(model.strip() for model in self.models):
+            raise ValueError("a model's name is blank: name a model or leave it out")
         if len(set(self.models)) < len(self.models):
             raise ValueError("a model is named twice: leave one out")
         return self
@@ -172,10 +191,11 @@ class Experiment(_Part):
 
     def pairs(self) -> list[tuple[str, str]]:
         """Every pair of prompts within a group, each once, as texts."""
-        found = itertools.chain.from_iterable(
-            itertools.combinations(group.prompts(), 2) for group in self.prompts
-        )
-        return list(dict.fromkeys(found))
+        found: dict[frozenset[str], tuple[str, str]] = {}
+        for group in self.prompts:
+            for pair in itertools.combinations(group.prompts(), 2):
+                found.setdefault(frozenset(pair), pair)
+        return list(found.values())
 
 
 def load_experiment(path: str | Path) -> Experiment:
@@ -192,6 +212,7 @@ def load_experiment(path: str | Path) -> Experiment:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
+        _refuse_repeated_keys(path, root)
     except OSError as error:
         raise ExperimentError(f"cannot read experiment '{path}': {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -201,6 +222,8 @@ def load_experiment(path: str | Path) -> Experiment:
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
         raise ExperimentError(f"{path}{line}: not YAML: {problem}") from error
+    except ValueError as error:  # such as a date that does not exist
+        raise ExperimentError(f"{path}: not YAML: {error}; quote such texts") from error
     if not isinstance(data, dict):
         raise ExperimentError(f"{path}: expected keys such as 'kind: compare' and 'models: […]'")
     return make_experiment(data, where=lambda keys: f"{path}, line {_line(root, keys)}: ")
@@ -250,6 +273,25 @@ def _fields_at(keys: Sequence[str | int]) -> Iterator[str]:
             inside = [one for one in (annotation, *get_args(annotation)) if isinstance(one, type)]
             part = next(one for one in inside if issubclass(one, BaseModel))
     yield from part.model_fields
+
+
+def _refuse_repeated_keys(path: Path, node: Any) -> None:
+    """YAML would silently keep the last of two values under one key."""
+    import yaml
+
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_repeated_keys(path, item)
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for name, value in node.value:
+            if name.value in seen:
+                line = name.start_mark.line + 1
+                raise ExperimentError(
+                    f"{path}, line {line}: key '{name.value}' stands there twice: leave one out"
+                )
+            seen.add(name.value)
+            _refuse_repeated_keys(path, value)
 
 
 def _line(node: Any, keys: Path_) -> int:

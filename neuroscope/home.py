@@ -3,13 +3,24 @@
 import os
 from pathlib import Path
 
+from neuroscope.errors import NeuroscopeError
+
 
 def home() -> Path:
     """The folder of the embedded databases, stored activations and logs, made if missing.
 
     `NEUROSCOPE_HOME` names it; the default is `~/.neuroscope`.
+
+    Raises:
+        NeuroscopeError: it cannot be made.
     """
     folder = Path(os.environ.get("NEUROSCOPE_HOME") or Path.home() / ".neuroscope")
     folder = folder.expanduser().absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NeuroscopeError(
+            f"the folder {folder} cannot be made ({error.strerror}): set NEUROSCOPE_HOME to one"
+            " that can"
+        ) from error
     return folder

@@ -28,7 +28,7 @@ class PromptSet:
     >>> [prompt.id for prompt in prompts]
     ['0', '1']
     >>> prompts.digest[:8]
-    '0b4ef6ab'
+    '8845e783'
 
     Raises:
         PromptError: there is no prompt, one is blank, or two share an id.
@@ -122,7 +122,11 @@ def read_prompts(path: str | Path) -> PromptSet:
         raise PromptError(f"{path} is not UTF-8 text ({error}): save it as UTF-8") from error
     if not rows:
         raise PromptError(f"{path} holds no prompts")
-    return PromptSet(tuple(_prompt(path, index, line, row) for index, (line, row) in rows))
+    prompts = tuple(_prompt(path, index, line, row) for index, (line, row) in rows)
+    try:
+        return PromptSet(prompts)
+    except PromptError as error:
+        raise PromptError(f"{path}: {error}") from error
 
 
 _Row = tuple[int, tuple[int, Mapping[str, object]]]
@@ -138,13 +142,18 @@ def _prompt(path: Path, index: int, line: int, row: Mapping[str, object]) -> Pro
         for key, value in row.items()
         if key not in ("id", "text") and value is not None
     }
-    return Prompt(str(row.get("id", index)), text, labels)
+    id = row.get("id")
+    return Prompt(str(index) if id in (None, "") else str(id), text, labels)
+
+
+def _filled_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Line, from 1, and text of the lines that are not blank; only a new line ends a line."""
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    return ((line, text) for line, text in enumerate(lines, 1) if text.strip())
 
 
 def _read_text(path: Path) -> Iterator[_Row]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    filled = ((line, text) for line, text in enumerate(lines, 1) if text.strip())
-    for index, (line, text) in enumerate(filled):
+    for index, (line, text) in enumerate(_filled_lines(path)):
         yield index, (line, {"text": text})
 
 
@@ -153,10 +162,10 @@ def _read_csv(path: Path) -> Iterator[_Row]:
 
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
-        if "text" not in (reader.fieldnames or ()):
-            found = ", ".join(reader.fieldnames or ()) or "nothing"
-            raise PromptError(f"{path}, line 1: no column 'text' in the header; found {found}")
         try:
+            if "text" not in (reader.fieldnames or ()):
+                found = ", ".join(reader.fieldnames or ()) or "nothing"
+                raise PromptError(f"{path}, line 1: no column 'text' in the header; found {found}")
             for index, row in enumerate(reader):
                 if None in row or None in row.values():
                     raise PromptError(
@@ -169,9 +178,7 @@ def _read_csv(path: Path) -> Iterator[_Row]:
 
 
 def _read_jsonl(path: Path) -> Iterator[_Row]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    filled = ((line, text) for line, text in enumerate(lines, 1) if text.strip())
-    for index, (line, text) in enumerate(filled):
+    for index, (line, text) in enumerate(_filled_lines(path)):
         try:
             row = json.loads(text)
         except json.JSONDecodeError as error:

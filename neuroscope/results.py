@@ -1,7 +1,9 @@
 """What a study found, as values: tidy rows that become a table."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -82,7 +84,8 @@ def model_label(name: str) -> str:
     >>> model_label("/models/news-v2"), model_label("someone/tiny")
     ('news-v2', 'someone/tiny')
     """
-    return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name
+    is_path = name.startswith(("/", ".", "~"))
+    return Path(name).expanduser().resolve().name if is_path else name
 
 
 def pair_labels(pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
@@ -92,10 +95,12 @@ def pair_labels(pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
     {('The cat is on the mat', 'The dog is on the mat'): 'cat vs dog'}
     """
     labels: dict[tuple[str, str], str] = {}
+    taken: set[str] = set()
     for a, b in pairs:
         words = " vs ".join(_differing(a, b))
-        taken = sum(label == words or label.startswith(f"{words} #") for label in labels.values())
-        labels[a, b] = f"{words} #{taken + 1}" if taken else words
+        numbered = (f"{words} #{number}" for number in itertools.count(2))
+        labels[a, b] = next(one for one in itertools.chain([words], numbered) if one not in taken)
+        taken.add(labels[a, b])
     return labels
 
 
@@ -108,6 +113,6 @@ def _differing(a: str, b: str, longest: int = 30) -> tuple[str, str]:
     spans = [" ".join(words[start : len(words) - end]) for words in (words_a, words_b)]
     shown = [(span.strip(".,;:!?") or span or "(nothing)") for span in spans]
     if shown[0] == shown[1]:
-        shown = spans
+        shown = [span or "(nothing)" for span in spans]
     first, second = (one if len(one) <= longest else one[: longest - 1] + "…" for one in shown)
     return first, second

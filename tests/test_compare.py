@@ -199,8 +199,8 @@ def test_reference_figures_stand_beside_the_measured_ones(family_folder, databas
     (found,) = run_comparison(plan(model, reference=reference), tracker)
     text = report_text(tracker, found, tmp_path)
     row = next(row for row in found.rows if (row.layer, row.view) == (1, "aligned"))
-    assert f"Cosine Similarity: {row.cosine:.4f} (published 0.9480)" in text
-    assert f"Mean Squared Error: {row.mse:.4f} (published 0.0540)" in text
+    assert f"Cosine Similarity: {row.cosine:.4f} (reference 0.9480)" in text
+    assert f"Mean Squared Error: {row.mse:.4f} (reference 0.0540)" in text
 
 
 def test_reference_figures_of_another_model_do_not_apply(family_folder, database, tmp_path):
@@ -257,6 +257,17 @@ def test_prompts_that_read_alike_are_compared_without_a_difference_figure(
     assert all(np.isnan(row.cosine) for row in found.rows if row.view == "span")
     plots = MlflowClient(tracking_uri=tracker.uri).list_artifacts(found.run_id, "plots")
     assert not [one.path for one in plots if "difference" in one.path]
+
+
+def test_metric_names_stay_apart_where_letters_are_unusual(family_folder, database):
+    texts = ["the 猫 .", "the 狗 .", "the a/b .", "the a_b ."]
+    tracker = Tracker.open()
+    (found,) = run_comparison(plan(family_folder("bert"), prompts=[{"texts": texts}]), tracker)
+    client = MlflowClient(tracking_uri=tracker.uri)
+    metrics = client.get_run(found.run_id).data.metrics
+    pairs = [name for name in metrics if name.startswith("aligned cosine/")]
+    assert "aligned cosine/猫 vs 狗" in pairs and len(pairs) == 6
+    assert all(len(client.get_metric_history(found.run_id, name)) == 2 for name in pairs)
 
 
 @pytest.mark.parametrize(

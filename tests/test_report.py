@@ -155,14 +155,14 @@ def test_the_text_shows_a_dash_where_a_view_is_empty_and_no_note_where_there_is_
     assert "nan" not in text.lower() and "Note:" not in text
 
 
-def test_the_text_sets_published_figures_beside_the_measured_ones():
+def test_the_text_sets_reference_figures_beside_the_measured_ones():
     check = ReferenceCheck(MAN, WOMAN, 0.94801, 0.05399, 0.948, 0.054)
     text = to_text(make(checks=[check], reference_note="Published elsewhere."))
     assert text.endswith(
         "Published elsewhere.\n"
         f"'{MAN}' vs. '{WOMAN}'\n"
-        "Cosine Similarity: 0.9480 (published 0.9480)\n"
-        "Mean Squared Error: 0.0540 (published 0.0540)\n"
+        "Cosine Similarity: 0.9480 (reference 0.9480)\n"
+        "Mean Squared Error: 0.0540 (reference 0.0540)\n"
         "\n"
     )
 
@@ -202,9 +202,10 @@ def test_the_page_shows_the_focus_first_then_every_layer():
     page = Page(to_html(make()))
     assert re.findall(r"How alike are the activations at (\S+)\?", page.text) == ["resid_post.2"]
     assert [tag for tag, _ in page.elements].count("details") == 2
-    first = page.cells[page.cells.index("man vs woman") :][:10]
-    assert [cell[2:] for cell in first[1:6]] == ["2000", "2010", "2020", "2030", "2040"]
-    assert [cell[2:] for cell in first[6:]] == ["2010", "2030", "2020", "2040"]
+    first = page.cells[page.cells.index("man vs woman") :][:13]
+    aligned = ["2000", "2010", "2020", "2030", "2040", "2050"]
+    assert [cell[2:] for cell in first[1:7]] == aligned
+    assert [cell[2:] for cell in first[7:]] == ["2010", "2030", "2050", "2020", "2040", "2060"]
     # once in its own layer and, of the focus, a second time at the top
     assert [page.cells.count(shown) for shown in ("0.0000", "0.2000", "0.2100")] == [1, 2, 2]
 
@@ -228,7 +229,8 @@ def test_the_page_says_what_a_cosine_does_not_mean():
 
 def test_the_page_shows_a_dash_where_a_view_is_empty():
     page = Page(to_html(without_span(make())))
-    assert page.cells.count(NO_VALUE) == 2 * (2 + 4)  # cosine and cosine z, of focus and layers
+    # cosine, cosine z and RMS z, in two rows at the top and four below
+    assert page.cells.count(NO_VALUE) == 3 * (2 + 4)
     assert "nan" not in page.cells
 
 

@@ -3,12 +3,13 @@
 import base64
 import datetime
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from neuroscope.align import VIEWS, Tokens
-from neuroscope.results import METRICS, Comparison, ComparisonRow, model_label, pair_labels
+from neuroscope.results import Comparison, ComparisonRow, model_label, pair_labels
 
 VIEW_MEANINGS = {
     "aligned": "all tokens, special ones included, the replaced words pooled to one position",
@@ -22,14 +23,14 @@ NO_VALUE = "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class ReferenceCheck:
-    """Published figures beside the measured ones, for one pair."""
+    """Reference figures beside the measured ones, for one pair."""
 
     a: str
     b: str
     cosine: float
     mse: float
-    published_cosine: float
-    published_mse: float
+    reference_cosine: float
+    reference_mse: float
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def to_markdown(comparison: Comparison, focus: int, links: Mapping[str, str]) ->
     for views in _by_pair(comparison, focus):
         row = views["aligned"]
         cells = [
-            labels[row.a, row.b].replace("|", "\\|"),
+            re.sub(r"([\\`*_\[\]<>!|])", r"\\\1", labels[row.a, row.b]),
             number(row.cosine),
             number(row.mse),
             number(row.cosine_z),
@@ -132,7 +133,6 @@ def to_html(report: ComparisonReport) -> str:
         layers={layer: _by_pair(comparison, layer) for layer in comparison.layers},
         views=VIEWS,
         view_meanings=VIEW_MEANINGS,
-        metrics=METRICS,
     )
 
 
@@ -168,8 +168,9 @@ def _reference_lines(report: ComparisonReport) -> list[str]:
     for check in report.checks:
         lines += [
             f"'{check.a}' vs. '{check.b}'",
-            f"Cosine Similarity: {check.cosine:.4f} (published {check.published_cosine:.4f})",
-            f"Mean Squared Error: {check.mse:.4f} (published {check.published_mse:.4f})",
+            f"Cosine Similarity: {number(check.cosine)}"
+            f" (reference {number(check.reference_cosine)})",
+            f"Mean Squared Error: {number(check.mse)} (reference {number(check.reference_mse)})",
             "",
         ]
     return lines

@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from neuroscope.activations import Activations, Floats, Provenance
 from neuroscope.align import Tokens
-from neuroscope.errors import ActivationError
+from neuroscope.errors import ActivationError, SiteError
 from neuroscope.prompts import Prompt, PromptSet
 from neuroscope.sites import Site
 
@@ -70,13 +71,21 @@ class ActivationStore:
         unfinished = self.root / f".{key}.{uuid.uuid4().hex}"
         try:
             write_activations(unfinished, activations)
-            os.rename(unfinished, folder)
-        except OSError:
-            if self.find(key) is None:  # nobody else finished the same one
-                raise
+            self._put(unfinished, folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         return folder
+
+    def _put(self, unfinished: Path, folder: Path) -> None:
+        try:
+            os.rename(unfinished, folder)
+        except OSError:
+            if self.find(folder.name):  # somebody else finished the same one
+                return
+            if not folder.is_dir():
+                raise
+            shutil.rmtree(folder)  # its manifest was lost
+            os.rename(unfinished, folder)
 
 
 def check_new_folder(folder: Path) -> None:
@@ -101,13 +110,17 @@ def write_activations(folder: Path, activations: Activations) -> None:
         "text": activations.prompts.texts,
         "labels": [json.dumps(dict(prompt.labels)) for prompt in activations.prompts],
     }
-    pq.write_table(pa.table(prompts), folder / "prompts.parquet")
-    pq.write_table(pa.table(_token_columns(activations)), folder / "tokens.parquet")
+    tables = {
+        "prompts.parquet": prompts,
+        "tokens.parquet": _token_columns(activations),
+    }
+    for name, columns in tables.items():
+        pq.write_table(pa.table(columns), folder / name, write_page_checksum=True)
     for site in activations:
-        (folder / str(site)).mkdir()
-        pq.write_table(
-            pa.table(_site_columns(activations, site)), folder / str(site) / "part-00000.parquet"
-        )
+        path = folder / str(site) / "part-00000.parquet"
+        path.parent.mkdir()
+        table = pa.table(_site_columns(activations, site))
+        pq.write_table(table, path, write_page_checksum=True)
     manifest = {
         "schema": SCHEMA,
         "sites": [str(site) for site in activations],
@@ -127,27 +140,45 @@ def read_activations(folder: Path, sites: Sequence[Site] | None = None) -> Activ
     from pyarrow import ArrowException
 
     manifest = read_manifest(folder)
-    recorded = [Site.parse(site) for site in manifest["sites"]]
+    try:
+        recorded = [Site.parse(site) for site in manifest["sites"]]
+        provenance = Provenance(**manifest["provenance"])
+    except (KeyError, TypeError, SiteError) as error:
+        raise ActivationError(_damaged(folder, error)) from error
     wanted = recorded if sites is None else list(sites)
     lacking = [str(site) for site in wanted if site not in recorded]
     if lacking:
         raise ActivationError(f"{folder} does not hold {', '.join(lacking)}")
-    provenance = Provenance(**manifest["provenance"])
+    read = partial(pq.read_table, page_checksum_verification=True)
     try:
-        rows = pq.read_table(folder / "prompts.parquet").to_pylist()
+        rows = read(folder / "prompts.parquet").to_pylist()
         prompts = PromptSet(
             tuple(Prompt(row["id"], row["text"], json.loads(row["labels"])) for row in rows)
         )
-        tokens = _read_tokens(pq.read_table(folder / "tokens.parquet"), prompts)
+        tokens = _read_tokens(read(folder / "tokens.parquet"), prompts)
         arrays = {
-            site: _read_site(pq.read_table(folder / str(site)), prompts, provenance.pool)
-            for site in wanted
+            site: _read_site(read(folder / str(site)), prompts, provenance.pool) for site in wanted
         }
-    except (ArrowException, OSError) as error:
-        raise ActivationError(
-            f"{folder} is damaged ({error}): delete the folder and extract again"
-        ) from error
-    return Activations(prompts, tokens, arrays, provenance)
+    except (ArrowException, OSError, KeyError, AttributeError, ValueError) as error:
+        raise ActivationError(_damaged(folder, error)) from error
+    found = Activations(prompts, tokens, arrays, provenance)
+    _check_rows(folder, found)
+    return found
+
+
+def _damaged(folder: Path, reason: object) -> str:
+    return f"{folder} is damaged ({reason}): delete the folder and extract again"
+
+
+def _check_rows(folder: Path, found: Activations) -> None:
+    """Raises ActivationError unless each site has as many rows as its prompts ask for."""
+    kept = [int(found.kept_tokens(index).sum()) for index in range(len(found.prompts))]
+    for site in found:
+        rows = found[site]
+        if found.provenance.pool == "none" and [len(one) for one in rows] != kept:
+            raise ActivationError(_damaged(folder, f"{site} lacks tokens"))
+        if len(rows) != len(found.prompts):
+            raise ActivationError(_damaged(folder, f"{site} lacks prompts"))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -157,17 +188,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ActivationError: there is no manifest, so writing was cut short, or it has another schema.
     """
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest: Any = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ActivationError(
             f"{folder} holds no complete activations (no {MANIFEST}): extract again"
         ) from error
+    except (OSError, ValueError) as error:
+        raise ActivationError(_damaged(folder, f"{MANIFEST}: {error}")) from error
+    if not isinstance(manifest, dict):
+        raise ActivationError(_damaged(folder, f"{MANIFEST} is no object"))
     if manifest.get("schema") != SCHEMA:
         raise ActivationError(
             f"{folder} was written with schema {manifest.get('schema')}, this version reads"
             f" {SCHEMA}: extract again"
         )
-    return manifest
+    return dict(manifest)
 
 
 def _token_columns(activations: Activations) -> dict[str, list[Any]]:

@@ -5,7 +5,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,7 +76,8 @@ def focus_layers(experiment: Experiment, layers: tuple[int, ...]) -> tuple[int, 
 
 def points(comparison: Comparison) -> list[Point]:
     """The comparison as MLflow metrics: step = layer, and summary scalars beside them."""
-    names = pair_labels([(pair.a, pair.b) for pair in comparison.pairs])
+    labels = pair_labels([(pair.a, pair.b) for pair in comparison.pairs])
+    names = dict(zip(labels, _metric_names(labels.values()), strict=True))
     found: list[Point] = []
     for view, metric in itertools.product(VIEWS, METRICS):
         rows = [row for row in comparison.rows if row.view == view]
@@ -87,8 +88,8 @@ def points(comparison: Comparison) -> list[Point]:
                 continue
             values.setdefault(row.layer, []).append(value)
             if metric in _PAIR_METRICS:
-                name = _metric_name(f"{view} {metric}", names[row.a, row.b])
-                found.append(Point(name, value, row.layer))
+                name = names[row.a, row.b]
+                found.append(Point(f"{view} {metric}/{name}", value, row.layer))
         means = {layer: sum(some) / len(some) for layer, some in values.items()}
         found += [Point(f"mean {view}/{metric}", mean, layer) for layer, mean in means.items()]
         found += _summary(f"summary/{view}_{metric}", means)
@@ -100,11 +101,10 @@ def overview_points(comparisons: Sequence[Comparison]) -> list[Point]:
 
     One model's have the names they have in its own run; of several they end in the model's name.
     """
+    models = _metric_names(model_label(one.model) for one in comparisons)
     return [
-        replace(point, metric=_metric_name(point.metric, model_label(one.model)))
-        if len(comparisons) > 1
-        else point
-        for one in comparisons
+        replace(point, metric=f"{point.metric}/{model}") if len(models) > 1 else point
+        for one, model in zip(comparisons, models, strict=True)
         for point in points(one)
         if point.metric.startswith("mean ")
     ]
@@ -187,9 +187,15 @@ def _summary(name: str, means: Mapping[int, float]) -> list[Point]:
     ]
 
 
-def _metric_name(section: str, name: str) -> str:
-    """A name that MLflow takes; it shows charts of one section together."""
-    return f"{section}/{re.sub(r'[^A-Za-z0-9_. :-]', '_', name)}"
+def _metric_names(labels: Iterable[str]) -> list[str]:
+    """For each label a distinct name that MLflow takes as the end of a metric's."""
+    names: list[str] = []
+    for label in labels:
+        name = re.sub(r"[^\w. :-]", "_", label)
+        while name in names:
+            name += "_"
+        names.append(name)
+    return names
 
 
 def _layer_figures(comparison: Comparison) -> Iterator[Drawn]:
@@ -212,7 +218,8 @@ def _layer_figures(comparison: Comparison) -> Iterator[Drawn]:
         "Cosine similarity and mean squared error by layer, for every pair in the three views.",
         plots.plot_by_layer(comparison.layers, series, **about),
     )
-    for metric in ("cosine", "cosine_z"):
+    # of a single pair the curves say all that a second map could
+    for metric in ("cosine", "cosine_z") if len(labels) > 1 else ("cosine",):
         table = curves(metric, "aligned")
         yield Drawn(
             f"pairs_by_layer_{metric}.png",
@@ -277,27 +284,29 @@ def _left_out(comparison: Comparison, activations: Activations) -> str:
 def _reference_checks(
     experiment: Experiment, comparison: Comparison
 ) -> tuple[list[ReferenceCheck], str]:
-    """Published figures beside measured ones, and a sentence on whether they apply."""
-    published = experiment.reference
-    if published is None:
+    """Reference figures beside measured ones, and a sentence on whether they apply."""
+    reference = experiment.reference
+    if reference is None:
         return [], ""
-    site = Site.parse(published.site)
-    origin = f"The published figures ({published.source}) hold for {published.model} at {site}"
-    if comparison.model != published.model:
-        return [], f"{origin}; they do not apply to {comparison.model}."
+    site = Site.parse(reference.site)
+    origin = f"The reference figures ({reference.source}) hold for {reference.model} at {site}"
+    if comparison.model != reference.model:
+        return [], f"{origin}; they do not apply to {model_label(comparison.model)}."
     measured = {
-        (row.a, row.b): row
+        frozenset((row.a, row.b)): row
         for row in comparison.rows
         if (comparison.site, row.layer, row.view) == (site.component, site.layer, "aligned")
     }
+    if not measured:
+        return [], f"{origin}, which this run did not measure."
     checks = [
         ReferenceCheck(pair.a, pair.b, row.cosine, row.mse, pair.cosine, pair.mse)
-        for pair in published.pairs
-        if (row := measured.get((pair.a, pair.b)))
+        for pair in reference.pairs
+        if (row := measured.get(frozenset((pair.a, pair.b))))
     ]
-    if not checks:
-        return [], f"{origin}, which this run did not measure."
-    return checks, f"{origin}; aligned view."
+    missing = len(reference.pairs) - len(checks)
+    left_out = f" {missing} of {len(reference.pairs)} pairs are not compared here." * bool(missing)
+    return checks, f"{origin}; aligned view.{left_out}"
 
 
 def _write_experiment(experiment: Experiment, folder: Path) -> None:
