@@ -150,10 +150,10 @@ def run(
 ) -> None:
     """Run an experiment from a file, as a Prefect flow."""
     from neuroscope.experiment import load_experiment
-    from neuroscope.reporting.tracking import Tracker, check_environment
+    from neuroscope.reporting.tracking import Tracker, check_tracking
 
     experiment = load_experiment(file)
-    check_environment()
+    check_tracking()
     from flows.display import progress_bar
 
     with progress_bar() as progress:

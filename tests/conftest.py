@@ -1,7 +1,8 @@
 """Tiny real models, made from their configurations, and a home of its own for every test."""
 
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,17 @@ FAMILIES = ("bert", "roberta", "distilbert", "gpt2", "llama", "mistral", "qwen2"
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home; nothing of the user's environment reaches a test."""
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty home; nothing of the user's environment reaches a test, nor one test another."""
+    before = dict(os.environ)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PREFECT_API_URL", "PREFECT_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NEUROSCOPE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    return tmp_path / "home"
+    yield tmp_path / "home"
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -90,12 +90,12 @@ def test_compare_prints_a_table_and_how_to_open_the_run(family_folder, database)
 def test_a_comparison_ended_by_sigterm_leaves_no_open_run(family_folder, database):
     command = [sys.executable, "-m", "flows.cli", "compare", *TWO, "--model", "minilm"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    with process:
-        end = time.monotonic() + 60
-        while time.monotonic() < end and not [run for run in runs()]:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 128 + signal.SIGTERM
+    end = time.monotonic() + 60
+    while time.monotonic() < end and not runs():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, printed.decode()
     assert {run.info.status for run in runs()} <= {"KILLED", "FINISHED"}
     assert runs()
 

@@ -117,9 +117,8 @@ class Tracker:
         Raises:
             TrackingError: the server or database cannot be used, or `MLFLOW_RUN_ID` is set.
         """
-        check_environment()
+        check_tracking()
         uri = tracking_uri()
-        _check_reachable(uri)
         with _clear_errors(), _one_opens(uri):
             from mlflow import MlflowClient
 
@@ -268,13 +267,19 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
 
 
-def check_environment() -> None:
-    """Raises TrackingError where `MLFLOW_RUN_ID` is set, which would nest every run wrongly."""
+def check_tracking() -> None:
+    """Looks, before work is done, whether results can be recorded.
+
+    Raises:
+        TrackingError: the server does not answer, or `MLFLOW_RUN_ID` is set, which would nest
+            every run wrongly.
+    """
     if run_id := os.environ.get("MLFLOW_RUN_ID"):
         raise TrackingError(
             f"MLFLOW_RUN_ID is set ({run_id}): MLflow would put results into that run."
             " Run `unset MLFLOW_RUN_ID` first"
         )
+    _check_reachable(tracking_uri())
 
 
 def _address(server: str, experiment_id: str, run_id: str) -> str:
