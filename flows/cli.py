@@ -55,24 +55,21 @@ def compare(
     from flows.executor import SecondProcessExecutor, no_collection
 
     group: dict[str, Any] = {"texts": prompts or [], "template": template, "fills": fill or []}
-    settings = {
-        "kind": "compare",
-        "name": "compare",
-        "note": note,
-        "models": [model],
-        "site": site,
-        "layers": layers,
-        "plot_layers": plot_layers,
-        "prompts": [group] if prompts or template or fill else [],
-        "truncate": truncate,
-        "device": device,
-        "dtype": dtype,
-    }
     _end_cleanly_on_sigterm()
     with SecondProcessExecutor() as executor, no_collection():
-        from neuroscope.experiment import make_experiment
+        from neuroscope.experiment import compare_experiment
 
-        experiment = make_experiment(settings)
+        experiment = compare_experiment(
+            model,
+            group,
+            site=site,
+            layers=layers,
+            plot_layers=plot_layers,
+            note=note,
+            truncate=truncate,
+            device=device,
+            dtype=dtype,
+        )
         from flows.display import progress_bar
 
         with progress_bar() as progress:
@@ -150,7 +147,8 @@ def run(
 ) -> None:
     """Run an experiment from a file, as a Prefect flow."""
     from neuroscope.experiment import load_experiment
-    from neuroscope.reporting.tracking import Tracker, check_tracking
+    from neuroscope.reporting.tracking import Tracker
+    from neuroscope.reporting.tracking_server import check_tracking
 
     experiment = load_experiment(file)
     check_tracking()

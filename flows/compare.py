@@ -12,7 +12,7 @@ from prefect.utilities.urls import url_for
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.executor import PrefectExecutor
-from neuroscope.experiment import Experiment, make_experiment
+from neuroscope.experiment import Experiment, compare_experiment
 from neuroscope.progress import Progress, silent
 from neuroscope.reporting.report import to_markdown
 from neuroscope.reporting.tracking import FLOW_RUN_TAG, FLOW_RUN_URL_TAG, Tracker
@@ -57,8 +57,8 @@ def close_runs(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> No
 
 
 _OPTIONS: Any = {
-    # models are loaded one after the other, or memory would have to hold several
-    "task_runner": ThreadPoolTaskRunner(max_workers=2),
+    # one step at a time, or memory would have to hold several models
+    "task_runner": ThreadPoolTaskRunner(max_workers=1),
     "on_failure": [close_runs],
     "on_cancellation": [close_runs],
     "on_crashed": [close_runs],
@@ -84,17 +84,8 @@ def compare(
             residual stream leaving the layer.
         note: Kept with the results, as the description of the MLflow run.
     """
-    experiment = make_experiment(
-        {
-            "kind": "compare",
-            "name": "compare",
-            "note": note,
-            "models": [model],
-            "site": site,
-            "layers": layers,
-            "prompts": [prompts.model_dump()],
-        }
-    )
+    group = prompts.model_dump()
+    experiment = compare_experiment(model, group, site=site, layers=layers, note=note)
     _compare(experiment, silent)
 
 

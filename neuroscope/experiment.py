@@ -248,6 +248,22 @@ def make_experiment(
         raise ExperimentError("\n".join(problems)) from error
 
 
+def compare_experiment(model: str, group: dict[str, Any], **settings: Any) -> Experiment:
+    """A comparison that was asked for without a file: one model, one group of prompts.
+
+    Args:
+        model: as in `models`.
+        group: keys and values of a `PromptGroup`; empty where nothing was given.
+        settings: other keys of an experiment.
+
+    Raises:
+        ExperimentError: as `make_experiment`.
+    """
+    prompts = [group] if any(group.values()) else []
+    plan = {"kind": "compare", "name": "compare", "models": [model], "prompts": prompts}
+    return make_experiment(plan | settings)
+
+
 def _explain(fault: Any) -> str:
     keys: Path_ = fault["loc"]
     name = ".".join(map(str, keys))

@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from flows import cli
-from neuroscope.reporting.tracking import tracking_uri
+from neuroscope.reporting.tracking_server import tracking_uri
 
 TWO = ["the cat sits .", "the dog sits ."]
 

@@ -18,8 +18,8 @@ from neuroscope.reporting.tracking import (
     PROCESS_TAG,
     Point,
     Tracker,
-    tracking_uri,
 )
+from neuroscope.reporting.tracking_server import tracking_uri
 
 
 @pytest.fixture

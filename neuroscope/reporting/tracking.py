@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import socket
 import sys
 import time
@@ -12,8 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroscope.errors import TrackingError
-from neuroscope.home import home
 from neuroscope.prompts import PromptSet
+from neuroscope.reporting.tracking_server import (
+    artifact_location,
+    check_tracking,
+    one_opens,
+    tracking_uri,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -119,7 +123,7 @@ class Tracker:
         """
         check_tracking()
         uri = tracking_uri()
-        with _clear_errors(), _one_opens(uri):
+        with _clear_errors(), one_opens(uri):
             from mlflow import MlflowClient
 
             client = MlflowClient(tracking_uri=uri)
@@ -240,7 +244,7 @@ class Tracker:
         from mlflow.exceptions import MlflowException
 
         name = f"neuroscope/{kind}"
-        location = None if self.uri.startswith("http") else _artifact_location(kind)
+        location = None if self.uri.startswith("http") else artifact_location(kind)
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
@@ -262,89 +266,12 @@ class Tracker:
         return str(found.experiment_id)
 
 
-def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, or the embedded SQLite database."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
-
-
-def check_tracking() -> None:
-    """Looks, before work is done, whether results can be recorded.
-
-    Raises:
-        TrackingError: the server does not answer, or `MLFLOW_RUN_ID` is set, which would nest
-            every run wrongly.
-    """
-    if run_id := os.environ.get("MLFLOW_RUN_ID"):
-        raise TrackingError(
-            f"MLFLOW_RUN_ID is set ({run_id}): MLflow would put results into that run."
-            " Run `unset MLFLOW_RUN_ID` first"
-        )
-    _check_reachable(tracking_uri())
-
-
 def _address(server: str, experiment_id: str, run_id: str) -> str:
     return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
-def _artifact_location(kind: str) -> str:
-    return (home() / "artifacts" / kind).as_uri()
-
-
 def _shortened(text: str) -> str:
     return text if len(text) <= _PARAM_LENGTH else text[: _PARAM_LENGTH - 1] + "…"
-
-
-def _check_reachable(uri: str) -> None:
-    """Asks once, where MLflow itself would try again for minutes."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    if not uri.startswith("http"):
-        return
-    import httpx
-
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-    try:
-        answer = httpx.get(
-            f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search",
-            params={"max_results": 1},
-            timeout=10,
-        )
-    except httpx.HTTPError as error:
-        raise TrackingError(
-            f"the tracking server {uri} cannot be reached ({error}): start it, or unset"
-            " MLFLOW_TRACKING_URI to use the embedded database"
-        ) from error
-    if answer.status_code == 403:
-        raise TrackingError(
-            f"the tracking server {uri} answers 403 Forbidden: its MLFLOW_SERVER_ALLOWED_HOSTS"
-            " must name this host"
-        )
-
-
-@contextlib.contextmanager
-def _one_opens(uri: str) -> Iterator[None]:
-    """One process at a time opens an SQLite database: two that create its tables would fail."""
-    if not uri.startswith("sqlite:"):
-        yield
-        return
-    from filelock import FileLock
-
-    with FileLock(home() / "mlflow.lock"), _quiet_migrations():
-        yield
-
-
-@contextlib.contextmanager
-def _quiet_migrations() -> Iterator[None]:
-    import logging
-
-    loggers = [logging.getLogger(name) for name in ("alembic", "mlflow.store.db.utils")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 @contextlib.contextmanager

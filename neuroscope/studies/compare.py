@@ -8,7 +8,7 @@ from pathlib import Path
 
 from neuroscope.activations import Activations
 from neuroscope.align import VIEWS, align, view_positions
-from neuroscope.experiment import Experiment, make_experiment
+from neuroscope.experiment import Experiment, compare_experiment
 from neuroscope.extraction.checkpoints import Checkpoint, find_checkpoint
 from neuroscope.extraction.extract import extract
 from neuroscope.extraction.models import Model, load_model
@@ -71,8 +71,7 @@ def compare(
         PromptError, SiteError, ActivationError: as `extract`.
     """
     group = {"texts": PromptSet.of(prompts).texts}
-    choice = {"models": [model.name], "site": site, "layers": layers, "prompts": [group]}
-    plan = make_experiment({"kind": "compare", "name": "compare", **choice})
+    plan = compare_experiment(model.name, group, site=site, layers=layers)
     activations = extract(
         model,
         plan.prompt_set(),

@@ -5,17 +5,13 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
-
-from neuroscope.activations import Activations, Floats
+from neuroscope.activations import Activations
 from neuroscope.align import VIEWS
 from neuroscope.experiment import Experiment
-from neuroscope.extraction.reference import read_reference
 from neuroscope.reporting import plots
 from neuroscope.reporting.report import (
     ComparisonReport,
@@ -28,25 +24,12 @@ from neuroscope.reporting.tracking import Point
 from neuroscope.results import METRICS, Comparison, model_label, pair_labels, rows_to_frame
 from neuroscope.sites import Layers, Site
 from neuroscope.storage.activation_store import MANIFEST, read_activations
+from neuroscope.studies.compare_figures import layer_figures, left_out, neuron_figures
 
 _PAIR_METRICS = ("cosine", "mse", "cosine_z")
 """Metrics charted pair by pair; all of them are charted as means over pairs."""
-_MOST_DRAWN = 12
-"""Prompts, and pairs, that are drawn neuron by neuron at a layer."""
 _MOST_COPIED = 64 * 2**20
 """Bytes of activations that are copied into the run; of more, only the manifest is."""
-
-
-_ROUNDING = 1e-3  # reference standard deviations; a picture of less would show arithmetic noise
-_UNIT = "mean over content tokens, in reference standard deviations"
-
-
-class Drawn(NamedTuple):
-    """A figure with its file's name and what it shows."""
-
-    name: str
-    caption: str
-    figure: Any
 
 
 def experiment_params(experiment: Experiment) -> dict[str, object]:
@@ -138,14 +121,15 @@ def write_outputs(
         reference: file of the model's reference statistics.
         causal: whether a token sees only those before it.
         links: name -> address, shown in the report.
-        folder: empty; gets the files under the names they have in the run.
+        folder: gets the files under the names they have in the run; what a first try left
+            there is written again.
     """
     focus = focus_layers(experiment, comparison.layers)
     read = read_activations(activations, [Site(comparison.site, layer) for layer in focus])
-    (folder / "plots").mkdir()
+    (folder / "plots").mkdir(exist_ok=True)
     figures = []
-    neurons = _neuron_figures(comparison, read, reference)
-    for drawn in itertools.chain(_layer_figures(comparison), neurons):
+    neurons = neuron_figures(comparison, read, reference)
+    for drawn in itertools.chain(layer_figures(comparison), neurons):
         path = folder / "plots" / drawn.name
         plots.save_png(drawn.figure, path)
         figures.append(ReportFigure(drawn.name, drawn.caption, path.read_bytes()))
@@ -159,7 +143,7 @@ def write_outputs(
         causal=causal,
         provenance=read.provenance.to_dict(),
         figures=figures,
-        left_out=_left_out(comparison, read),
+        left_out=left_out(comparison, read),
         checks=checks,
         reference_note=reference_note,
         links=links,
@@ -196,89 +180,6 @@ def _metric_names(labels: Iterable[str]) -> list[str]:
             name += "_"
         names.append(name)
     return names
-
-
-def _layer_figures(comparison: Comparison) -> Iterator[Drawn]:
-    """What is drawn over layers."""
-    labels = pair_labels([(pair.a, pair.b) for pair in comparison.pairs])
-    about: Any = {"model": model_label(comparison.model), "component": comparison.site}
-    by_view = {view: [row for row in comparison.rows if row.view == view] for view in VIEWS}
-
-    def curves(metric: str, view: str) -> dict[str, list[float]]:
-        found: dict[str, list[float]] = {label: [] for label in labels.values()}
-        for row in sorted(by_view[view], key=lambda row: row.layer):
-            found[labels[row.a, row.b]].append(getattr(row, metric))
-        return found
-
-    series = {
-        (metric, view): curves(metric, view) for metric in ("cosine", "mse") for view in VIEWS
-    }
-    yield Drawn(
-        "by_layer.png",
-        "Cosine similarity and mean squared error by layer, for every pair in the three views.",
-        plots.plot_by_layer(comparison.layers, series, **about),
-    )
-    # of a single pair the curves say all that a second map could
-    for metric in ("cosine", "cosine_z") if len(labels) > 1 else ("cosine",):
-        table = curves(metric, "aligned")
-        yield Drawn(
-            f"pairs_by_layer_{metric}.png",
-            f"Pairs by layers: {METRICS[metric]}, aligned view.",
-            plots.plot_pairs_by_layer(
-                comparison.layers,
-                list(table),
-                list(table.values()),
-                metric=metric,
-                view="aligned",
-                **about,
-            ),
-        )
-
-
-def _neuron_figures(
-    comparison: Comparison, activations: Activations, reference: Path
-) -> Iterator[Drawn]:
-    """What is drawn neuron by neuron; nothing where there is nothing to see."""
-    pairs = [(pair.a, pair.b) for pair in comparison.pairs]
-    for site in activations:
-        about: Any = {"model": model_label(comparison.model), "site": str(site)}
-        means = dict(zip(activations.prompts.texts, _content_means(activations, site), strict=True))
-        for index, (prompt, values) in enumerate(itertools.islice(means.items(), _MOST_DRAWN)):
-            if not values.any():
-                continue
-            yield Drawn(
-                f"neurons_{site}_{index}.png",
-                f"Every neuron of {site} for “{prompt}”, mean over its content tokens.",
-                plots.plot_activations(values, prompt=prompt, **about),
-            )
-        usual = read_reference(reference, "content", site.layer)
-        z = {prompt: usual.standardise(values) for prompt, values in means.items()}
-        for index, ((a, b), label) in enumerate(pair_labels(pairs[:_MOST_DRAWN]).items()):
-            if np.abs(z[a] - z[b]).max() < _ROUNDING:
-                continue
-            yield Drawn(
-                f"difference_{site}_{index}.png",
-                f"Difference at {site}: {label}, in reference standard deviations.",
-                plots.plot_difference(z[a], z[b], prompt_a=a, prompt_b=b, unit=_UNIT, **about),
-            )
-
-
-def _content_means(activations: Activations, site: Site) -> list[Floats]:
-    """(neurons,) for each prompt: mean over its content tokens."""
-    return [
-        values[tokens.content].mean(axis=0)
-        for values, tokens in zip(activations[site], activations.tokens, strict=True)
-    ]
-
-
-def _left_out(comparison: Comparison, activations: Activations) -> str:
-    prompts, pairs = len(activations.prompts), len(comparison.pairs)
-    if max(prompts, pairs) <= _MOST_DRAWN:
-        return ""
-    return (
-        f"Drawn neuron by neuron are the first {_MOST_DRAWN} of {prompts} prompts and of {pairs}"
-        " pairs; the activations of all are in the run's folder `activations`."
-    )
 
 
 def _reference_checks(
@@ -323,7 +224,7 @@ def _write_experiment(experiment: Experiment, folder: Path) -> None:
 def _write_tables(comparison: Comparison, activations: Activations, folder: Path) -> None:
     import pandas as pd
 
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     comparison.to_frame().to_csv(folder / "comparison.csv", index=False)
     rows_to_frame(comparison.pairs).to_csv(folder / "pairs.csv", index=False)
     prompts = activations.prompts
@@ -342,8 +243,8 @@ def _write_tables(comparison: Comparison, activations: Activations, folder: Path
 def _copy_activations(source: Path, folder: Path) -> None:
     size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
     if size <= _MOST_COPIED:
-        shutil.copytree(source, folder)
+        shutil.copytree(source, folder, dirs_exist_ok=True)
         return
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     shutil.copy(source / MANIFEST, folder / MANIFEST)
     (folder / "address.txt").write_text(f"{source}\n", encoding="utf-8")
