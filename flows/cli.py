@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flows.environment import prepare_environment
+from flows.environment import check_prefect, prepare_environment
 from neuroscope.errors import NeuroscopeError
 
 app = typer.Typer(
@@ -151,7 +151,11 @@ def run(
     from neuroscope.reporting.tracking_server import check_tracking
 
     experiment = load_experiment(file)
+    check_prefect()
     check_tracking()
+    from neuroscope.studies.compare import plan_models
+
+    plan_models(experiment)  # what does not exist is said before Prefect starts
     from flows.display import progress_bar
 
     with progress_bar() as progress:
@@ -223,10 +227,10 @@ def _end_cleanly_on_sigterm() -> None:
 
 def main() -> None:
     """Runs the command line; a fault that the user can mend ends with exit code 2."""
-    prepare_environment()
     # else the collector goes once more over every module when the program ends: a second
     atexit.register(gc.freeze)
     try:
+        prepare_environment()
         app()
     except NeuroscopeError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -65,7 +65,7 @@ _OPTIONS: Any = {
 }
 
 
-@flow(name="compare", flow_run_name="compare in {model}", **_OPTIONS)
+@flow(name="compare", **_OPTIONS)
 def compare(
     model: str = "minilm",
     prompts: Template | Prompts = Template(),  # noqa: B008 - frozen

@@ -76,6 +76,8 @@ def show_comparison(comparison: Comparison, focus: Sequence[int]) -> None:
             if (row.a, row.b) == (a, b) and row.layer in layers
         }
         output.print(_pair_table(rows, layers))
+    for note in comparison.notes:
+        errors.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _pair_table(rows: Mapping[tuple[int, str], ComparisonRow], layers: Sequence[int]) -> Table:
@@ -110,6 +112,7 @@ def comparison_document(comparison: Comparison) -> dict[str, Any]:
         "model": comparison.model,
         "site": comparison.site,
         "views": list(VIEWS),
+        "notes": list(comparison.notes),
         "rows": [asdict(row) for row in comparison.rows],
         "pairs": [asdict(pair) for pair in comparison.pairs],
     }

@@ -2,6 +2,7 @@
 
 import os
 
+from neuroscope.errors import StackError
 from neuroscope.home import home
 
 NO_TELEMETRY = {
@@ -23,3 +24,23 @@ def prepare_environment() -> None:
         os.environ["PREFECT_HOME"] = str(home() / "prefect")
     # the flow's own messages go to Prefect; the terminal shows a bar and one clear error
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+
+def check_prefect() -> None:
+    """Asks the server that `PREFECT_API_URL` names, if any, whether it is there.
+
+    Raises:
+        StackError: it does not answer.
+    """
+    import httpx
+
+    address = os.environ.get("PREFECT_API_URL")
+    if not address:
+        return
+    try:
+        httpx.get(f"{address.rstrip('/')}/health", timeout=10).raise_for_status()
+    except httpx.HTTPError as error:
+        raise StackError(
+            f"the Prefect server {address} cannot be reached ({error}): start it, or unset"
+            " PREFECT_API_URL to use the embedded one"
+        ) from error

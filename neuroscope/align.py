@@ -23,6 +23,11 @@ class Tokens:
     ids: tuple[int, ...]
     texts: tuple[str, ...]
     special: tuple[bool, ...]
+    unknown: tuple[bool, ...] = ()  # words the tokenizer has no token for; not given: none
+
+    def __post_init__(self) -> None:
+        if not self.unknown:
+            object.__setattr__(self, "unknown", (False,) * len(self.ids))
 
     def __len__(self) -> int:
         return len(self.ids)

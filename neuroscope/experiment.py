@@ -20,6 +20,7 @@ from pydantic import (
 
 from neuroscope.errors import ExperimentError, NeuroscopeError
 from neuroscope.prompts import PromptSet, fill_template
+from neuroscope.results import pair_labels
 from neuroscope.sites import Layers, Site, parse_site
 
 Path_ = tuple[str | int, ...]
@@ -159,7 +160,7 @@ class Experiment(_Part):
     @classmethod
     def _some_prompts(cls, groups: list[PromptGroup]) -> list[PromptGroup]:
         if not groups:
-            raise ValueError("no prompts: add a group with 'texts', or a 'template' with 'fills'")
+            raise ValueError("no prompts: give at least two 'texts', or a 'template' with 'fills'")
         return groups
 
     @model_validator(mode="after")
@@ -214,7 +215,10 @@ def load_experiment(path: str | Path) -> Experiment:
         data = yaml.safe_load(text)
         _refuse_repeated_keys(path, root)
     except OSError as error:
-        raise ExperimentError(f"cannot read experiment '{path}': {error.strerror}") from error
+        raise ExperimentError(
+            f"cannot read experiment '{path}': {error.strerror}. Give the path of a YAML file such"
+            " as experiments/engineer.yaml"
+        ) from error
     except UnicodeDecodeError as error:
         raise ExperimentError(f"{path} is not UTF-8 text: save it as UTF-8") from error
     except yaml.YAMLError as error:
@@ -251,6 +255,8 @@ def make_experiment(
 def compare_experiment(model: str, group: dict[str, Any], **settings: Any) -> Experiment:
     """A comparison that was asked for without a file: one model, one group of prompts.
 
+    Its name says in which words its first two prompts differ, such as `cat-vs-dog`.
+
     Args:
         model: as in `models`.
         group: keys and values of a `PromptGroup`; empty where nothing was given.
@@ -261,7 +267,10 @@ def compare_experiment(model: str, group: dict[str, Any], **settings: Any) -> Ex
     """
     prompts = [group] if any(group.values()) else []
     plan = {"kind": "compare", "name": "compare", "models": [model], "prompts": prompts}
-    return make_experiment(plan | settings)
+    experiment = make_experiment(plan | settings)
+    label = next(iter(pair_labels(experiment.pairs()).values()))
+    name = re.sub(r"[^\w.-]+", "-", label).strip("-.") or "compare"
+    return experiment.model_copy(update={"name": name})
 
 
 def _explain(fault: Any) -> str:

@@ -39,9 +39,12 @@ class PromptSet:
     def __post_init__(self) -> None:
         if not self.prompts:
             raise PromptError("no prompts were given: name at least one")
-        for prompt in self.prompts:
+        for number, prompt in enumerate(self.prompts, 1):
             if not prompt.text.strip():
-                raise PromptError(f"prompt '{prompt.id}' is blank: give it text or leave it out")
+                raise PromptError(
+                    f"prompt '{prompt.id}' (number {number} of {len(self.prompts)}) is blank: give"
+                    " it text or leave it out"
+                )
         id, count = Counter(prompt.id for prompt in self.prompts).most_common(1)[0]
         if count > 1:
             raise PromptError(f"{count} prompts share the id '{id}': ids must be distinct")

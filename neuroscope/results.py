@@ -59,6 +59,7 @@ class Comparison:
     site: str
     rows: tuple[ComparisonRow, ...]
     pairs: tuple[PairTokens, ...]
+    notes: tuple[str, ...] = ()  # what makes the values mean less than they seem to
     run_id: str | None = None  # in MLflow, where it was recorded
 
     @property

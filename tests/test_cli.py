@@ -161,6 +161,20 @@ def test_an_unreachable_tracking_server_is_refused(command, refused, monkeypatch
     )
 
 
+def test_an_unreachable_prefect_server_is_refused(refused, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    message = refused("run", "experiments/cat_dog.yaml")
+    assert "http://127.0.0.1:9/api cannot be reached" in message and "unset PREFECT_API" in message
+
+
+@pytest.mark.parametrize("command", [["compare", *TWO], ["run", "experiments/cat_dog.yaml"]])
+def test_a_home_that_cannot_be_made_is_refused(command, refused, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NEUROSCOPE_HOME", str(tmp_path / "file" / "home"))
+    message = refused(*command)
+    assert "cannot be made" in message and "set NEUROSCOPE_HOME" in message
+
+
 def test_extract_writes_parquet_that_pandas_reads(family_folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "prompts.txt").write_text("the cat .\na dog\n")
     out, model = tmp_path / "out", str(family_folder("llama"))

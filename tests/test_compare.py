@@ -63,6 +63,20 @@ def test_values_are_those_of_the_activations(family_folder):
     assert rows["context"].positions == 4  # the shared words; the full stop is left out
 
 
+def test_prompts_that_the_model_cannot_tell_apart_are_noted(family_folder):
+    model = load_model(str(family_folder("bert")))
+    found = compare(model, ["the 猫 sits .", "the 狗 sits .", "the cat sits ."])
+    assert found.notes == (
+        "1 of 4 words or pieces of 'the 猫 sits .' are unknown to the tokenizer: the model cannot"
+        " tell them apart",
+        "1 of 4 words or pieces of 'the 狗 sits .' are unknown to the tokenizer: the model cannot"
+        " tell them apart",
+        "'the 猫 sits .' and 'the 狗 sits .' are the same tokens to this model: there is nothing to"
+        " compare",
+    )
+    assert compare(model, [MAN, WOMAN]).notes == ()
+
+
 def test_two_prompts_are_needed(family_folder):
     model = load_model(str(family_folder("bert")))
     with pytest.raises(ExperimentError, match=r"one prompt .* at least two"):
@@ -93,7 +107,7 @@ def test_metrics_are_the_rows_with_step_as_layer(recorded):
     frame = found[0].to_frame()
     for view in ("aligned", "span", "context"):
         rows = frame[(frame["view"] == view) & (frame["a"] == MAN) & (frame["b"] == WOMAN)]
-        history = client.get_metric_history(found[0].run_id, f"{view} cosine/man vs woman")
+        history = client.get_metric_history(found[0].run_id, f"pairs {view} cosine/man vs woman")
         assert {point.step: point.value for point in history} == pytest.approx(
             dict(zip(rows["layer"], rows["cosine"], strict=True))
         )
@@ -227,7 +241,11 @@ def all_runs(tracker):
 
 @pytest.mark.parametrize(
     "changes, error",
-    [({"models": ["./nothing"]}, ModelError), ({"layers": "7"}, SiteError)],
+    [
+        ({"models": ["./nothing"]}, ModelError),
+        ({"layers": "7"}, SiteError),
+        ({"plot_layers": "7"}, SiteError),
+    ],
 )
 def test_what_does_not_exist_opens_no_run(changes, error, family_folder, database):
     tracker = Tracker.open()
@@ -265,8 +283,8 @@ def test_metric_names_stay_apart_where_letters_are_unusual(family_folder, databa
     (found,) = run_comparison(plan(family_folder("bert"), prompts=[{"texts": texts}]), tracker)
     client = MlflowClient(tracking_uri=tracker.uri)
     metrics = client.get_run(found.run_id).data.metrics
-    pairs = [name for name in metrics if name.startswith("aligned cosine/")]
-    assert "aligned cosine/猫 vs 狗" in pairs and len(pairs) == 6
+    pairs = [name for name in metrics if name.startswith("pairs aligned cosine/")]
+    assert "pairs aligned cosine/猫 vs 狗" in pairs and len(pairs) == 6
     assert all(len(client.get_metric_history(found.run_id, name)) == 2 for name in pairs)
 
 

@@ -122,7 +122,7 @@ def test_a_comparison_from_the_form_to_the_run(stack, page, tmp_path):
     assert back.startswith(stack.prefect) and flow_run in back
     assert child.data.params["site"] == "mlp_act" and child.data.params["layers"] == "0,1"
     metrics = child.data.metrics
-    assert 0 < metrics["aligned cosine/man vs woman"] < 1
+    assert 0 < metrics["pairs aligned cosine/man vs woman"] < 1
 
     files = MlflowClient(tracking_uri=stack.mlflow).download_artifacts(
         child.info.run_id, "plots", tmp_path

@@ -181,7 +181,10 @@ def test_a_wrong_value_is_refused_with_its_line_and_what_was_found(refusal, old,
     [
         ("texts: [a cat]", "one prompt ('a cat') where at least two are needed to compare: add"),
         ("{template: 'a {}', fills: [cat]}", "one prompt ('a cat') where at least two are needed"),
-        ("texts: [a cat, '  ']", "prompt '1' is blank: give it text or leave it out"),
+        (
+            "texts: [a cat, '  ']",
+            "prompt '1' (number 2 of 2) is blank: give it text or leave it out",
+        ),
         ("texts: [a, b, a]", "prompt 'a' stands there twice: leave one out"),
         ("{template: 'a {}', fills: [x, x]}", "prompt 'a x' stands there twice: leave one out"),
         ("{template: 'a {}', fills: [x, '']}", "a fill of template 'a {}' is blank: give it text"),
@@ -202,7 +205,7 @@ def test_prompts_that_cannot_be_compared_are_refused_with_the_line(refusal, grou
 
 def test_an_experiment_needs_prompts(refusal):
     told = refusal(SMALL.split("prompts:")[0] + "prompts: []\n")
-    assert told.startswith("e.yaml, line 4: no prompts: add a group with 'texts', or a 'template'")
+    assert told.startswith("e.yaml, line 4: no prompts: give at least two 'texts', or a 'template'")
     assert refusal("kind: compare\n").splitlines() == [
         f"e.yaml, line 1: key '{key}' is missing" for key in ("name", "models", "prompts")
     ]

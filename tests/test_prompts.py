@@ -69,7 +69,7 @@ def test_the_digest_does_not_depend_on_the_order_of_labels():
     ("texts", "message"),
     [
         ([], "no prompts were given: name at least one"),
-        (["x", " \t\n"], "prompt '1' is blank: give it text or leave it out"),
+        (["x", " \t\n"], "prompt '1' .number 2 of 2. is blank: give it text or leave it out"),
         ("x", r"a list of texts, not one text: write \[text\]"),
     ],
 )

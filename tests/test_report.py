@@ -182,7 +182,8 @@ def test_markdown_is_a_table_of_one_layer_with_the_links():
         "| man vs woman | 0.2000 | 0.2010 | 0.2020 | 0.2010 | 0.2020 |",
         "| engineer is a man vs cat sleeps | 0.2100 | 0.2110 | 0.2120 | 0.2110 | 0.2120 |",
     ]
-    assert lines[7:] == [f"[{name}]({address})" for name, address in LINKS.items()]
+    assert lines[8] == "Shown is layer 2 of 0 to 2; the report has all."
+    assert lines[10:] == [f"[{name}]({address})" for name, address in LINKS.items()]
 
 
 def test_markdown_shows_a_dash_where_a_view_is_empty():

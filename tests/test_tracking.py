@@ -59,6 +59,20 @@ def test_a_run_that_breaks_ends_in_a_true_state(tracker, client, error, expected
     assert status(client, run) == expected
 
 
+def test_an_interruption_while_the_run_is_created_leaves_none_open(tracker, client, monkeypatch):
+    create = tracker._client.create_run
+
+    def interrupted(*arguments, **options):
+        create(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tracker._client, "create_run", interrupted)
+    with pytest.raises(KeyboardInterrupt), tracker.run("compare", "x"):
+        raise AssertionError("the block must not run")
+    (run,) = client.search_runs([experiment(client)])
+    assert run.info.status == "KILLED"
+
+
 def test_metrics_have_the_layer_as_step(tracker, client):
     with tracker.run("compare", "x") as run:
         run.log_points([Point("mean aligned/cosine", 0.5 + layer / 10, layer) for layer in (0, 3)])

@@ -52,7 +52,7 @@ def tokenise(model: Model, prompts: PromptSet, *, truncate: bool = False) -> tup
     limit = model.checkpoint.token_limit
     options = {"truncation": True, "max_length": limit} if truncate else {"truncation": False}
     encoded = model.tokenizer(prompts.texts, padding=False, verbose=False, **options)["input_ids"]
-    special = model.special_ids
+    special, unknown = model.special_ids, model.tokenizer.unk_token_id
     found = []
     for prompt, ids in zip(prompts, encoded, strict=True):
         if len(ids) > limit:
@@ -61,7 +61,12 @@ def tokenise(model: Model, prompts: PromptSet, *, truncate: bool = False) -> tup
                 f" {limit}: shorten it, or ask for truncation (--truncate)"
             )
         texts = tuple(model.tokenizer.convert_ids_to_tokens(ids))
-        tokens = Tokens(tuple(ids), texts, tuple(id in special for id in ids))
+        tokens = Tokens(
+            tuple(ids),
+            texts,
+            tuple(id in special for id in ids),
+            tuple(id == unknown and id not in special for id in ids),
+        )
         if not tokens.content.any():
             raise PromptError(
                 f"prompt '{prompt.id}' ({prompt.text!r}) holds nothing that the tokenizer of"

@@ -128,7 +128,6 @@ def _load(checkpoint: Checkpoint, device: str, dtype: str, attention: str) -> tu
                 output_loading_info=True,
                 **safe,
             )
-        module = module.to(device).eval()
     except (OSError, ValueError, RuntimeError, AssertionError, SafetensorError) as error:
         raise ModelError(f"model '{checkpoint.name}' cannot be loaded: {error}") from error
     # what is missing would be filled with random numbers; no site reads the pooler
@@ -138,6 +137,10 @@ def _load(checkpoint: Checkpoint, device: str, dtype: str, attention: str) -> tu
             f"model '{checkpoint.name}' is refused: its weights do not fit its config.json"
             f" (missing or of another shape: {', '.join(map(str, missing[:3])) or 'shapes'})"
         )
+    try:
+        module = module.to(device).eval()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(f"device '{device}' cannot be used ({error}): choose cpu") from error
     if not tokenizer.is_fast:
         raise ModelError(f"model '{checkpoint.name}' is refused: it has no tokenizer.json")
     return module, tokenizer

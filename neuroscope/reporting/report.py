@@ -81,6 +81,8 @@ def to_text(report: ComparisonReport) -> str:
     ]
     for prompt, tokens in report.tokens.items():
         lines += [f"Prompt: {prompt}", f"Tokens: {list(tokens.texts)}", ""]
+    for note in report.comparison.notes:
+        lines += [f"Note: {note}", ""]
     for layer in report.comparison.layers:
         lines += [f"Layer {report.comparison.site}.{layer}", "Activation Comparisons:"]
         for views in _by_pair(report.comparison, layer):
@@ -101,7 +103,7 @@ def to_markdown(comparison: Comparison, focus: int, links: Mapping[str, str]) ->
     for views in _by_pair(comparison, focus):
         row = views["aligned"]
         cells = [
-            re.sub(r"([\\`*_\[\]<>!|])", r"\\\1", labels[row.a, row.b]),
+            _plain(labels[row.a, row.b]),
             number(row.cosine),
             number(row.mse),
             number(row.cosine_z),
@@ -109,7 +111,10 @@ def to_markdown(comparison: Comparison, focus: int, links: Mapping[str, str]) ->
             number(views["context"].cosine),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", *(f"[{name}]({address})" for name, address in links.items())]
+    lines += ["", *(f"- {_plain(note)}" for note in comparison.notes)]
+    layers = comparison.layers
+    lines += ["", f"Shown is layer {focus} of {layers[0]} to {layers[-1]}; the report has all.", ""]
+    lines += [*(f"[{name}]({address})" for name, address in links.items())]
     return "\n".join(lines)
 
 
@@ -139,6 +144,11 @@ def to_html(report: ComparisonReport) -> str:
 def number(value: float) -> str:
     """Four decimals, as in the first tables of this kind; a dash where there is no value."""
     return NO_VALUE if math.isnan(value) else f"{value:.4f}"
+
+
+def _plain(text: str) -> str:
+    """Text in which Markdown finds nothing to mark up."""
+    return re.sub(r"([\\`*_\[\]<>!|])", r"\\\1", text)
 
 
 def _by_pair(comparison: Comparison, layer: int) -> list[dict[str, ComparisonRow]]:

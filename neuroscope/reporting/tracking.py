@@ -161,11 +161,11 @@ class Tracker:
             note = f"{note}\n\n[Prefect flow run]({own[FLOW_RUN_URL_TAG]})".strip()
         if note:
             own[_NOTE_TAG] = note
-        with _clear_errors():
-            experiment = self._experiment(kind)
-            info = self._client.create_run(experiment, tags=own, run_name=name).info
-        status = "FINISHED"
+        info, status = None, "FINISHED"
         try:
+            with _clear_errors():
+                experiment = self._experiment(kind)
+                info = self._client.create_run(experiment, tags=own, run_name=name).info
             yield Run(self._client, info.run_id, experiment, self._links(info.run_id, experiment))
         except Exception:
             status = "FAILED"
@@ -174,8 +174,11 @@ class Tracker:
             status = "KILLED"
             raise
         finally:
-            with _clear_errors():
-                self._client.set_terminated(info.run_id, status)
+            if info is not None:
+                with _clear_errors():
+                    self._client.set_terminated(info.run_id, status)
+            elif status == "KILLED":  # while MLflow was creating the run: it may be there or not
+                self.close_runs(PROCESS_TAG, own[PROCESS_TAG], status)
 
     def close_runs(self, tag: str, value: str, status: str) -> list[str]:
         """Ends the runs that are still open and carry a tag; gives their ids.
@@ -213,8 +216,6 @@ class Tracker:
         if self.uri.startswith("http"):
             return None
         program = Path(sys.executable).parent / "mlflow"
-        with contextlib.suppress(ValueError):
-            program = program.relative_to(Path.cwd())
         return (
             "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"
             f" {program} server --host 127.0.0.1 --port {port} --backend-store-uri '{self.uri}'"

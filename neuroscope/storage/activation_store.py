@@ -104,7 +104,12 @@ def write_activations(folder: Path, activations: Activations) -> None:
     import pyarrow.parquet as pq
 
     check_new_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ActivationError(
+            f"the folder {folder} cannot be made ({error.strerror}): name another"
+        ) from error
     prompts = {
         "id": activations.prompts.ids,
         "text": activations.prompts.texts,
@@ -207,7 +212,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def _token_columns(activations: Activations) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {
-        name: [] for name in ("prompt", "position", "id", "text", "special")
+        name: [] for name in ("prompt", "position", "id", "text", "special", "unknown")
     }
     for prompt, tokens in zip(activations.prompts, activations.tokens, strict=True):
         columns["prompt"] += [prompt.id] * len(tokens)
@@ -215,6 +220,7 @@ def _token_columns(activations: Activations) -> dict[str, list[Any]]:
         columns["id"] += tokens.ids
         columns["text"] += tokens.texts
         columns["special"] += tokens.special
+        columns["unknown"] += tokens.unknown
     return columns
 
 
@@ -238,13 +244,15 @@ def _lists(values: Floats) -> Any:
 
 
 def _read_tokens(table: Any, prompts: PromptSet) -> tuple[Tokens, ...]:
-    columns = {name: table[name].to_pylist() for name in ("prompt", "id", "text", "special")}
+    names = ("prompt", "id", "text", "special", "unknown")
+    columns = {name: table[name].to_pylist() for name in names}
     ends = _ends(columns["prompt"], prompts)
     return tuple(
         Tokens(
             tuple(columns["id"][start:end]),
             tuple(columns["text"][start:end]),
             tuple(columns["special"][start:end]),
+            tuple(columns["unknown"][start:end]),
         )
         for start, end in zip([0, *ends], ends, strict=False)
     )

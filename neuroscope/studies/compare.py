@@ -23,6 +23,7 @@ from neuroscope.stats.similarity import jaccard, similarity
 from neuroscope.storage.activation_store import ActivationStore, activation_key, read_activations
 from neuroscope.studies.compare_outputs import (
     experiment_params,
+    focus_layers,
     model_params,
     overview_points,
     points,
@@ -85,7 +86,9 @@ def compare(
     reference = ensure_reference(model, plan.component, progress=progress)
     pairs = plan.pairs()
     rows = [row for at in activations for row in compare_site(activations, at, reference, pairs)]
-    return Comparison(model.name, plan.component, tuple(rows), pair_tokens(activations, pairs))
+    tokens = pair_tokens(activations, pairs)
+    notes = token_notes(activations, pairs)
+    return Comparison(model.name, plan.component, tuple(rows), tokens, notes)
 
 
 def run_comparison(
@@ -111,8 +114,8 @@ def run_comparison(
         NeuroscopeError: of the kind that says what is wrong. Runs are left FAILED, and none is
             opened where a model or layer does not exist.
     """
-    checkpoints = [find_checkpoint(name) for name in experiment.models]
-    layers = [experiment.layer_choice.of(checkpoint.layer_count) for checkpoint in checkpoints]
+    plans = plan_models(experiment)
+    checkpoints, layers = [one for one, _ in plans], [chosen for _, chosen in plans]
     total = sum(2 + len(chosen) for chosen in layers)
     steps = Steps(executor or InlineExecutor(), progress, total=total)
     with tracker.run("compare", experiment.name, note=experiment.note) as parent:
@@ -146,6 +149,21 @@ def run_comparison(
     return found
 
 
+def plan_models(experiment: Experiment) -> list[tuple[Checkpoint, tuple[int, ...]]]:
+    """Each model's files and the layers to compare; nothing is loaded.
+
+    Raises:
+        ModelError, SiteError: a model or a layer does not exist.
+    """
+    plans = []
+    for name in experiment.models:
+        checkpoint = find_checkpoint(name)
+        layers = experiment.layer_choice.of(checkpoint.layer_count)
+        focus_layers(experiment, layers)
+        plans.append((checkpoint, layers))
+    return plans
+
+
 def _compare_model(
     experiment: Experiment,
     checkpoint: Checkpoint,
@@ -165,8 +183,11 @@ def _compare_model(
         for site in sites
     ]
     rows = [row for pending in compared for row in steps.wait(pending)]
-    tokens = pair_tokens(read_activations(extracted.activations, []), experiment.pairs())
-    comparison = Comparison(checkpoint.name, experiment.component, tuple(rows), tokens, run.id)
+    read, pairs = read_activations(extracted.activations, []), experiment.pairs()
+    tokens, notes = pair_tokens(read, pairs), token_notes(read, pairs)
+    comparison = Comparison(
+        checkpoint.name, experiment.component, tuple(rows), tokens, notes, run.id
+    )
     with tempfile.TemporaryDirectory() as folder:
         report = steps.submit(
             f"report {label}",
@@ -280,6 +301,23 @@ def pair_tokens(activations: Activations, pairs: Sequence[Pair]) -> tuple[PairTo
         )
         for a, b in pairs
     )
+
+
+def token_notes(activations: Activations, pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """Sentences on prompts that the model cannot read as they were meant."""
+    tokens = dict(zip(activations.prompts.texts, activations.tokens, strict=True))
+    notes = [
+        f"{sum(one.unknown)} of {sum(one.content)} words or pieces of '{text}' are unknown to the"
+        " tokenizer: the model cannot tell them apart"
+        for text, one in tokens.items()
+        if any(one.unknown)
+    ]
+    notes += [
+        f"'{a}' and '{b}' are the same tokens to this model: there is nothing to compare"
+        for a, b in pairs
+        if tokens[a].ids == tokens[b].ids
+    ]
+    return tuple(notes)
 
 
 def _tags(experiment: Experiment, checkpoint: Checkpoint) -> dict[str, str]:

@@ -72,7 +72,7 @@ def points(comparison: Comparison) -> list[Point]:
             values.setdefault(row.layer, []).append(value)
             if metric in _PAIR_METRICS:
                 name = names[row.a, row.b]
-                found.append(Point(f"{view} {metric}/{name}", value, row.layer))
+                found.append(Point(f"pairs {view} {metric}/{name}", value, row.layer))
         means = {layer: sum(some) / len(some) for layer, some in values.items()}
         found += [Point(f"mean {view}/{metric}", mean, layer) for layer, mean in means.items()]
         found += _summary(f"summary/{view}_{metric}", means)
