@@ -4,13 +4,16 @@ import atexit
 import gc
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from flows.environment import check_prefect, prepare_environment
 from neuroscope.errors import NeuroscopeError
+from neuroscope.progress import Progress
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -55,7 +58,7 @@ def compare(
     from flows.executor import SecondProcessExecutor, no_collection
 
     group: dict[str, Any] = {"texts": prompts or [], "template": template, "fills": fill or []}
-    _end_cleanly_on_sigterm()
+    watched = _end_cleanly_on_signals()
     with SecondProcessExecutor() as executor, no_collection():
         from neuroscope.experiment import compare_experiment
 
@@ -80,7 +83,7 @@ def compare(
             from neuroscope.studies.compare import run_comparison
 
             _warm_up_figures()
-            found = run_comparison(experiment, tracker, executor, progress=progress)
+            found = run_comparison(experiment, tracker, executor, progress=watched(progress))
     _show(experiment, found, tracker, json=json)
 
 
@@ -216,13 +219,39 @@ def _warm_up_figures() -> None:
     plots.save_png(plots.plot_activations([0.0, 1.0], model="", site="", prompt=""), BytesIO())
 
 
-def _end_cleanly_on_sigterm() -> None:
-    """Lets SIGTERM end the program as Ctrl-C does, so that open runs are closed as KILLED."""
+def _end_cleanly_on_signals() -> Callable[[Progress], Progress]:
+    """Lets Ctrl-C and SIGTERM end the program where it is safe, so that open runs are closed.
 
-    def stop(signum: int, frame: Any) -> NoReturn:
-        sys.exit(128 + signum)
+    In the middle of a write to the database an exception would leave it locked, and Python drops
+    one that is raised while an object is finalised. So the program ends at the next step, at once
+    where it only waits, and anywhere at the second signal.
 
-    signal.signal(signal.SIGTERM, stop)
+    Returns:
+        What makes a progress report such a step.
+    """
+    received: list[int] = []
+
+    def leave() -> NoReturn:
+        print("interrupted: what was recorded is marked as killed", file=sys.stderr)
+        sys.exit(128 + received[0])
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        waiting = frame is not None and frame.f_globals.get("__name__") == "threading"
+        if waiting or len(received) > 1:
+            leave()
+
+    def watched(progress: Progress) -> Progress:
+        def report(task: str, done: int, total: int) -> None:
+            if received:
+                leave()
+            progress(task, done, total)
+
+        return report
+
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, stop)
+    return watched
 
 
 def main() -> None:

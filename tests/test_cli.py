@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import Future
 
 import pandas as pd
 import pytest
@@ -98,6 +100,40 @@ def test_a_comparison_ended_by_sigterm_leaves_no_open_run(family_folder, databas
     assert process.returncode == 128 + signal.SIGTERM, printed.decode()
     assert {run.info.status for run in runs()} <= {"KILLED", "FINISHED"}
     assert runs()
+
+
+@pytest.fixture
+def watched():
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    yield cli._end_cleanly_on_signals()
+    for one, handler in before.items():
+        signal.signal(one, handler)
+
+
+@pytest.mark.parametrize("one", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_program_at_the_next_step(one, watched, capsys):
+    told = []
+    report = watched(lambda *step: told.append(step))
+    report("extract", 0, 2)
+    os.kill(os.getpid(), one)  # not here, where a write could be under way
+    with pytest.raises(SystemExit) as ended:
+        report("compare", 1, 2)
+    assert ended.value.code == 128 + one and told == [("extract", 0, 2)]
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_signal_ends_a_wait_at_once(watched):
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    with pytest.raises(SystemExit):
+        Future().result(timeout=30)
+    timer.join()
+
+
+def test_a_second_signal_ends_the_program_anywhere(watched):
+    os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(SystemExit):
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,8 @@ class Tracker:
         closed = []
         for run in self._open_runs():
             if run.data.tags.get(tag) == value:
-                self._client.set_terminated(run.info.run_id, status)
+                with _clear_errors():
+                    self._client.set_terminated(run.info.run_id, status)
                 closed.append(run.info.run_id)
         return closed
 
