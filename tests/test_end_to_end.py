@@ -56,7 +56,17 @@ def start(stack, **parameters):
     """Starts the deployment `compare` as the UI does; gives the flow run's id."""
     id = stack.deployments["compare"].rsplit("/", 1)[1]
     address = f"{stack.prefect}/api/deployments/{id}/create_flow_run"
-    return httpx.post(address, json={"parameters": parameters}).raise_for_status().json()["id"]
+    return post(address, {"parameters": parameters}).json()["id"]
+
+
+def post(address, body):
+    """Asks Prefect, again while it answers 503 because SQLite is busy."""
+
+    def answer():
+        found = httpx.post(address, json=body, timeout=60)
+        return None if found.status_code == 503 else found.raise_for_status()
+
+    return wait_for(answer)
 
 
 def wait_for(found, limit=120):
@@ -142,7 +152,7 @@ def test_a_flow_that_is_cancelled_leaves_killed_runs(stack):
     flow_run = start(stack, site="mlp_out")
     wait_for(lambda: mlflow_runs(stack, flow_run))
     state = {"state": {"type": "CANCELLING"}, "force": False}
-    httpx.post(f"{stack.prefect}/api/flow_runs/{flow_run}/set_state", json=state).raise_for_status()
+    post(f"{stack.prefect}/api/flow_runs/{flow_run}/set_state", state)
     assert finished(stack, flow_run) == "CANCELLED"
     assert "KILLED" in closed(stack, flow_run)
 
