@@ -59,7 +59,7 @@ def compare(
 
     group: dict[str, Any] = {"texts": prompts or [], "template": template, "fills": fill or []}
     watched = _end_cleanly_on_signals()
-    with SecondProcessExecutor() as executor, no_collection():
+    with SecondProcessExecutor() as executor:
         from neuroscope.experiment import compare_experiment
 
         experiment = compare_experiment(
@@ -77,12 +77,13 @@ def compare(
 
         with progress_bar() as progress:
             progress("starting", 0, 1)
-            from neuroscope.reporting.tracking import Tracker
+            with no_collection():
+                from neuroscope.reporting.tracking import Tracker
 
-            tracker = Tracker.open()
-            from neuroscope.studies.compare import run_comparison
+                tracker = Tracker.open()
+                from neuroscope.studies.compare import run_comparison
 
-            _warm_up_figures()
+                _warm_up_figures()
             found = run_comparison(experiment, tracker, executor, progress=watched(progress))
     _show(experiment, found, tracker, json=json)
 
@@ -256,7 +257,7 @@ def _end_cleanly_on_signals() -> Callable[[Progress], Progress]:
 
 def main() -> None:
     """Runs the command line; a fault that the user can mend ends with exit code 2."""
-    # else the collector goes once more over every module when the program ends: a second
+    # else the collector goes once more over every module when the program ends
     atexit.register(gc.freeze)
     try:
         prepare_environment()

@@ -45,7 +45,7 @@ class SecondProcessExecutor(Executor):
     """Runs steps that load a model in a second process, the others at once in this one.
 
     The second process starts when this is made, and imports torch and transformers while this
-    one imports MLflow: on two cores a quick command answers in two thirds of the time.
+    one imports MLflow; both take seconds, and a quick command waits for little else.
     """
 
     def __init__(self) -> None:
@@ -78,9 +78,9 @@ def _prepare() -> None:
 
 @contextlib.contextmanager
 def no_collection() -> Iterator[None]:
-    """Keeps the garbage collector from going over thousands of modules while they are imported.
+    """Keeps the garbage collector from going over and over thousands of modules at import.
 
-    It finds nothing there, and takes a tenth of the time of the large imports.
+    It finds nothing there.
     """
     gc.disable()
     try:

@@ -52,10 +52,10 @@ def test_values_are_those_of_the_activations(family_folder):
     acts = extract(model, [MAN, WOMAN], "mlp_act", 1, pool="none", tokens="all")
     a, b = (values.astype(float) for values in acts["mlp_act.1"])
     rows = {row.view: row for row in compare(model, [MAN, WOMAN], "mlp_act.1").rows}
-    if a.shape == b.shape:  # one token replaced by one
-        flat = float(np.vdot(a, b) / np.linalg.norm(a) / np.linalg.norm(b))
-        assert rows["aligned"].cosine == pytest.approx(flat, abs=1e-6)
-        assert rows["aligned"].mse == pytest.approx(((a - b) ** 2).mean(), rel=1e-5)
+    assert a.shape == b.shape  # one token replaced by one
+    flat = float(np.vdot(a, b) / np.linalg.norm(a) / np.linalg.norm(b))
+    assert rows["aligned"].cosine == pytest.approx(flat, abs=1e-6)
+    assert rows["aligned"].mse == pytest.approx(((a - b) ** 2).mean(), rel=1e-5)
     ids = [tokens.ids for tokens in acts.tokens]
     at = next(i for i in range(len(a)) if ids[0][i] != ids[1][i])
     cosine = float(np.dot(a[at], b[at]) / np.linalg.norm(a[at]) / np.linalg.norm(b[at]))
@@ -286,6 +286,11 @@ def test_metric_names_stay_apart_where_letters_are_unusual(family_folder, databa
     pairs = [name for name in metrics if name.startswith("pairs aligned cosine/")]
     assert "pairs aligned cosine/猫 vs 狗" in pairs and len(pairs) == 6
     assert all(len(client.get_metric_history(found.run_id, name)) == 2 for name in pairs)
+
+
+def test_layers_to_draw_that_are_not_compared_are_refused():
+    with pytest.raises(SiteError, match=r"plot layers '1' are none of those compared \(3, 4\)"):
+        focus_layers(plan("minilm", plot_layers="1"), (3, 4))
 
 
 @pytest.mark.parametrize(

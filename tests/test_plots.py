@@ -267,7 +267,7 @@ def alike(pairs: int, layers: int) -> dict[tuple[str, str], dict[str, list[float
     }
 
 
-def by_layer(layers: int, series: dict, **options: object) -> Figure:  # type: ignore[type-arg]
+def by_layer(layers: int, series: dict, **options: object) -> Figure:
     return plot_by_layer(range(layers), series, views=("all", "span"), **LIKENESS, **options)
 
 
@@ -354,7 +354,7 @@ def test_errors_over_decades_are_logarithmic() -> None:
         ([0], {("cosine", "span"): {"a": [1.0]}}, "no cosine in the view all"),
     ],
 )
-def test_series_that_cannot_be_drawn(layers: list[int], series: dict, fault: str) -> None:  # type: ignore[type-arg]
+def test_series_that_cannot_be_drawn(layers: list[int], series: dict, fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         plot_by_layer(layers, series, metrics=("cosine",), views=("all",), **LIKENESS)
 

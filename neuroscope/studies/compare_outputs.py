@@ -11,6 +11,7 @@ from pathlib import Path
 
 from neuroscope.activations import Activations
 from neuroscope.align import VIEWS
+from neuroscope.errors import SiteError
 from neuroscope.experiment import Experiment
 from neuroscope.reporting import plots
 from neuroscope.reporting.report import (
@@ -50,11 +51,22 @@ def model_params(experiment: Experiment, model: str, layers: tuple[int, ...]) ->
 
 
 def focus_layers(experiment: Experiment, layers: tuple[int, ...]) -> tuple[int, ...]:
-    """Layers that are drawn neuron by neuron; the middle one is the 6th of 12, the 3rd of 6."""
+    """Layers that are drawn neuron by neuron; the middle one is the 6th of 12, the 3rd of 6.
+
+    Raises:
+        SiteError: the experiment names none of `layers`, which are those compared.
+    """
     if experiment.plot_layers == "middle":
         return (layers[(len(layers) - 1) // 2],)
     wanted = Layers.parse(experiment.plot_layers).of(layers[-1] + 1)
-    return tuple(layer for layer in wanted if layer in layers) or (layers[(len(layers) - 1) // 2],)
+    drawn = tuple(layer for layer in wanted if layer in layers)
+    if not drawn:
+        compared = ", ".join(map(str, layers))
+        raise SiteError(
+            f"plot layers '{experiment.plot_layers}' are none of those compared ({compared}):"
+            " name some of these, or 'middle'"
+        )
+    return drawn
 
 
 def points(comparison: Comparison) -> list[Point]:
