@@ -22,7 +22,12 @@ ALLOWED = {
 HOMES = {
     "mlflow": {"neuroscope/reporting/tracking.py"},
     "prefect": {"flows/compare.py", "flows/executor.py"},
-    "transformers": {"neuroscope/extraction/models.py", "flows/executor.py"},
+    "transformers": {
+        "neuroscope/extraction/models.py",
+        "neuroscope/extraction/streaming.py",
+        "flows/executor.py",
+    },
+    "greenlet": {"neuroscope/extraction/streaming.py"},
     "typer": {"flows/cli.py"},
 }
 """Outside library -> the files that import it."""

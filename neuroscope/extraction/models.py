@@ -1,19 +1,27 @@
 """Loads a model with its tokenizer; finds the module behind a site."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from neuroscope.errors import ModelError
 from neuroscope.extraction.architectures import Architecture
 from neuroscope.extraction.checkpoints import Checkpoint, find_checkpoint
+from neuroscope.extraction.memory import free_memory
+from neuroscope.extraction.weights import weight_bytes
 
 if TYPE_CHECKING:
     import torch
 
+    from neuroscope.extraction.streaming import LayerStream
+
 DTYPES = ("float32", "bfloat16", "float16")
 ATTENTIONS = ("sdpa", "eager")
 PADDING_SIDES = ("right", "left")
+MEMORY = ("auto", "resident", "stream")
+
+_log = logging.getLogger("neuroscope")
 
 
 class Model:
@@ -24,14 +32,29 @@ class Model:
     6
     """
 
-    def __init__(self, checkpoint: Checkpoint, module: Any, tokenizer: Any, padding_side: str):
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        module: Any,
+        tokenizer: Any,
+        padding_side: str,
+        stream: "LayerStream | None" = None,
+    ):
         self.checkpoint = checkpoint
         self.module = module
         self.tokenizer = tokenizer
         self.padding_side = padding_side
+        self.stream = stream
 
     def __repr__(self) -> str:
-        return f"Model({self.name!r}, {self.architecture.family}, {self.layer_count} layers)"
+        streamed = ", streamed" if self.streamed else ""
+        layers = f"{self.layer_count} layers"
+        return f"Model({self.name!r}, {self.architecture.family}, {layers}{streamed})"
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the layers stay in their files, and are read by `stream_sites` only."""
+        return self.stream is not None
 
     @property
     def name(self) -> str:
@@ -47,7 +70,7 @@ class Model:
 
     @property
     def device(self) -> "torch.device":
-        device: torch.device = self.module.device
+        device: torch.device = self.stream.device if self.stream else self.module.device
         return device
 
     @property
@@ -85,6 +108,7 @@ def load_model(
     dtype: str = "float32",
     attention: str = "sdpa",
     padding_side: str = "right",
+    memory: str = "auto",
 ) -> Model:
     """Loads a model without its head, ready to be read.
 
@@ -95,6 +119,9 @@ def load_model(
         dtype: `float32`, `bfloat16` or `float16`.
         attention: `sdpa` or `eager`.
         padding_side: `right` or `left`; results do not depend on it.
+        memory: `resident` loads all weights; `stream` leaves those of the layers in their files
+            until `stream_sites` runs them; `auto` streams where the weights are larger than the
+            device's free memory, and logs so.
 
     Raises:
         ModelError: no such model or option, or the model is refused.
@@ -103,33 +130,63 @@ def load_model(
         ("dtype", dtype, DTYPES),
         ("attention", attention, ATTENTIONS),
         ("padding_side", padding_side, PADDING_SIDES),
+        ("memory", memory, MEMORY),
     ):
         if value not in known:
             raise ModelError(f"unknown {option} '{value}': it is one of {', '.join(known)}")
     checkpoint = name if isinstance(name, Checkpoint) else find_checkpoint(name)
-    module, tokenizer = _load(checkpoint, device, dtype, attention)
-    return Model(checkpoint, module, tokenizer, padding_side)
+    streamed = memory == "stream" or (memory == "auto" and _too_large(checkpoint, device, dtype))
+    with _loading(checkpoint.name):
+        tokenizer = _load_tokenizer(checkpoint)
+        if not streamed:
+            module = _load_resident(checkpoint, device, dtype, attention)
+            return Model(checkpoint, module, tokenizer, padding_side)
+        from neuroscope.extraction.streaming import load_streamed
+
+        module, stream = load_streamed(checkpoint, dtype=dtype, attention=attention, device=device)
+        return Model(checkpoint, module, tokenizer, padding_side, stream)
 
 
-def _load(checkpoint: Checkpoint, device: str, dtype: str, attention: str) -> tuple[Any, Any]:
+def _too_large(checkpoint: Checkpoint, device: str, dtype: str) -> bool:
+    """Whether the weights must be streamed, as all of them are larger than the free memory."""
+    if "quantization_config" in checkpoint.config:
+        return False
+    needed = weight_bytes(checkpoint, dtype)
+    with _usable(device):
+        free = free_memory(device)
+    if needed > free:
+        _log.warning(
+            "model '%s' takes %.1f GB and %.1f GB are free on %s: its layers are read from their"
+            " files one after the other",
+            *(checkpoint.name, needed / 1e9, free / 1e9, device),
+        )
+    return needed > free
+
+
+def _load_tokenizer(checkpoint: Checkpoint) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        checkpoint.folder, local_files_only=True, trust_remote_code=False
+    )
+    if not tokenizer.is_fast:
+        raise ModelError(f"model '{checkpoint.name}' is refused: it has no tokenizer.json")
+    return tokenizer
+
+
+def _load_resident(checkpoint: Checkpoint, device: str, dtype: str, attention: str) -> Any:
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
 
-    safe: Any = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, **safe)
-            module, loaded = AutoModel.from_pretrained(
-                checkpoint.folder,
-                use_safetensors=True,
-                dtype=getattr(torch, dtype),
-                attn_implementation=attention,
-                output_loading_info=True,
-                **safe,
-            )
-    except (OSError, ValueError, RuntimeError, AssertionError, SafetensorError) as error:
-        raise ModelError(f"model '{checkpoint.name}' cannot be loaded: {error}") from error
+    module, loaded = AutoModel.from_pretrained(
+        checkpoint.folder,
+        use_safetensors=True,
+        dtype=getattr(torch, dtype),
+        attn_implementation=attention,
+        output_loading_info=True,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
     # what is missing would be filled with random numbers; no site reads the pooler
     missing = sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler."))
     if missing or loaded.get("mismatched_keys"):
@@ -137,28 +194,44 @@ def _load(checkpoint: Checkpoint, device: str, dtype: str, attention: str) -> tu
             f"model '{checkpoint.name}' is refused: its weights do not fit its config.json"
             f" (missing or of another shape: {', '.join(map(str, missing[:3])) or 'shapes'})"
         )
+    with _usable(device):
+        return module.to(device).eval()
+
+
+@contextlib.contextmanager
+def _usable(device: str) -> Iterator[None]:
+    """Says so where the fault is the device's."""
     try:
-        module = module.to(device).eval()
+        yield
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(f"device '{device}' cannot be used ({error}): choose cpu") from error
-    if not tokenizer.is_fast:
-        raise ModelError(f"model '{checkpoint.name}' is refused: it has no tokenizer.json")
-    return module, tokenizer
+
+
+@contextlib.contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Keeps the libraries' notes away while they load; what matters becomes an error."""
+    from safetensors import SafetensorError
+
+    try:
+        with _quiet():
+            yield
+    except (OSError, ValueError, RuntimeError, AssertionError, SafetensorError) as error:
+        raise ModelError(f"model '{name}' cannot be loaded: {error}") from error
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps transformers' own bars and notes away; what matters becomes an error above."""
+    """No bars and notes of transformers."""
     import transformers.utils.logging
 
-    logging: Any = transformers.utils.logging
-    level = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    notes: Any = transformers.utils.logging
+    level = notes.get_verbosity()
+    bars = notes.is_progress_bar_enabled()
+    notes.set_verbosity_error()
+    notes.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        notes.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            notes.enable_progress_bar()

@@ -1,6 +1,8 @@
 """Reads activations with hooks that live only inside a `with` block."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +27,6 @@ class Recorder:
         self._model = model
         self._sites = sorted(set(sites), key=lambda site: site.order)
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._kept: dict[Site, Any] = {}
-        self._keep: Keep = _whole
 
     def __enter__(self) -> "Recorder":
         for site in self._sites:
@@ -55,14 +55,26 @@ class Recorder:
         """
         import torch
 
-        self._kept, self._keep = {}, keep or _whole
+        kept: dict[Site, Any] = {}
+        with torch.inference_mode():
+            self.run_into(kept, inputs, keep)
+        return kept
+
+    def run_into(
+        self, kept: dict[Site, Any], inputs: Mapping[str, Any], keep: Keep | None = None
+    ) -> None:
+        """As `run`, but what is kept is put into `kept` as soon as it is there.
+
+        Several of these may be under way at once, each in a context (`contextvars`) of its own;
+        the caller turns gradients off.
+        """
+        token = _PASS.set(_Pass(self, kept, keep or _whole))
         try:
-            with torch.inference_mode():
-                self._model.module(**inputs)
+            self._model.module(**inputs)
         except _Done:
             pass
-        kept, self._kept = self._kept, {}
-        return kept
+        finally:
+            _PASS.reset(token)
 
     def _attach(self, site: Site) -> "torch.utils.hooks.RemovableHandle":
         layer = self._model.layer(site.layer)
@@ -87,9 +99,24 @@ class Recorder:
         return down.register_forward_hook(after)
 
     def _record(self, site: Site, tensor: "torch.Tensor") -> None:
-        self._kept[site] = self._keep(tensor)
+        under_way = _PASS.get()
+        if under_way is None or under_way.recorder is not self:
+            return
+        under_way.kept[site] = under_way.keep(tensor)
         if site == self._sites[-1]:
             raise _Done
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """One pass of a batch: who records it, where to, and how its tensors are reduced."""
+
+    recorder: Recorder
+    kept: dict[Site, Any]
+    keep: Keep
+
+
+_PASS: ContextVar[_Pass | None] = ContextVar("the pass that the hooks record", default=None)
 
 
 class _Done(Exception):
