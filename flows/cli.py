@@ -28,8 +28,12 @@ Model = Annotated[
 ]
 Layers = Annotated[str, typer.Option(help="all, 3, 0-5, 2,4 or -1 (the last); they count from 0.")]
 Truncate = Annotated[bool, typer.Option("--truncate", help="Cut prompts at the model's limit.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or mps.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Device = Annotated[
+    str, typer.Option(help="auto, cpu, cpu:4 (threads), cuda, cuda:1, mps, or all (every GPU).")
+]
+Dtype = Annotated[
+    str, typer.Option(help="auto (bfloat16 where it is fast), float32, bfloat16 or float16.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
@@ -50,7 +54,7 @@ def compare(
     ] = "middle",
     note: Annotated[str, typer.Option(help="Becomes the MLflow run's description.")] = "",
     truncate: Truncate = False,
-    device: Device = "cpu",
+    device: Device = "auto",
     dtype: Dtype = "float32",
     json: Json = False,
 ) -> None:
@@ -91,7 +95,9 @@ def compare(
 @app.command()
 def extract(
     file: Annotated[Path, typer.Argument(help="Prompts: .txt, .csv, .jsonl or .parquet.")],
-    out: Annotated[Path, typer.Option(help="New folder for the Parquet files.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the Parquet files. [default: the store]")
+    ] = None,
     model: Model = "minilm",
     site: Annotated[
         list[str] | None, typer.Option(help="Component or site; repeat. [default: resid_post]")
@@ -104,44 +110,58 @@ def extract(
         str, typer.Option(help="content (without special tokens) or all.")
     ] = "content",
     truncate: Truncate = False,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    attention: Annotated[str, typer.Option(help="sdpa or eager.")] = "sdpa",
+    memory: Annotated[
+        str,
+        typer.Option(help="resident, stream (weights stay on disk) or auto (stream if need be)."),
+    ] = "auto",
+    budget: Annotated[
+        int | None, typer.Option(help="Tokens a batch. [default: found on the first batches]")
+    ] = None,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Keep and count NaN and infinity.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Write the activations of a file of prompts as Parquet."""
+    """Write the activations of a file of prompts as Parquet, or go on where it was cut short."""
+    import time
+
+    from flows.display import extraction_bar, show_extraction, show_log
     from neuroscope.activations import check_pooling
     from neuroscope.extraction.checkpoints import find_checkpoint
-    from neuroscope.prompts import read_prompts
+    from neuroscope.prompt_files import PromptFile
     from neuroscope.sites import resolve_sites
-    from neuroscope.storage.activation_store import check_new_folder, write_activations
 
-    check_pooling(pool, tokens)
-    check_new_folder(out)
-    prompts = read_prompts(file)
+    started = time.perf_counter()
     checkpoint = find_checkpoint(model)
     sites = resolve_sites(site or ["resid_post"], layers, checkpoint.layer_count)
-    from flows.display import errors, print_json, progress_bar
-
-    with progress_bar() as progress:
-        progress("load " + model, 0, len(prompts))
-        from neuroscope.extraction.extract import extract as extract_activations
+    check_pooling(pool, tokens)
+    with show_log(), extraction_bar() as progress:
+        prompts = PromptFile.open(file)
+        progress("start", 0, len(prompts))
+        from neuroscope.extraction.hardware import resolve_device, resolve_dtype
         from neuroscope.extraction.models import load_model
+        from neuroscope.storage.activation_store import stored_at
+        from neuroscope.studies.extract import Extraction, store_activations
 
-        activations = extract_activations(
-            load_model(checkpoint, device=device, dtype=dtype),
-            prompts,
-            [str(one) for one in sites],
-            pool=pool,
-            tokens=tokens,
-            truncate=truncate,
+        device = resolve_device(device)
+        dtype = resolve_dtype(dtype, device)
+        wanted = Extraction(
+            checkpoint, prompts, tuple(sites), pool, tokens, truncate, dtype, attention
+        )
+        stored = store_activations(
+            wanted,
+            out or stored_at(wanted.key),
+            lambda: load_model(
+                checkpoint, device=device, dtype=dtype, attention=attention, memory=memory
+            ),
+            budget=budget,
+            allow_nonfinite=allow_nonfinite,
             progress=progress,
         )
-        progress("write", len(prompts), len(prompts))
-        write_activations(out, activations)
-    if json:
-        print_json({"out": str(out), "prompts": len(prompts), "sites": [str(one) for one in sites]})
-    else:
-        errors.print(f"{len(prompts)} prompts at {len(sites)} sites written to {out}")
+    show_extraction(stored, time.perf_counter() - started, json=json)
 
 
 @app.command()

@@ -1,11 +1,14 @@
 """What the command line shows: progress and messages on stderr, results on stdout."""
 
 import json
+import logging
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -19,10 +22,14 @@ from neuroscope.progress import Progress
 from neuroscope.reporting.report import number
 from neuroscope.results import Comparison, ComparisonRow, model_label, pair_labels
 
+if TYPE_CHECKING:
+    from neuroscope.studies.extract import Stored
+
 errors = Console(stderr=True)
 output = Console()
 
 _MOST_ROWS = 60
+_SECONDS_A_LINE = 30
 _COLUMNS = (
     ("aligned", "cosine"),
     ("aligned", "mse"),
@@ -58,6 +65,117 @@ def progress_bar() -> Iterator[Progress]:
             bar.update(task, description=name, completed=done, total=total)
 
         yield report
+
+
+class Pace:
+    """How fast a piece of work goes, and how long the rest will take.
+
+    >>> pace = Pace()
+    >>> pace.told("extract", 0, 1000)
+    >>> pace.told("extract", 300, 1000)   # half a second later
+    '600 prompts/s, 0:01 left'
+    """
+
+    def __init__(self) -> None:
+        self._task, self._began, self._before = "", 0.0, 0
+
+    def told(self, task: str, done: int, total: int) -> str:
+        """Takes a progress report; what was done before the first one of a task does not count."""
+        now = time.monotonic()
+        if task != self._task:
+            self._task, self._began, self._before = task, now, done
+        seconds = now - self._began
+        if done <= self._before or seconds <= 0:
+            return ""
+        rate = (done - self._before) / seconds
+        left = str(timedelta(seconds=math.ceil((total - done) / rate)))
+        clock = left.removeprefix("0:").removeprefix("0")
+        return f"{rate:,.0f} prompts/s, {clock} left"
+
+
+@contextmanager
+def extraction_bar() -> Iterator[Progress]:
+    """A bar on stderr with rate, time left and bytes written; where stderr is no terminal, a line
+    twice a minute.
+    """
+    pace, told = Pace(), time.monotonic()
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[pace]}"),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    )
+    task = bar.add_task("starting", total=None, pace="")
+    with bar:
+
+        def report(name: str, done: int, total: int) -> None:
+            nonlocal told
+            rate = pace.told(name.split(",")[0], done, total)
+            bar.update(task, description=name, completed=done, total=total, pace=rate)
+            if bar.disable and time.monotonic() - told > _SECONDS_A_LINE:
+                told = time.monotonic()
+                line = f"{name}: {done:,} of {total:,} prompts, {rate}"
+                errors.print(line, markup=False, highlight=False, soft_wrap=True)
+
+        yield report
+
+
+@contextmanager
+def show_log() -> Iterator[None]:
+    """Prints what the library notes, such as how much it is going to write, on stderr."""
+
+    class Printer(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            errors.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+
+    log, printer = logging.getLogger("neuroscope"), Printer()
+    level = log.level
+    log.addHandler(printer)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(printer)
+        log.setLevel(level)
+
+
+def show_extraction(stored: "Stored", seconds: float, *, json: bool) -> None:
+    """Where the activations are, and what it took to get them."""
+    manifest = stored.manifest
+    if json:
+        print_json(
+            {
+                "out": str(stored.folder),
+                "key": manifest.key,
+                "model": manifest.provenance.model,
+                "dtype": manifest.provenance.dtype,
+                "device": manifest.provenance.device,
+                "sites": [str(site) for site in manifest.sites],
+                "prompts": manifest.prompts,
+                "computed": stored.computed,
+                "parts": manifest.parts,
+                "bytes": stored.size,
+                "nonfinite": manifest.nonfinite_rows,
+                "seconds": round(seconds, 3),
+            }
+        )
+        return
+    kept = manifest.prompts - stored.computed
+    lines = [
+        f"{manifest.prompts:,} prompts at {len(manifest.sites)} sites"
+        f" ({manifest.provenance.dtype}) are in {stored.folder}",
+        f"{stored.size / 1e6:,.1f} MB, {seconds:,.1f} s"
+        + (f"; {kept:,} of the prompts were there already" if kept else ""),
+    ]
+    lines += [
+        f"note: {rows:,} rows of {site} hold values that are not finite"
+        for site, rows in manifest.nonfinite_rows.items()
+    ]
+    for line in lines:
+        errors.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_comparison(comparison: Comparison, focus: Sequence[int]) -> None:

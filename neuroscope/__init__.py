@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from neuroscope.experiment import Experiment, load_experiment
     from neuroscope.extraction.extract import extract
     from neuroscope.extraction.models import Model, load_model
-    from neuroscope.prompts import Prompt, PromptSet, read_prompts
+    from neuroscope.prompt_files import PromptFile, read_prompts
+    from neuroscope.prompts import Prompt, PromptSet
     from neuroscope.reporting.tracking import Tracker
     from neuroscope.results import Comparison
     from neuroscope.sites import Site
+    from neuroscope.storage.activation_store import read_activations
     from neuroscope.studies.compare import compare, run_comparison
+    from neuroscope.studies.extract import extract_to
 
 _HOMES = {
     "Activations": "neuroscope.activations",
@@ -32,14 +35,17 @@ _HOMES = {
     "Experiment": "neuroscope.experiment",
     "Model": "neuroscope.extraction.models",
     "Prompt": "neuroscope.prompts",
+    "PromptFile": "neuroscope.prompt_files",
     "PromptSet": "neuroscope.prompts",
     "Site": "neuroscope.sites",
     "Tracker": "neuroscope.reporting.tracking",
     "compare": "neuroscope.studies.compare",
     "extract": "neuroscope.extraction.extract",
+    "extract_to": "neuroscope.studies.extract",
     "load_experiment": "neuroscope.experiment",
     "load_model": "neuroscope.extraction.models",
-    "read_prompts": "neuroscope.prompts",
+    "read_activations": "neuroscope.storage.activation_store",
+    "read_prompts": "neuroscope.prompt_files",
     "run_comparison": "neuroscope.studies.compare",
 }
 
@@ -50,13 +56,16 @@ __all__ = [
     "Model",
     "NeuroscopeError",
     "Prompt",
+    "PromptFile",
     "PromptSet",
     "Site",
     "Tracker",
     "compare",
     "extract",
+    "extract_to",
     "load_experiment",
     "load_model",
+    "read_activations",
     "read_prompts",
     "run_comparison",
 ]

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.align import Tokens
 from neuroscope.errors import NeuroscopeError, SiteError
 from neuroscope.prompts import PromptSet
 from neuroscope.sites import Site
+from neuroscope.tokens import Tokens
 
 Floats = NDArray[np.float32]
 POOLS = ("mean", "max", "last", "first", "none")

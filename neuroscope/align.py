@@ -1,77 +1,15 @@
 """Which tokens of two prompts correspond: a shared beginning, a replaced span, a shared end."""
 
-import re
-import unicodedata
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroscope.tokens import Flags, Tokens
+
 Floats = NDArray[np.float32]
-Flags = NDArray[np.bool_]
 VIEWS = ("aligned", "span", "context")
 """All positions, special tokens included; the replaced words only; the shared words only."""
-
-_WORD_MARKERS = "Ġ▁Ċ"  # how GPT-2's and SentencePiece tokenizers write a space or a new line
-_BLANK = re.compile(r"(?:[\sĠ▁Ċĉč]|<0x(?:09|0A|0D|20)>)+")  # a token that shows nothing
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """One prompt as its model reads it, padding left out; all fields have one entry a token."""
-
-    ids: tuple[int, ...]
-    texts: tuple[str, ...]
-    special: tuple[bool, ...]
-    unknown: tuple[bool, ...] = ()  # words the tokenizer has no token for; not given: none
-
-    def __post_init__(self) -> None:
-        if not self.unknown:
-            object.__setattr__(self, "unknown", (False,) * len(self.ids))
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def content(self) -> Flags:
-        """(tokens,) false at special tokens such as [CLS]."""
-        return ~np.array(self.special, dtype=bool)
-
-    @property
-    def words(self) -> Flags:
-        """(tokens,) false at special tokens and at the punctuation and blanks at the end."""
-        words = self.content
-        for position in reversed(np.flatnonzero(words).tolist()):
-            text = self.texts[position]
-            if not is_punctuation(text) and not _BLANK.fullmatch(text):
-                break
-            words[position] = False
-        return words
-
-
-def is_punctuation(token: str) -> bool:
-    """Whether a token consists of punctuation alone, word markers aside."""
-    text = _from_bytes(token.removeprefix("##").strip(_WORD_MARKERS + " "))
-    return bool(text) and all(unicodedata.category(letter).startswith("P") for letter in text)
-
-
-def _from_bytes(token: str) -> str:
-    """The text of a byte-level token, in which GPT-2 writes “…” as "âĢ¦"; else the token."""
-    try:
-        return bytes(_BYTES[letter] for letter in token).decode()
-    except (KeyError, UnicodeDecodeError):
-        return token
-
-
-def _byte_letters() -> dict[str, int]:
-    """Letter -> byte, as in GPT-2's `bytes_to_unicode`."""
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    letters = {chr(byte): byte for byte in shown}
-    return letters | {chr(256 + place): byte for place, byte in enumerate(hidden)}
-
-
-_BYTES = _byte_letters()
 
 
 @dataclass(frozen=True)

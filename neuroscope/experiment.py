@@ -38,8 +38,10 @@ def _plot_layers_text(value: Any) -> str:
 
 
 def _device_text(text: str) -> str:
-    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", text):
-        raise ValueError(f"unknown device '{text}': it is cpu, cuda, cuda:1 or mps")
+    if not re.fullmatch(r"auto|all|cpu(:\d+)?|mps|cuda(:\d+)?", text):
+        raise ValueError(
+            f"unknown device '{text}': it is auto, cpu, cpu:4, cuda, cuda:1, mps or all"
+        )
     return text
 
 
@@ -144,7 +146,8 @@ class Experiment(_Part):
         "middle", description="Layers whose neurons are drawn: middle, or as `layers`"
     )
     device: Annotated[str, AfterValidator(_device_text)] = Field(
-        "cpu", description="cpu, cuda (cuda:1 for the second) or mps"
+        "auto",
+        description="auto (a GPU if there is one), cpu, cpu:4 (threads), cuda, cuda:1, mps or all",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Number format of the forward pass"

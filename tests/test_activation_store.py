@@ -1,9 +1,9 @@
-"""Activations on disk."""
+"""Activations on disk: what is written is read, what is damaged or foreign is refused."""
 
 import json
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -13,20 +13,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from neuroscope.activations import Activations, Provenance, check_pooling
-from neuroscope.align import Tokens
-from neuroscope.errors import ActivationError, NeuroscopeError, SiteError
+from neuroscope.errors import ActivationError, NeuroscopeError, PromptError, SiteError
 from neuroscope.home import home as find_home
 from neuroscope.prompts import Prompt, PromptSet
 from neuroscope.sites import Site
 from neuroscope.storage.activation_store import (
     MANIFEST,
-    ActivationStore,
+    Manifest,
     activation_key,
-    check_new_folder,
     read_activations,
     read_manifest,
-    write_activations,
+    stored_at,
 )
+from neuroscope.storage.disk import check_room, estimated_bytes, free_bytes, stored_bytes
+from neuroscope.storage.unfinished import complete_manifest, unfinished_activations
+from neuroscope.tokens import TokenBlock, Vocabulary
 
 PROMPTS = PromptSet(
     (
@@ -36,18 +37,20 @@ PROMPTS = PromptSet(
     )
 )
 RESID, MLP = Site("resid_post", 0), Site("mlp_act", 11)
+NEURONS = {RESID: 8, MLP: 5}
+WORDS = ("[CLS]", "[SEP]", "[UNK]", "the", "cat", "Ün", "##ï", "猫", "x")
+VOCABULARY = Vocabulary(WORDS, frozenset({0, 1}), 2)
+IDS = {"z": (0, 3, 4, 1), "10": (0, 5, 6, 7, 2, 1), "9": (0, 8, 1)}
+PARTS = ["resid_post.0/part-00000.parquet", "mlp_act.11/part-00001.parquet"]
 
 
-def frame(*words):
-    ids = (101, *(len(word) + 1000 for word in words), 102)
-    return Tokens(ids, ("[CLS]", *words, "[SEP]"), (True, *(False for _ in words), True))
+def tokenise(prompts):
+    ids = [IDS[prompt.id] for prompt in prompts]
+    ends = np.cumsum([len(one) for one in ids])
+    return TokenBlock(np.concatenate(ids).astype(np.int32), ends, VOCABULARY)
 
 
-TOKENS = (frame("the", "cat"), frame("Ün", "##ï", "猫", "of"), frame("x"))
-
-
-def make(pool="mean", tokens="content", seed=0):
-    """Activations of the prompts at two sites of different width."""
+def manifest(pool="mean", rule="content", per_part=2):
     provenance = Provenance(
         model="tiny",
         architecture="bert",
@@ -57,27 +60,54 @@ def make(pool="mean", tokens="content", seed=0):
         dtype="float32",
         device="cpu",
         padding_side="right",
-        tokens=tokens,
+        tokens=rule,
         pool=pool,
         truncated=False,
         seed=0,
         prompts_digest=PROMPTS.digest,
         versions={"python": "3.11"},
     )
+    return Manifest("key", (RESID, MLP), len(PROMPTS), per_part, provenance)
+
+
+def make(pool="mean", rule="content", seed=0):
+    """Activations of the prompts at two sites of different width."""
     random = np.random.default_rng(seed)
-    kept = [len(one) - (2 if tokens == "content" else 0) for one in TOKENS]
+    kept = tokenise(PROMPTS).kept_counts(rule)
 
     def array(neurons):
         if pool != "none":
             return random.normal(size=(len(PROMPTS), neurons)).astype(np.float32)
         return [random.normal(size=(count, neurons)).astype(np.float32) for count in kept]
 
-    return Activations(PROMPTS, TOKENS, {RESID: array(8), MLP: array(5)}, provenance)
+    arrays = {site: array(neurons) for site, neurons in NEURONS.items()}
+    return Activations(PROMPTS, tuple(tokenise(PROMPTS)), arrays, manifest(pool, rule).provenance)
+
+
+def write(folder, acts, per_part=2, prompts=PROMPTS):
+    """Writes activations part by part, and gives the numbers of the parts that were missing."""
+    pool, rule = acts.provenance.pool, acts.provenance.tokens
+    plan = manifest(pool, rule, per_part)
+    with unfinished_activations(folder, plan, prompts, tokenise) as unfinished:
+        missing = list(unfinished.missing)
+        for number in missing:
+            write_part(unfinished, number, acts)
+        unfinished.finish()
+    return missing
+
+
+def write_part(unfinished, number, acts):
+    per_part = unfinished.manifest.prompts_per_part
+    span = slice(number * per_part, (number + 1) * per_part)
+    ids, block = unfinished.inputs(number, VOCABULARY)
+    join = np.concatenate if acts.provenance.pool == "none" else np.asarray
+    values = ((site, join(acts[site][span])) for site in acts)
+    unfinished.write(number, ids, block, values, {})
 
 
 @pytest.fixture
-def store(tmp_path):
-    return ActivationStore(tmp_path / "activations")
+def folder(tmp_path):
+    return tmp_path / "acts"
 
 
 def assert_same(one, other):
@@ -89,166 +119,175 @@ def assert_same(one, other):
             np.testing.assert_array_equal(a, b)
 
 
-def test_pooled_activations_read_back_exactly(store):
+@pytest.mark.parametrize("per_part", [1, 2, 3, 100])
+def test_pooled_activations_read_back_exactly(folder, per_part):
     acts = make("mean")
-    read = read_activations(store.write("key", acts))
+    write(folder, acts, per_part)
+    read = read_activations(folder)
     assert_same(read, acts)
     assert read["resid_post.0"].shape == (3, 8)
     assert read.prompts.prompts[0].labels == {"topic": "animals", "language": "en"}
 
 
 @pytest.mark.parametrize("rule", ["content", "all"])
-def test_token_level_activations_read_back_exactly(store, rule):
+@pytest.mark.parametrize("per_part", [1, 2])
+def test_token_level_activations_read_back_exactly(folder, rule, per_part):
     acts = make("none", rule)
-    read = read_activations(store.write("key", acts))
+    write(folder, acts, per_part)
+    read = read_activations(folder)
     assert_same(read, acts)
     counts = [2, 4, 1] if rule == "content" else [4, 6, 3]
     assert [values.shape for values in read[MLP]] == [(count, 5) for count in counts]
     assert [read.kept_tokens(prompt).sum() for prompt in range(3)] == counts
 
 
-def test_values_that_float32_can_hold_survive_to_the_last_bit(store):
-    acts = make("max")
-    extreme = np.array([[0.0, -0.0, 1e-45, 3.4e38, -1e-38, 1 / 3, 2**24 + 2, -1]] * 3, np.float32)
-    kept = store.write("key", replace(acts, arrays={RESID: extreme}))
-    assert read_activations(kept)[RESID].tobytes() == extreme.tobytes()
+def test_values_that_float32_can_hold_survive_to_the_last_bit(folder):
+    extreme = np.array([[0.0, -0.0, 1e-45, 3.4e38, -1e-38, 1 / 3, 2**24 + 2, np.nan]] * 3, "f4")
+    write(folder, replace(make(), arrays={RESID: extreme, MLP: extreme}))
+    assert read_activations(folder)[RESID].tobytes() == extreme.tobytes()
 
 
-def test_an_array_that_is_not_contiguous_is_written_in_its_order(store):
-    acts = make("mean")
+def test_an_array_that_is_not_contiguous_is_written_in_its_order(folder):
+    acts = make()
     turned = np.asfortranarray(acts[RESID])[:, ::2]
-    kept = store.write("key", replace(acts, arrays={RESID: turned}))
-    np.testing.assert_array_equal(read_activations(kept)[RESID], turned)
+    write(folder, replace(acts, arrays={RESID: turned, MLP: acts[MLP]}))
+    np.testing.assert_array_equal(read_activations(folder)[RESID], turned)
 
 
-def test_only_the_sites_asked_for_are_read(store):
-    folder = store.write("key", make())
+def test_only_the_sites_asked_for_are_read(folder):
+    write(folder, make())
     shutil.rmtree(folder / "resid_post.0")
     assert read_activations(folder, [MLP]).sites == (MLP,)
-    assert read_activations(folder, []).tokens == TOKENS
+    assert read_activations(folder, []).tokens == make().tokens
 
 
-def test_pandas_reads_pooled_parts(store):
-    acts = make("mean")
-    table = pd.read_parquet(store.write("key", acts) / "resid_post.0")
+def test_pandas_reads_pooled_parts(folder):
+    acts = make()
+    write(folder, acts)
+    table = pd.read_parquet(folder / "resid_post.0")
     assert list(table.columns) == ["prompt", "values"]
     assert table["prompt"].tolist() == ["z", "10", "9"]
     np.testing.assert_array_equal(np.stack(table["values"]), acts[RESID])
 
 
-def test_pandas_reads_token_level_parts_with_their_positions(store):
+def test_pandas_reads_token_level_parts_with_their_positions(folder):
     acts = make("none")
-    folder = store.write("key", acts)
+    write(folder, acts)
     table = pd.read_parquet(folder / "mlp_act.11")
     assert list(table.columns) == ["prompt", "position", "values"]
     assert table["prompt"].tolist() == ["z"] * 2 + ["10"] * 4 + ["9"]
     assert table["position"].tolist() == [1, 2, 1, 2, 3, 4, 1]
     np.testing.assert_array_equal(np.stack(table["values"]), np.concatenate(acts[MLP]))
-    words = pd.read_parquet(folder / "tokens.parquet").query("not special")
-    assert words["text"].tolist() == ["the", "cat", "Ün", "##ï", "猫", "of", "x"]
+    words = pd.read_parquet(folder / "tokens").query("not special")
+    assert words["text"].tolist() == ["the", "cat", "Ün", "##ï", "猫", "[UNK]", "x"]
+    assert words["unknown"].tolist() == [False] * 5 + [True, False]
 
 
-def test_the_manifest_says_what_the_folder_holds(store):
-    folder = store.write("key", make("none"))
-    manifest = read_manifest(folder)
-    assert (manifest["schema"], manifest["prompts"]) == (1, 3)
-    assert manifest["sites"] == ["resid_post.0", "mlp_act.11"]
-    assert Provenance(**manifest["provenance"]) == make("none").provenance
+def test_a_folder_holds_what_it_says_and_no_scaffolding(folder):
+    write(folder, make("none"))
+    names = {path.name for path in folder.iterdir()}
+    assert names == {MANIFEST, "prompts", "tokens", "resid_post.0", "mlp_act.11"}
+    document = json.loads((folder / MANIFEST).read_text())
+    assert (document["schema"], document["prompts"], document["key"]) == (2, 3, "key")
+    assert document["sites"] == ["resid_post.0", "mlp_act.11"]
+    assert read_manifest(folder) == manifest("none")
+    assert stored_bytes(folder) == sum(path.stat().st_size for path in folder.rglob("*.parquet"))
 
 
-def test_a_key_is_found_once_it_is_written(store):
-    assert store.find("key") is None
-    folder = store.write("key", make())
-    assert store.find("key") == folder == store.root / "key"
-    assert store.find("other") is None
-    assert [path.name for path in store.root.iterdir()] == ["key"]
+def test_what_is_complete_is_found_by_its_key(folder):
+    assert complete_manifest(folder, "key") is None
+    write(folder, make())
+    assert complete_manifest(folder, "key") == manifest()
+    with pytest.raises(ActivationError, match=r"holds other activations .*name a new folder"):
+        complete_manifest(folder, "another")
+    assert write(folder, make()) == []
 
 
 class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("written", range(4))
-def test_nothing_is_found_of_what_was_cut_short_and_it_can_be_written_again(
-    store, monkeypatch, written
-):
-    calls, write_table = [], pq.write_table
+@pytest.mark.parametrize("written", range(12))
+def test_what_is_cut_short_is_not_found_and_goes_on_where_it_was(folder, monkeypatch, written):
+    calls, rename = [], os.replace
 
-    def cut_short(*arguments, **options):
+    def cut_short(source, target):
         if len(calls) == written:
             raise Killed
-        calls.append(write_table(*arguments, **options))
-
-    monkeypatch.setattr(pq, "write_table", cut_short)
-    with pytest.raises(Killed):
-        store.write("key", make())
-    monkeypatch.undo()
-    assert store.find("key") is None
-    assert_same(read_activations(store.write("key", make())), make())
-
-
-def test_the_manifest_is_the_last_file_written(tmp_path, monkeypatch):
-    def cut_short(*arguments, **options):
-        raise Killed
-
-    monkeypatch.setattr("pathlib.Path.write_text", cut_short)
-    with pytest.raises(Killed):
-        write_activations(tmp_path / "acts", make())
-    written = {str(path.relative_to(tmp_path / "acts")) for path in tmp_path.rglob("*.parquet")}
-    parts = {f"{site}/part-00000.parquet" for site in make()}
-    assert written == {"prompts.parquet", "tokens.parquet", *parts}
-    with pytest.raises(ActivationError, match=r"no complete activations .*: extract again"):
-        read_activations(tmp_path / "acts")
-
-
-def test_writing_a_key_again_keeps_the_first_folder(store):
-    first = store.write("key", make(seed=0))
-    assert store.write("key", make(seed=1)) == first
-    np.testing.assert_array_equal(read_activations(first)[RESID], make(seed=0)[RESID])
-    assert [path.name for path in store.root.iterdir()] == ["key"]
-
-
-def test_many_writers_may_keep_the_same_key_at_the_same_time(store):
-    acts = make("none", seed=7)
-    with ThreadPoolExecutor(4) as writers:
-        folders = set(writers.map(store.write, ["key"] * 12, [acts] * 12))
-    assert folders == {store.find("key")}
-    assert_same(read_activations(store.root / "key"), acts)
-    assert [path.name for path in store.root.iterdir()] == ["key"]
-
-
-def test_another_writer_that_finishes_first_wins(store, monkeypatch):
-    rename = os.rename
-
-    def late(source, target):
-        monkeypatch.undo()
-        ActivationStore(store.root).write("key", make(seed=1))
+        calls.append(target)
         rename(source, target)
 
-    monkeypatch.setattr(os, "rename", late)
-    folder = store.write("key", make(seed=2))
-    np.testing.assert_array_equal(read_activations(folder)[RESID], make(seed=1)[RESID])
+    monkeypatch.setattr(os, "replace", cut_short)
+    cut = False
+    try:
+        write(folder, make())
+    except Killed:
+        cut = True
+    monkeypatch.undo()
+    assert cut == (written < 10)  # plan, 2 x (prompts, tokens), 2 x 2 sites, manifest
+    if cut:
+        with pytest.raises(ActivationError, match=r"no complete activations .*same extraction"):
+            read_activations(folder)
+    whole = {path: path.stat().st_mtime_ns for path in folder.rglob("[!.]*/[!.]*.parquet")}
+    missing = write(folder, make())
+    assert missing == [number for number in (0, 1) if written < 7 + 2 * number]
+    assert_same(read_activations(folder), make())
+    if written >= 5:  # nothing that was whole is written again
+        kept = {path for path, time in whole.items() if path.stat().st_mtime_ns == time}
+        assert {path for path in whole if path.parent.name in ("prompts", "tokens")} <= kept
 
 
-def test_a_folder_whose_manifest_was_lost_is_written_anew(store):
-    (store.write("key", make(seed=1)) / MANIFEST).unlink()
-    folder = store.write("key", make(seed=2))
-    assert store.find("key") == folder
-    assert_same(read_activations(folder), make(seed=2))
+def test_finished_parts_are_not_computed_again(folder):
+    first, second = make(seed=1), make(seed=2)
+    plan = manifest()
+    with unfinished_activations(folder, plan, PROMPTS, tokenise) as unfinished:
+        write_part(unfinished, 1, first)
+        assert unfinished.missing == [0]
+        assert unfinished.finished_prompts == 1
+    # what another number of prompts a part would be does not matter to one that has begun
+    assert write(folder, second, per_part=1) == [0]
+    found = read_activations(folder)
+    np.testing.assert_array_equal(found[MLP][:2], second[MLP][:2])
+    np.testing.assert_array_equal(found[MLP][2:], first[MLP][2:])
 
 
-def test_a_disk_that_fails_is_not_hidden(store):
-    store.root.write_text("a file where the store's folder should be")
-    with pytest.raises(ActivationError, match=r"cannot be made .*name another"):
-        store.write("key", make())
+def test_of_two_writers_one_waits_and_finds_it_done(folder):
+    began, waits, parts = threading.Event(), threading.Event(), []
+
+    def second():
+        began.wait(10)
+        plan = manifest()
+
+        def progress(task, done, total):
+            assert task.startswith("wait for another process")
+            waits.set()
+
+        with unfinished_activations(
+            folder, plan, PROMPTS, tokenise, progress=progress
+        ) as unfinished:
+            parts.append(list(unfinished.missing))
+            unfinished.finish()
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    with unfinished_activations(folder, manifest(), PROMPTS, tokenise) as unfinished:
+        began.set()
+        assert waits.wait(10)
+        for number in (0, 1):
+            write_part(unfinished, number, make())
+        unfinished.finish()
+    thread.join(10)
+    assert parts == [[]]
+    assert_same(read_activations(folder), make())
 
 
 @pytest.mark.parametrize(
-    "name", ["prompts.parquet", "tokens.parquet", "resid_post.0/part-00000.parquet"]
+    "name", ["prompts/part-00000.parquet", "tokens/part-00001.parquet", *PARTS]
 )
 @pytest.mark.parametrize("fault", ["cut", "empty", "gone", "other columns"])
-def test_a_damaged_file_is_named_with_the_remedy(store, name, fault):
-    folder = store.write("key", make("none"))
+def test_a_damaged_part_is_named_and_only_it_is_made_anew(folder, name, fault):
+    acts = make("none")
+    write(folder, acts)
     path = folder / name
     content = path.read_bytes()
     path.unlink()
@@ -257,24 +296,43 @@ def test_a_damaged_file_is_named_with_the_remedy(store, name, fault):
     elif fault != "gone":
         path.write_bytes(content[:-9] if fault == "cut" else b"")
     with pytest.raises(
-        ActivationError, match=r"is damaged .*: delete the folder and extract again"
-    ):
+        ActivationError, match=r"is damaged .*delete it and run the same"
+    ) as refused:
         read_activations(folder)
+    assert str(path) in str(refused.value)
+    path.unlink(missing_ok=True)  # as told
+    missing = write(folder, acts)
+    assert missing == ([int(name[-9])] if name in PARTS else [])
+    assert_same(read_activations(folder), acts)
+
+
+@pytest.mark.parametrize("fault", [b"", b"cut"])
+def test_a_part_that_was_cut_is_made_anew_without_being_deleted(folder, fault):
+    write(folder, make())
+    (folder / PARTS[0]).write_bytes(fault)
+    assert complete_manifest(folder, "key") is None
+    assert write(folder, make()) == [0]
+    assert_same(read_activations(folder), make())
 
 
 @pytest.mark.parametrize("pool", ["mean", "none"])
-def test_a_part_with_rows_lacking_is_damaged(store, pool):
-    folder = store.write("key", make(pool))
-    path = folder / "resid_post.0" / "part-00000.parquet"
+@pytest.mark.parametrize("change", ["fewer rows", "another's rows"])
+def test_a_part_with_other_rows_is_damaged(folder, pool, change):
+    write(folder, make(pool))
+    path = folder / PARTS[0]
     table = pq.read_table(path)
-    pq.write_table(table.slice(0, len(table) - 1), path)
+    if change == "fewer rows":
+        table = table.slice(0, len(table) - 1)
+    else:
+        table = table.set_column(0, "prompt", pa.array(["9"] * len(table)))
+    pq.write_table(table, path)
     with pytest.raises(ActivationError, match="is damaged"):
         read_activations(folder)
 
 
-def test_a_value_that_changed_on_the_disk_is_noticed(store):
-    folder = store.write("key", make())
-    path = folder / "resid_post.0" / "part-00000.parquet"
+def test_a_value_that_changed_on_the_disk_is_noticed(folder):
+    write(folder, make())
+    path = folder / PARTS[0]
     content = path.read_bytes()
     at = content.index(make()[RESID][1].tobytes())
     path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
@@ -282,43 +340,102 @@ def test_a_value_that_changed_on_the_disk_is_noticed(store):
         read_activations(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}', '{"schema": 1, "sites": ["x"]}'])
-def test_a_damaged_manifest_is_told_with_the_remedy(store, text):
-    folder = store.write("key", make())
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}', '{"schema": 2, "sites": ["x"]}'])
+def test_a_damaged_manifest_is_told_with_the_remedy(folder, text):
+    write(folder, make())
     (folder / MANIFEST).write_text(text)
-    with pytest.raises(ActivationError, match=r"extract again"):
+    with pytest.raises(ActivationError, match=r"manifest.json is damaged .*extract again"):
         read_activations(folder)
 
 
-def test_another_schema_is_refused(store):
-    folder = store.write("key", make())
-    manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "schema": 99}))
-    with pytest.raises(ActivationError, match=r"schema 99, this version reads 1: extract again"):
-        read_activations(folder)
+def test_another_schema_is_refused_and_nothing_is_changed(folder):
+    write(folder, make())
+    document = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**document, "schema": 99}))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for attempt in (lambda: read_activations(folder), lambda: write(folder, make())):
+        with pytest.raises(ActivationError, match=r"schema 99, this version reads 2: extract"):
+            attempt()
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_site_that_is_lacking_is_named(store):
-    folder = store.write("key", make())
-    with pytest.raises(ActivationError, match=r"key does not hold mlp_out\.3"):
+def test_a_site_that_is_lacking_is_named(folder):
+    write(folder, make())
+    with pytest.raises(ActivationError, match=r"acts does not hold mlp_out\.3"):
         read_activations(folder, [RESID, Site("mlp_out", 3)])
 
 
-def test_a_folder_that_holds_files_is_not_written_to(tmp_path):
+def test_a_folder_that_holds_something_else_is_not_written_to(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    for taken in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(ActivationError, match="is not empty: name a new folder"):
-            write_activations(taken, make())
+    with pytest.raises(ActivationError, match="is not empty: name a new folder"):
+        write(tmp_path, make())
+    with pytest.raises(ActivationError, match="is a file: name a new folder"):
+        write(tmp_path / "notes.txt", make())
+    with pytest.raises(ActivationError, match=r"cannot be made .*: name another"):
+        write(tmp_path / "notes.txt" / "acts", make())
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-    check_new_folder(tmp_path / "new")
     (tmp_path / "new").mkdir()
-    write_activations(tmp_path / "new", make())
+    write(tmp_path / "new", make())
     assert_same(read_activations(tmp_path / "new"), make())
+
+
+def test_prompts_that_changed_since_their_digest_was_taken_are_refused(folder):
+    other = PromptSet((PROMPTS.prompts[0], Prompt("10", "other"), PROMPTS.prompts[2]))
+    with pytest.raises(PromptError, match="changed while they were read"):
+        write(folder, make(), prompts=other)
+    assert not list(folder.rglob("*.parquet"))
+    assert write(folder, make()) == [0, 1]
+
+
+def test_a_disk_that_fills_keeps_what_is_finished(folder, monkeypatch):
+    write_table, room = pq.write_table, iter(range(7))
+
+    def full(*arguments, **options):
+        if next(room, None) is None:
+            raise OSError(28, "No space left on device")
+        write_table(*arguments, **options)
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(ActivationError, match=r"No space left on device.*make room and run"):
+        write(folder, make())
+    monkeypatch.undo()
+    assert not [path for path in folder.rglob(".*") if path.name != ".lock"]
+    assert write(folder, make()) == [1]
+    assert_same(read_activations(folder), make())
+
+
+def test_rows_that_are_not_finite_are_counted_by_site(folder):
+    with unfinished_activations(folder, manifest(), PROMPTS, tokenise) as unfinished:
+        for number, rows in ((0, {MLP: 2, RESID: 1}), (1, {MLP: 1})):
+            ids, block = unfinished.inputs(number, VOCABULARY)
+            values = [(site, np.zeros((len(ids), 3), "f4")) for site in (RESID, MLP)]
+            unfinished.write(number, ids, block, values, rows)
+        unfinished.finish()
+    assert read_manifest(folder).nonfinite_rows == {"mlp_act.11": 3, "resid_post.0": 1}
+
+
+def test_what_cannot_fit_is_refused_with_the_figures(tmp_path):
+    check_room(tmp_path / "not" / "there", 1000)
+    with pytest.raises(
+        ActivationError, match=r"about 9,000,000,000 MB are needed .*, [\d,]+ MB are free"
+    ):
+        check_room(tmp_path / "not" / "there", 9 * 10**15)
+    assert free_bytes(tmp_path / "x") == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+
+
+def test_the_estimate_is_near_what_is_written(folder):
+    wide = {
+        site: np.random.default_rng(0).normal(size=(3, 50_000)).astype("f4") for site in NEURONS
+    }
+    write(folder, replace(make(), arrays=wide))
+    tokens, characters = len(tokenise(PROMPTS).ids), PROMPTS.characters
+    guess = estimated_bytes(3, 100_000, tokens, characters, files=8)
+    assert stored_bytes(folder) == pytest.approx(guess, rel=0.03)
 
 
 INPUTS = {
     "fingerprint": "a" * 64,
-    "prompts": PROMPTS,
+    "prompts_digest": PromptSet.of(["the cat"]).digest,
     "sites": [RESID, MLP],
     "pool": "mean",
     "tokens": "content",
@@ -332,7 +449,7 @@ INPUTS = {
     ("name", "other"),
     {
         "fingerprint": "b" * 64,
-        "prompts": PromptSet.of(["the cat"]),
+        "prompts_digest": PROMPTS.digest,
         "sites": [RESID],
         "pool": "max",
         "tokens": "all",
@@ -345,9 +462,10 @@ def test_the_key_differs_with_everything_that_decides_the_values(name, other):
     assert activation_key(**INPUTS) != activation_key(**{**INPUTS, name: other})
 
 
-def test_the_key_is_the_same_in_every_process_and_on_every_machine():
-    key = activation_key(**{**INPUTS, "prompts": PromptSet.of(["the cat"])})
-    assert key == "a92223231a2e9bfb713ed6906e69f9e7"
+def test_the_key_is_the_same_in_every_process_and_on_every_machine(home):
+    key = activation_key(**INPUTS)
+    assert key == "7406a7e10049a66f20b6e6896aada95b"
+    assert stored_at(key) == home / "activations" / key
 
 
 def test_activations_are_found_by_site_by_name_and_by_alias():

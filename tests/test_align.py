@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuroscope.align import VIEWS, Tokens, align, is_punctuation, view_positions
+from neuroscope.align import VIEWS, align, view_positions
+from neuroscope.tokens import Tokens, is_punctuation
 
 SPECIAL = ("[CLS]", "[SEP]", "<s>")
 PIECES = (*SPECIAL, ".", ",", "!", "cat", "dog", "the", "black")

@@ -9,11 +9,14 @@ import threading
 import time
 from concurrent.futures import Future
 
+import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
 from flows import cli
+from flows.display import Pace
+from neuroscope import read_activations
 from neuroscope.reporting.tracking_server import tracking_uri
 
 TWO = ["the cat sits .", "the dog sits ."]
@@ -210,19 +213,86 @@ def test_a_home_that_cannot_be_made_is_refused(command, refused, monkeypatch, tm
     assert "cannot be made" in message and "set NEUROSCOPE_HOME" in message
 
 
-def test_extract_writes_parquet_that_pandas_reads(family_folder, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def extracted(family_folder, tmp_path, monkeypatch, capsys):
+    """Runs `neuroscope extract` over two prompts: what it prints as JSON, or on stderr."""
     (tmp_path / "prompts.txt").write_text("the cat .\na dog\n")
-    out, model = tmp_path / "out", str(family_folder("llama"))
-    arguments = ["extract", str(tmp_path / "prompts.txt"), "--out", str(out), "--model", model]
-    arguments += ["--site", "mlp_act", "--site", "resid_post.0", "--layers", "-1", "--json"]
-    monkeypatch.setattr(sys, "argv", ["neuroscope", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0
-    assert json.loads(capsys.readouterr().out)["sites"] == ["resid_post.0", "mlp_act.1"]
+
+    def run(*options, json_document=True):
+        model = ["--model", str(family_folder("llama"))]
+        arguments = ["extract", str(tmp_path / "prompts.txt"), *model, *options]
+        arguments += ["--json"] if json_document else []
+        monkeypatch.setattr(sys, "argv", ["neuroscope", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        assert ended.value.code == 0, captured.err
+        return json.loads(captured.out) if json_document else captured.err
+
+    return run
+
+
+def test_extract_writes_parquet_that_pandas_reads(extracted, tmp_path):
+    out = tmp_path / "out"
+    sites = ["--site", "mlp_act", "--site", "resid_post.0", "--layers", "-1"]
+    found = extracted("--out", str(out), *sites, "--dtype", "float32")
+    assert found["sites"] == ["resid_post.0", "mlp_act.1"]
+    assert (found["prompts"], found["computed"], found["dtype"]) == (2, 2, "float32")
+    assert found["bytes"] == sum(path.stat().st_size for path in out.rglob("*.parquet"))
     frame = pd.read_parquet(out / "mlp_act.1")
     assert frame["prompt"].tolist() == ["0", "1"] and len(frame["values"][0]) == 48
     assert (out / "manifest.json").is_file()
+
+
+def test_extract_without_a_folder_keeps_in_the_store_and_answers_from_it(extracted, home):
+    first = extracted("--pool", "max")
+    assert first["out"] == str(home / "activations" / first["key"])
+    again = extracted("--pool", "max")
+    assert (again["out"], again["computed"]) == (first["out"], 0)
+    assert extracted("--pool", "first")["key"] != first["key"]
+    told = extracted("--pool", "max", json_document=False)
+    assert "2 of the prompts were there already" in told and first["out"] in told
+
+
+def test_extract_streams_when_asked_to(extracted, tmp_path):
+    options = ["--site", "mlp_act", "--dtype", "float32"]
+    extracted("--out", str(tmp_path / "resident"), "--memory", "resident", *options)
+    extracted("--out", str(tmp_path / "streamed"), "--memory", "stream", *options)
+    one, other = (read_activations(tmp_path / name) for name in ("resident", "streamed"))
+    for site in one:
+        np.testing.assert_allclose(one[site], other[site], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--device", "tpu"], "unknown device 'tpu': it is auto, cpu, cpu:4"),
+        (["--device", "cpu:0"], "cpu:4 is a CPU with four threads"),
+        (["--device", "cuda:7"], "device 'cuda:7' cannot be used"),
+        (["--dtype", "int8"], "unknown dtype 'int8': it is one of auto, float32"),
+        (["--memory", "disk"], "unknown memory 'disk': it is one of auto, resident, stream"),
+        (["--attention", "flash"], "unknown attention 'flash': it is one of sdpa, eager"),
+        (["--budget", "0"], "a budget of 0 tokens"),
+        (["--pool", "sum"], "unknown pool 'sum'"),
+        (["--tokens", "words"], "unknown token rule 'words'"),
+    ],
+)
+def test_extract_refuses_options_that_do_not_exist(refused, tmp_path, options, message):
+    (tmp_path / "prompts.txt").write_text("the cat .\n")
+    arguments = ["extract", str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "out")]
+    assert message in refused(*arguments, *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_pace_is_that_of_the_task_at_hand(monkeypatch):
+    now = iter([0.0, 10.0, 20.0, 20.0, 24.0])
+    monkeypatch.setattr("flows.display.time.monotonic", lambda: next(now))
+    pace = Pace()
+    assert pace.told("read prompts", 0, 100_000) == ""
+    assert pace.told("read prompts", 100, 100_000) == "10 prompts/s, 2:46:30 left"
+    assert pace.told("extract", 60_000, 100_000) == ""  # what was there before does not count
+    assert pace.told("extract", 60_000, 100_000) == ""
+    assert pace.told("extract", 62_000, 100_000) == "500 prompts/s, 1:16 left"
 
 
 def test_extract_refuses_a_folder_that_holds_files(refused, tmp_path):

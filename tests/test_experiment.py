@@ -75,7 +75,7 @@ def test_the_least_experiment_and_its_defaults(load):
     assert experiment.pairs() == [("a cat", "a dog")]
     assert (experiment.component, experiment.layer_choice) == ("resid_post", Layers.parse("all"))
     defaults = (experiment.device, experiment.dtype, experiment.attention, experiment.plot_layers)
-    assert defaults == ("cpu", "float32", "sdpa", "middle")
+    assert defaults == ("auto", "float32", "sdpa", "middle")
     assert (experiment.truncate, experiment.seed, experiment.reference) == (False, 0, None)
 
 
@@ -183,7 +183,7 @@ def test_a_wrong_value_is_refused_with_its_line_and_what_was_found(refusal, old,
         ("{template: 'a {}', fills: [cat]}", "one prompt ('a cat') where at least two are needed"),
         (
             "texts: [a cat, '  ']",
-            "prompt '1' (number 2 of 2) is blank: give it text or leave it out",
+            "prompt '1' (number 2) is blank: give it text or leave it out",
         ),
         ("texts: [a, b, a]", "prompt 'a' stands there twice: leave one out"),
         ("{template: 'a {}', fills: [x, x]}", "prompt 'a x' stands there twice: leave one out"),

@@ -61,7 +61,7 @@ def test_tokens_are_the_models(model):
 def test_reference_statistics_are_those_of_all_reference_tokens(model):
     path = ensure_reference(model, "mlp_act")
     prompts = reference_prompts()
-    acts = extract(model, prompts, "mlp_act", [0, 5], pool="none", tokens="content")
+    acts = extract(model, prompts, "mlp_act", [0, 5], pool="none", tokens="content", budget=4096)
     for layer in (0, 5):
         tokens = np.concatenate(acts[f"mlp_act.{layer}"]).astype(np.float64)
         kept = read_reference(path, "content", layer)

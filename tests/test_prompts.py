@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuroscope.errors import PromptError
-from neuroscope.prompts import Prompt, PromptSet, fill_template, read_prompts
+from neuroscope.prompt_files import PromptFile, read_prompts
+from neuroscope.prompts import Prompt, PromptSet, fill_template
 
 CAT, DOG = "The cat is on the mat", "The dog is on the mat"
 
@@ -42,9 +44,10 @@ def test_texts_are_numbered_in_their_order():
 
 def test_the_digest_is_sha256_over_ids_texts_and_labels():
     prompts = PromptSet((Prompt("a", "café", {"topic": "food"}), Prompt("b", "tea")))
-    plain = json.dumps([["a", "café", {"topic": "food"}], ["b", "tea", {}]])
+    rows = [["a", "café", {"topic": "food"}], ["b", "tea", {}]]
+    plain = "".join(json.dumps(row) + "\n" for row in rows)
     assert prompts.digest == hashlib.sha256(plain.encode()).hexdigest()
-    assert PromptSet.of([CAT, DOG]).digest[:8] == "8845e783"
+    assert PromptSet.of([CAT, DOG]).digest[:8] == "277dc9da"
 
 
 def test_the_digest_changes_with_everything_that_it_covers():
@@ -69,7 +72,7 @@ def test_the_digest_does_not_depend_on_the_order_of_labels():
     ("texts", "message"),
     [
         ([], "no prompts were given: name at least one"),
-        (["x", " \t\n"], "prompt '1' .number 2 of 2. is blank: give it text or leave it out"),
+        (["x", " \t\n"], "prompt '1' .number 2. is blank: give it text or leave it out"),
         ("x", r"a list of texts, not one text: write \[text\]"),
     ],
 )
@@ -80,7 +83,9 @@ def test_texts_that_are_no_prompts_are_refused(texts, message):
 
 def test_ids_must_be_distinct_and_texts_need_not_be():
     assert PromptSet.of(["x", "x"]).ids == ["0", "1"]
-    with pytest.raises(PromptError, match="2 prompts share the id 'a': ids must be distinct"):
+    with pytest.raises(
+        PromptError, match=r"two prompts share the id 'a' .*number 3.: ids must be distinct"
+    ):
         PromptSet((Prompt("a", "x"), Prompt("b", "y"), Prompt("a", "z")))
 
 
@@ -235,7 +240,7 @@ def test_parquet_rows_and_columns_that_are_lacking_are_named(tmp_path):
     with pytest.raises(PromptError, match=r"p\.parquet, line 2: 'text' is missing or blank"):
         read_prompts(path)
     pd.DataFrame({"title": ["x"], "topic": ["y"]}).to_parquet(path)
-    with pytest.raises(PromptError, match=r"p\.parquet: no column 'text'; found title, topic"):
+    with pytest.raises(PromptError, match=r"p\.parquet, no column 'text'; found title, topic"):
         read_prompts(path)
 
 
@@ -247,7 +252,7 @@ def test_a_file_that_is_not_utf8_is_refused_with_the_remedy(prompt_file, name):
 
 
 def test_a_file_that_is_not_parquet_is_refused(prompt_file):
-    with pytest.raises(PromptError, match=r"p\.parquet is not a readable Parquet file"):
+    with pytest.raises(PromptError, match=r"p\.parquet, not a readable Parquet file"):
         read_prompts(prompt_file("p.parquet", "text\nx\n"))
 
 
@@ -272,7 +277,7 @@ def test_a_file_without_prompts_is_refused(prompt_file, name, content):
 
 def test_two_rows_with_one_id_are_refused_with_the_file(prompt_file):
     path = prompt_file("p.csv", "id,text\na,x\nb,y\na,z\n")
-    with pytest.raises(PromptError, match="share the id 'a': ids must be distinct") as refused:
+    with pytest.raises(PromptError, match=r"share the id 'a' .*: ids must be distinct") as refused:
         read_prompts(path)
     assert str(path) in str(refused.value)
 
@@ -286,3 +291,33 @@ def test_two_rows_with_one_id_are_refused_with_the_file(prompt_file):
 )
 def test_a_row_whose_id_is_empty_is_numbered(prompt_file, name, content):
     assert read_prompts(prompt_file(name, content)).ids == ["0", "b"]
+
+
+@pytest.mark.parametrize("name", ["p.txt", "p.csv", "p.jsonl", "p.parquet"])
+def test_a_prompt_file_is_gone_through_as_often_as_asked(tmp_path, name):
+    path, texts = tmp_path / name, [f"prompt {number}" for number in range(10_000)]
+    if name == "p.parquet":
+        pd.DataFrame({"text": texts}).to_parquet(path)
+    elif name == "p.jsonl":
+        path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    else:
+        path.write_text("\n".join(["text", *texts] if name == "p.csv" else texts))
+    prompts = PromptFile.open(path)
+    assert len(prompts) == 10_000
+    assert prompts.characters == sum(map(len, texts))
+    assert prompts.digest == PromptSet.of(texts).digest == read_prompts(path).digest
+    for _ in range(2):
+        assert [prompt.text for prompt in prompts] == texts
+
+
+def test_reading_a_prompt_file_needs_little_memory(tmp_path):
+    path = tmp_path / "p.jsonl"
+    line = json.dumps({"text": "a prompt that is as long as prompts are " * 5})
+    path.write_text("\n".join([line] * 20_000))
+    prompts = PromptFile.open(path)
+    tracemalloc.start()
+    for _ in prompts:
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < path.stat().st_size / 10

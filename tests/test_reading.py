@@ -7,6 +7,7 @@ from conftest import FAMILIES
 
 from neuroscope.errors import ActivationError, ModelError, PromptError
 from neuroscope.extraction.batching import batches, tokenise
+from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.extract import extract
 from neuroscope.extraction.models import load_model
 from neuroscope.extraction.recorder import Recorder
@@ -150,8 +151,8 @@ def test_batch_of_one_equals_batch_of_many(model):
 
 
 def test_batches_hold_every_prompt_once_within_the_budget(model):
-    tokens = tokenise(model, PromptSet.of(PROMPTS * 5))
-    found = list(batches(model, tokens, rule="all", budget=40))
+    block = tokenise(model, PromptSet.of(PROMPTS * 5).prompts)
+    found = list(batches(model, block, rule="all", budget=TokenBudget(40)))
     assert sorted(member for batch in found for member in batch.members) == list(range(20))
     assert all(batch.ids.numel() <= 40 for batch in found)
 
@@ -181,7 +182,8 @@ def test_hooks_are_gone_when_what_is_kept_raises(model):
 
 
 def first_batch(model):
-    return next(batches(model, tokenise(model, PromptSet.of(PROMPTS)), rule="all"))
+    block = tokenise(model, PromptSet.of(PROMPTS).prompts)
+    return next(batches(model, block, rule="all", budget=TokenBudget()))
 
 
 def test_nothing_is_recorded_that_was_not_asked_for(model):
@@ -218,7 +220,7 @@ def test_a_prompt_over_the_limit_is_refused_or_cut(model):
     ):
         extract(model, ["a dog", long])
     assert len(extract(model, ["a dog", long], truncate=True).tokens[1]) == 64
-    framing = len(tokenise(model, PromptSet.of(["cat"]))[0]) - 1
+    framing = tokenise(model, PromptSet.of(["cat"]).prompts).lengths[0] - 1
     exact = " ".join(["cat"] * (64 - framing))
     assert extract(model, [exact], "resid_post", 0, **ALL)["resid_post.0"][0].shape == (64, 32)
 

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from neuroscope.align import VIEWS, Tokens
+from neuroscope.align import VIEWS
 from neuroscope.reporting.report import (
     NO_VALUE,
     ComparisonReport,
@@ -21,6 +21,7 @@ from neuroscope.reporting.report import (
     to_text,
 )
 from neuroscope.results import Comparison, ComparisonRow, PairTokens
+from neuroscope.tokens import Tokens
 
 MAN, WOMAN, CAT = "The engineer is a man.", "The engineer is a woman.", "The cat sleeps"
 HOSTILE = """<script>alert("1")</script> & '"><img src=http://evil.example/x onerror=y>"""

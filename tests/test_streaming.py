@@ -13,6 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from neuroscope.errors import ModelError
 from neuroscope.extraction.batching import batches, tokenise
+from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.checkpoints import find_checkpoint
 from neuroscope.extraction.memory import free_memory
 from neuroscope.extraction.models import load_model
@@ -45,8 +46,9 @@ def streamed(folder):
 
 def inputs_of(model, budget=24):
     """Several batches of different widths."""
-    tokens = tokenise(model, PROMPTS)
-    return [batch.inputs(model) for batch in batches(model, tokens, rule="all", budget=budget)]
+    block = tokenise(model, PROMPTS.prompts)
+    found = batches(model, block, rule="all", budget=TokenBudget(budget))
+    return [batch.inputs(model) for batch in found]
 
 
 def every_site(model):

@@ -23,6 +23,8 @@ class Architecture:
     pre_norm: bool  # resid_post = resid_pre + attn_out + mlp_out; post-norm models rescale the sum
     layer_count: str = "num_hidden_layers"  # keys of config.json
     limit: str = "max_position_embeddings"
+    width: str = "hidden_size"
+    mlp_width: str = "intermediate_size"
     first_position: int = 0  # position id of the first token
 
     def count(self, config: Mapping[str, Any]) -> int:
@@ -32,6 +34,13 @@ class Architecture:
     def token_limit(self, config: Mapping[str, Any]) -> int:
         """The longest prompt the model can read, in tokens."""
         return int(config[self.limit]) - self.first_position
+
+    def neurons(self, config: Mapping[str, Any], component: str) -> int:
+        """How many neurons a component of a layer has."""
+        width = int(config[self.width])
+        if component != "mlp_act":
+            return width
+        return int(config.get(self.mlp_width) or 4 * width)  # GPT-2 leaves it out
 
 
 _LLAMA_PATHS: Any = {
@@ -60,6 +69,8 @@ _ROWS = (
         causal=False,
         pre_norm=False,
         layer_count="n_layers",
+        width="dim",
+        mlp_width="hidden_dim",
     ),
     Architecture(
         "gpt2",
@@ -70,6 +81,8 @@ _ROWS = (
         pre_norm=True,
         layer_count="n_layer",
         limit="n_positions",
+        width="n_embd",
+        mlp_width="n_inner",
     ),
     Architecture("llama", **_LLAMA_PATHS),
     Architecture("mistral", **_LLAMA_PATHS),
@@ -93,7 +106,7 @@ def architecture_of(config: Mapping[str, Any], name: str) -> Architecture:
     row = ARCHITECTURES[family]
     if not row.causal and config.get("is_decoder"):
         raise ModelError(f"model '{name}' is refused: a {family} set up as a decoder is not read")
-    missing = [key for key in (row.layer_count, row.limit) if key not in config]
+    missing = [key for key in (row.layer_count, row.limit, row.width) if key not in config]
     if missing:
         raise ModelError(
             f"model '{name}' is refused: its config.json lacks {' and '.join(missing)}"

@@ -1,30 +1,75 @@
 """Turns prompts into token ids, and token ids into padded batches of like length."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from neuroscope.align import Tokens
+import numpy as np
+from numpy.typing import NDArray
+
 from neuroscope.errors import PromptError
 from neuroscope.extraction.models import Model
-from neuroscope.prompts import PromptSet
+from neuroscope.prompts import Prompt
+from neuroscope.tokens import TokenBlock
 
 if TYPE_CHECKING:
     import torch
+
+
+def tokenise(model: Model, prompts: Sequence[Prompt], *, truncate: bool = False) -> TokenBlock:
+    """The prompts as their model reads them, special tokens included; all cores take part.
+
+    Args:
+        truncate: cut prompts at the model's limit instead of refusing them.
+
+    Raises:
+        PromptError: a prompt is longer than the model can read, or becomes no token at all.
+    """
+    limit = model.checkpoint.token_limit
+    backend = model.tokenizer.backend_tokenizer
+    backend.no_padding()
+    if truncate:
+        backend.enable_truncation(limit)
+    else:
+        backend.no_truncation()
+    found = backend.encode_batch_fast([prompt.text for prompt in prompts])
+    lengths = np.array([len(one) for one in found], dtype=np.int64)
+    ids = np.concatenate([np.array(one.ids, dtype=np.int32) for one in found])
+    block = TokenBlock(ids, np.cumsum(lengths), model.vocabulary)
+    for index in np.flatnonzero(lengths > limit).tolist():
+        raise PromptError(
+            f"prompt '{prompts[index].id}' is {lengths[index]} tokens long and '{model.name}' reads"
+            f" at most {limit}: shorten it, or ask for truncation (--truncate)"
+        )
+    for index in np.flatnonzero(block.kept_counts("content") == 0).tolist():
+        raise PromptError(
+            f"prompt '{prompts[index].id}' ({prompts[index].text!r}) holds nothing that the"
+            f" tokenizer of '{model.name}' knows: it becomes no token"
+        )
+    return block
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Prompts that go through the model together.
 
-    `members` are their positions in the prompt set, one a row of `ids` and `mask`, both
-    (batch, tokens); `kept` is true at the tokens that the token rule counts.
+    `members` (batch,) are their places in the block, one a row of `ids`, `mask` and `kept`, all
+    (batch, tokens). `kept` is true at the tokens that the token rule counts; of these, `token_rows`
+    are the places among all that it counts in the block, and `token_owners` the places of their
+    prompts.
     """
 
-    members: tuple[int, ...]
+    members: NDArray[np.int64]
+    token_rows: NDArray[np.int64]
+    token_owners: NDArray[np.int64]
     ids: "torch.Tensor"
     mask: "torch.Tensor"
     kept: "torch.Tensor"
+
+    @property
+    def tokens(self) -> int:
+        """Without padding."""
+        return int(self.mask.sum())
 
     def inputs(self, model: Model) -> "dict[str, torch.Tensor | bool]":
         """What the model's forward takes; positions count from each prompt's first token."""
@@ -40,73 +85,51 @@ class Batch:
         return inputs
 
 
-def tokenise(model: Model, prompts: PromptSet, *, truncate: bool = False) -> tuple[Tokens, ...]:
-    """Each prompt as its model reads it, special tokens included.
-
-    Args:
-        truncate: cut prompts at the model's limit instead of refusing them.
-
-    Raises:
-        PromptError: a prompt is longer than the model can read, or becomes no token at all.
-    """
-    limit = model.checkpoint.token_limit
-    options = {"truncation": True, "max_length": limit} if truncate else {"truncation": False}
-    encoded = model.tokenizer(prompts.texts, padding=False, verbose=False, **options)["input_ids"]
-    special, unknown = model.special_ids, model.tokenizer.unk_token_id
-    found = []
-    for prompt, ids in zip(prompts, encoded, strict=True):
-        if len(ids) > limit:
-            raise PromptError(
-                f"prompt '{prompt.id}' is {len(ids)} tokens long and '{model.name}' reads at most"
-                f" {limit}: shorten it, or ask for truncation (--truncate)"
-            )
-        texts = tuple(model.tokenizer.convert_ids_to_tokens(ids))
-        tokens = Tokens(
-            tuple(ids),
-            texts,
-            tuple(id in special for id in ids),
-            tuple(id == unknown and id not in special for id in ids),
-        )
-        if not tokens.content.any():
-            raise PromptError(
-                f"prompt '{prompt.id}' ({prompt.text!r}) holds nothing that the tokenizer of"
-                f" '{model.name}' knows: it becomes no token"
-            )
-        found.append(tokens)
-    return tuple(found)
-
-
 def batches(
-    model: Model, tokens: Sequence[Tokens], *, rule: str, budget: int = 4096
+    model: Model, block: TokenBlock, *, rule: str, budget: Callable[[], int]
 ) -> Iterator[Batch]:
-    """Batches of at most `budget` tokens, padding included, longest prompts first.
+    """Batches of prompts of like length, the longest first.
 
     Args:
         rule: which tokens count, `content` or `all`.
-        budget: in tokens; a longer prompt goes alone.
+        budget: asked before each batch: how many tokens it may hold, padding included; a prompt
+            that is longer goes alone.
     """
-    order = sorted(range(len(tokens)), key=lambda index: -len(tokens[index]))
+    order = np.argsort(-block.lengths, kind="stable")
+    kept = block.kept(rule)
+    ranks = np.cumsum(kept) - 1
     start = 0
     while start < len(order):
-        size = max(1, budget // len(tokens[order[start]]))
-        members = tuple(order[start : start + size])
-        yield _batch(model, members, [tokens[index] for index in members], rule)
+        size = max(1, budget() // int(block.lengths[order[start]]))
+        yield _batch(model, block, order[start : start + size], kept, ranks)
         start += size
 
 
-def _batch(model: Model, members: tuple[int, ...], tokens: Sequence[Tokens], rule: str) -> Batch:
+def _batch(
+    model: Model,
+    block: TokenBlock,
+    members: NDArray[np.int64],
+    kept: NDArray[np.bool_],
+    ranks: NDArray[np.int64],
+) -> Batch:
     import torch
 
-    width = max(map(len, tokens))
-    shape = (len(tokens), width)
-    padding = model.tokenizer.pad_token_id or 0  # never seen: the mask hides it
-    ids = torch.full(shape, padding)
-    mask = torch.zeros(shape, dtype=torch.long)
-    kept = torch.zeros(shape, dtype=torch.bool)
-    for row, one in enumerate(tokens):
-        at = slice(width - len(one), width) if model.padding_side == "left" else slice(len(one))
-        ids[row, at] = torch.tensor(one.ids)
-        mask[row, at] = 1
-        kept[row, at] = torch.from_numpy(one.content) if rule == "content" else True
+    lengths = block.lengths[members][:, None]
+    width = int(lengths.max())
+    within = np.arange(width)[None]  # place in its prompt of what stands in a column
+    if model.padding_side == "left":
+        within = within - (width - lengths)
+    mask = (within >= 0) & (within < lengths)
+    source = np.where(mask, block.starts[members][:, None] + within, 0)
+    counted = mask & kept[source]
+    # what the padding is, is never seen: the mask hides it
+    ids = np.where(mask, block.ids[source], model.tokenizer.pad_token_id or 0)
     device = model.device
-    return Batch(members, ids.to(device), mask.to(device), kept.to(device))
+    return Batch(
+        members,
+        ranks[source[counted]],
+        np.repeat(members, counted.sum(axis=1)),
+        torch.from_numpy(ids).long().to(device),
+        torch.from_numpy(mask).long().to(device),
+        torch.from_numpy(counted).to(device),
+    )

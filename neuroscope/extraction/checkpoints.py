@@ -48,6 +48,15 @@ class Checkpoint:
     def token_limit(self) -> int:
         return self.architecture.token_limit(self.config)
 
+    @property
+    def quantised(self) -> bool:
+        """Whether the weights are stored in a format of fewer bits, such as 4-bit integers."""
+        return "quantization_config" in self.config
+
+    def neurons(self, component: str) -> int:
+        """How many neurons a component of a layer has, such as 1,536 for minilm's `mlp_act`."""
+        return self.architecture.neurons(self.config, component)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over names and contents of configuration, tokenizer and weights."""

@@ -1,20 +1,24 @@
 """Prompts -> activations."""
 
 import datetime
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neuroscope.activations import Activations, Provenance, check_pooling
-from neuroscope.errors import ActivationError
+from neuroscope.activations import Activations, Floats, Provenance, check_pooling
 from neuroscope.extraction.batching import Batch, batches, tokenise
+from neuroscope.extraction.budget import TokenBudget
+from neuroscope.extraction.finite import FiniteCheck
 from neuroscope.extraction.models import Model
+from neuroscope.extraction.pooling import pooling
 from neuroscope.extraction.recorder import Recorder
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
 from neuroscope.provenance import git_commit, library_versions
 from neuroscope.sites import Site, resolve_sites
+from neuroscope.tokens import TokenBlock
 
 if TYPE_CHECKING:
     import torch
@@ -29,11 +33,14 @@ def extract(
     pool: str = "mean",
     tokens: str = "content",
     truncate: bool = False,
-    budget: int = 4096,
+    budget: int | None = None,
+    allow_nonfinite: bool = False,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Activations:
-    """Activations of prompts at sites, in the order of the prompts.
+    """Activations of prompts at sites, in the order of the prompts, in memory.
+
+    For more prompts than memory holds, `extract_to` writes them to disk as they come.
 
     Args:
         model: from `load_model`.
@@ -44,7 +51,8 @@ def extract(
             every token.
         tokens: which tokens count: `content` (without special tokens) or `all`.
         truncate: cut prompts at the model's limit instead of refusing them.
-        budget: tokens in a batch, padding included.
+        budget: tokens in a batch, padding included; found on the first batches if not given.
+        allow_nonfinite: keep NaN and infinity instead of refusing them.
         seed: recorded; a pass itself draws no random numbers.
         progress: told after each batch.
 
@@ -58,47 +66,110 @@ def extract(
     prompts = PromptSet.of(prompts)
     check_pooling(pool, tokens)
     wanted = resolve_sites(sites, layers, model.layer_count)
-    tokenised = tokenise(model, prompts, truncate=truncate)
-    rows: dict[Site, list[Any]] = {site: [None] * len(prompts) for site in wanted}
-    done = 0
-    progress("extract", done, len(prompts))
-    with Recorder(model, wanted) as recorder:
-        for batch in batches(model, tokenised, rule=tokens, budget=budget):
-            kept = recorder.run(batch.inputs(model), pooling(pool, batch))
-            for site, values in kept.items():
-                _store(rows[site], batch, values, model, site, prompts)
-            done += len(batch.members)
-            progress("extract", done, len(prompts))
-    provenance = provenance_of(
-        model, prompts, pool=pool, tokens=tokens, truncate=truncate, seed=seed
+    block = tokenise(model, prompts.prompts, truncate=truncate)
+    progress("extract", 0, len(prompts))
+    found = dict(
+        record(
+            model,
+            block,
+            wanted,
+            pool=pool,
+            rule=tokens,
+            budget=TokenBudget(budget, str(model.device)),
+            check=FiniteCheck(model.name, prompts.ids, allow=allow_nonfinite),
+            progress=progress,
+        )
     )
-    arrays = {site: rows[site] if pool == "none" else np.stack(rows[site]) for site in wanted}
-    return Activations(prompts, tokenised, arrays, provenance)
-
-
-def pooling(pool: str, batch: Batch) -> Callable[["torch.Tensor"], Any]:
-    """What reduces a (batch, tokens, neurons) tensor to what is kept of each prompt.
-
-    It runs inside the hook, where the tensor is, in float32: (batch, neurons), or at token level
-    a list of (tokens, neurons).
-    """
-    kept = batch.kept  # (batch, tokens)
-    weights = kept.float() / kept.sum(dim=1, keepdim=True)
-    rows = kept.new_ones(len(kept)).nonzero().squeeze(1)
-    first = kept.int().argmax(dim=1)
-    last = kept.shape[1] - 1 - kept.flip(1).int().argmax(dim=1)
-    reduce: dict[str, Callable[[torch.Tensor], Any]] = {
-        "mean": lambda x: (weights.unsqueeze(1) @ x.float()).squeeze(1).cpu(),
-        "max": lambda x: x.float().masked_fill(~kept.unsqueeze(2), -float("inf")).amax(1).cpu(),
-        "first": lambda x: x[rows, first].float().cpu(),
-        "last": lambda x: x[rows, last].float().cpu(),
-        "none": lambda x: [one[at].float().cpu() for one, at in zip(x, kept, strict=True)],
+    ends = np.cumsum(block.kept_counts(tokens))[:-1]
+    arrays = {
+        site: np.split(found[site], ends) if pool == "none" else found[site] for site in wanted
     }
-    return reduce[pool]
+    provenance = provenance_of(
+        model, prompts.digest, pool=pool, tokens=tokens, truncate=truncate, seed=seed
+    )
+    return Activations(prompts, tuple(block), arrays, provenance)
+
+
+def record(
+    model: Model,
+    block: TokenBlock,
+    sites: Sequence[Site],
+    *,
+    pool: str,
+    rule: str,
+    budget: TokenBudget,
+    check: FiniteCheck,
+    progress: Progress = silent,
+) -> Iterator[tuple[Site, Floats]]:
+    """Each site's values for a block of prompts, in forward order.
+
+    Returns:
+        float32, (prompts, neurons) in the block's order; with pool `none` (tokens, neurons), of
+        the tokens that `rule` counts.
+    """
+    rows = _Rows(block, pool, rule, check)
+    progress("extract", 0, len(block))
+    if model.streamed:
+        yield from _record_streamed(model, block, sites, pool, rule, budget, rows, progress)
+        return
+    done = 0
+    with Recorder(model, sites) as recorder:
+        for batch in batches(model, block, rule=rule, budget=budget):
+            started = time.perf_counter()
+            kept = recorder.run(batch.inputs(model), pooling(pool, batch.kept))
+            for site, values in kept.items():
+                rows.put(site, batch, values)
+            budget.measured(batch.tokens, time.perf_counter() - started)
+            done += len(batch.members)
+            progress("extract", done, len(block))
+    yield from rows.found.items()
+
+
+def _record_streamed(
+    model: Model,
+    block: TokenBlock,
+    sites: Sequence[Site],
+    pool: str,
+    rule: str,
+    budget: TokenBudget,
+    rows: "_Rows",
+    progress: Progress,
+) -> Iterator[tuple[Site, Floats]]:
+    """As `record`: all batches go through a layer before the next is loaded."""
+    from neuroscope.extraction.streaming import stream_sites
+
+    found = list(batches(model, block, rule=rule, budget=budget))
+    passes = ((batch.inputs(model), pooling(pool, batch.kept)) for batch in found)
+    last = max(site.layer for site in sites) + 1
+    for site, kept in stream_sites(model, passes, sites):
+        for batch, values in zip(found, kept, strict=True):
+            rows.put(site, batch, values)
+        yield site, rows.found.pop(site)
+        progress("extract", len(block) * (site.layer + 1) // last, len(block))
+
+
+class _Rows:
+    """Values of batches, put where their prompts or tokens stand in the block."""
+
+    def __init__(self, block: TokenBlock, pool: str, rule: str, check: FiniteCheck):
+        self.found: dict[Site, Floats] = {}
+        self._token_level, self._check = pool == "none", check
+        self._count = int(block.kept_counts(rule).sum()) if self._token_level else len(block)
+
+    def put(self, site: Site, batch: Batch, values: "torch.Tensor") -> None:
+        """Takes (rows of the batch, neurons)."""
+        values = values.cpu()
+        rows, owners = batch.members, batch.members
+        if self._token_level:
+            rows, owners = batch.token_rows, batch.token_owners
+        self._check(site, values, owners)
+        if site not in self.found:
+            self.found[site] = np.empty((self._count, values.shape[1]), dtype=np.float32)
+        self.found[site][rows] = values.numpy()
 
 
 def provenance_of(
-    model: Model, prompts: PromptSet, *, pool: str, tokens: str, truncate: bool, seed: int
+    model: Model, prompts_digest: str, *, pool: str, tokens: str, truncate: bool, seed: int
 ) -> Provenance:
     """What must be known to get the same activations again."""
     return Provenance(
@@ -114,21 +185,8 @@ def provenance_of(
         pool=pool,
         truncated=truncate,
         seed=seed,
-        prompts_digest=prompts.digest,
+        prompts_digest=prompts_digest,
         versions=library_versions(),
         git_commit=git_commit(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-
-
-def _store(
-    rows: list[Any], batch: Batch, values: Any, model: Model, site: Site, prompts: PromptSet
-) -> None:
-    for index, value in zip(batch.members, values, strict=True):
-        array = value.numpy()
-        if not np.isfinite(array).all():
-            raise ActivationError(
-                f"'{model.name}' gives values that are not finite at {site} for prompt"
-                f" '{prompts.prompts[index].id}': try dtype float32 or attention eager"
-            )
-        rows[index] = array

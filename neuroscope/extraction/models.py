@@ -3,20 +3,22 @@
 import contextlib
 import logging
 from collections.abc import Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from neuroscope.errors import ModelError
 from neuroscope.extraction.architectures import Architecture
 from neuroscope.extraction.checkpoints import Checkpoint, find_checkpoint
+from neuroscope.extraction.hardware import resolve_device, resolve_dtype
 from neuroscope.extraction.memory import free_memory
 from neuroscope.extraction.weights import weight_bytes
+from neuroscope.tokens import Vocabulary
 
 if TYPE_CHECKING:
     import torch
 
     from neuroscope.extraction.streaming import LayerStream
 
-DTYPES = ("float32", "bfloat16", "float16")
 ATTENTIONS = ("sdpa", "eager")
 PADDING_SIDES = ("right", "left")
 MEMORY = ("auto", "resident", "stream")
@@ -82,10 +84,11 @@ class Model:
         """Implementation of attention in use, `sdpa` or `eager`."""
         return str(self.module.config._attn_implementation)
 
-    @property
-    def special_ids(self) -> frozenset[int]:
-        """Ids of tokens that frame or pad a prompt; [MASK] and [UNK] stand for words, so not."""
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Special are the tokens that frame or pad a prompt; [MASK] and [UNK] stand for words."""
         tokenizer = self.tokenizer
+        texts = tuple(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
         ids = (
             tokenizer.cls_token_id,
             tokenizer.sep_token_id,
@@ -93,7 +96,8 @@ class Model:
             tokenizer.eos_token_id,
             tokenizer.pad_token_id,
         )
-        return frozenset(id for id in ids if id is not None)
+        special = frozenset(id for id in ids if id is not None)
+        return Vocabulary(texts, special, tokenizer.unk_token_id)
 
     def layer(self, index: int) -> "torch.nn.Module":
         layers: Any = self.module.get_submodule(self.architecture.layers)
@@ -104,7 +108,7 @@ class Model:
 def load_model(
     name: str | Checkpoint,
     *,
-    device: str = "cpu",
+    device: str = "auto",
     dtype: str = "float32",
     attention: str = "sdpa",
     padding_side: str = "right",
@@ -115,8 +119,9 @@ def load_model(
     Args:
         name: `minilm`, a folder, a hub id such as `bert-base-uncased` or `bert-base-uncased@main`,
             or a found checkpoint.
-        device: `cpu`, `cuda`, `cuda:1`, `mps`.
-        dtype: `float32`, `bfloat16` or `float16`.
+        device: `auto` (a GPU if there is one), `cpu`, `cpu:4` (four threads), `cuda`, `cuda:1`,
+            `mps`, or `all` (the layers spread over all GPUs).
+        dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the device is fast in it.
         attention: `sdpa` or `eager`.
         padding_side: `right` or `left`; results do not depend on it.
         memory: `resident` loads all weights; `stream` leaves those of the layers in their files
@@ -127,7 +132,6 @@ def load_model(
         ModelError: no such model or option, or the model is refused.
     """
     for option, value, known in (
-        ("dtype", dtype, DTYPES),
         ("attention", attention, ATTENTIONS),
         ("padding_side", padding_side, PADDING_SIDES),
         ("memory", memory, MEMORY),
@@ -135,6 +139,8 @@ def load_model(
         if value not in known:
             raise ModelError(f"unknown {option} '{value}': it is one of {', '.join(known)}")
     checkpoint = name if isinstance(name, Checkpoint) else find_checkpoint(name)
+    device = resolve_device(device)
+    dtype = resolve_dtype(dtype, device)
     streamed = memory == "stream" or (memory == "auto" and _too_large(checkpoint, device, dtype))
     with _loading(checkpoint.name):
         tokenizer = _load_tokenizer(checkpoint)
@@ -149,7 +155,7 @@ def load_model(
 
 def _too_large(checkpoint: Checkpoint, device: str, dtype: str) -> bool:
     """Whether the weights must be streamed, as all of them are larger than the free memory."""
-    if "quantization_config" in checkpoint.config:
+    if checkpoint.quantised or device == "all":
         return False
     needed = weight_bytes(checkpoint, dtype)
     with _usable(device):
@@ -178,6 +184,11 @@ def _load_resident(checkpoint: Checkpoint, device: str, dtype: str, attention: s
     import torch
     from transformers import AutoModel
 
+    placed: dict[str, Any] = {}
+    if device == "all":
+        placed = {"device_map": "auto"}
+    elif checkpoint.quantised:  # its weights cannot be moved once they are loaded
+        placed = {"device_map": {"": device}}
     module, loaded = AutoModel.from_pretrained(
         checkpoint.folder,
         use_safetensors=True,
@@ -186,6 +197,7 @@ def _load_resident(checkpoint: Checkpoint, device: str, dtype: str, attention: s
         output_loading_info=True,
         local_files_only=True,
         trust_remote_code=False,
+        **placed,
     )
     # what is missing would be filled with random numbers; no site reads the pooler
     missing = sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler."))
@@ -194,6 +206,8 @@ def _load_resident(checkpoint: Checkpoint, device: str, dtype: str, attention: s
             f"model '{checkpoint.name}' is refused: its weights do not fit its config.json"
             f" (missing or of another shape: {', '.join(map(str, missing[:3])) or 'shapes'})"
         )
+    if placed:
+        return module.eval()
     with _usable(device):
         return module.to(device).eval()
 
@@ -215,7 +229,10 @@ def _loading(name: str) -> Iterator[None]:
     try:
         with _quiet():
             yield
-    except (OSError, ValueError, RuntimeError, AssertionError, SafetensorError) as error:
+    except (
+        *(OSError, ValueError, RuntimeError, AssertionError, SafetensorError),
+        ImportError,  # of what a quantised checkpoint needs
+    ) as error:
         raise ModelError(f"model '{name}' cannot be loaded: {error}") from error
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from neuroscope.activations import TOKEN_RULES
 from neuroscope.extraction.batching import Batch, batches, tokenise
+from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.checkpoints import Checkpoint
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.recorder import Recorder
@@ -76,8 +77,10 @@ def reference_moments(
     sites = [Site(component, layer) for layer in range(model.layer_count)]
     found: dict[tuple[str, int], Moments] = {}
     done = 0
+    block = tokenise(model, prompts.prompts, truncate=True)
+    budget = TokenBudget(4096)  # the same statistics each time
     with Recorder(model, sites) as recorder:
-        for batch in batches(model, tokenise(model, prompts, truncate=True), rule="content"):
+        for batch in batches(model, block, rule="content", budget=budget):
             kept = recorder.run(batch.inputs(model), partial(_moments, batch))
             for site, moments in kept.items():
                 for rule, block in zip(TOKEN_RULES, moments, strict=True):

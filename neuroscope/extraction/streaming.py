@@ -222,7 +222,7 @@ def load_streamed(
     import torch
     from transformers import AutoConfig, AutoModel
 
-    if "quantization_config" in checkpoint.config:
+    if checkpoint.quantised:
         raise ModelError(
             f"model '{checkpoint.name}' cannot be streamed: its weights are quantised"
             " (quantization_config in config.json). Load it with memory='resident'"

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from neuroscope.align import VIEWS, Tokens
+from neuroscope.align import VIEWS
 from neuroscope.results import Comparison, ComparisonRow, model_label, pair_labels
+from neuroscope.tokens import Tokens
 
 VIEW_MEANINGS = {
     "aligned": "all tokens, special ones included, the replaced words pooled to one position",

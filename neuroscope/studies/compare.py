@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from neuroscope.activations import Activations
@@ -13,14 +14,13 @@ from neuroscope.extraction.checkpoints import Checkpoint, find_checkpoint
 from neuroscope.extraction.extract import extract
 from neuroscope.extraction.models import Model, load_model
 from neuroscope.extraction.reference import ensure_reference, read_reference, reference_path
-from neuroscope.home import home
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
 from neuroscope.reporting.tracking import Run, Tracker
 from neuroscope.results import Comparison, ComparisonRow, PairTokens, model_label
 from neuroscope.sites import Site
 from neuroscope.stats.similarity import jaccard, similarity
-from neuroscope.storage.activation_store import ActivationStore, activation_key, read_activations
+from neuroscope.storage.activation_store import read_activations, stored_at
 from neuroscope.studies.compare_outputs import (
     experiment_params,
     focus_layers,
@@ -30,12 +30,17 @@ from neuroscope.studies.compare_outputs import (
     write_outputs,
     write_overview,
 )
+from neuroscope.studies.extract import Extraction, store_activations
 from neuroscope.studies.steps import InlineExecutor, Pending, Steps
 
 Pair = tuple[str, str]
 
 _REFERENCE_RULES = {"aligned": "all", "span": "content", "context": "content"}
 """View -> tokens over which the statistics that standardise it are taken."""
+
+_BUDGET = (
+    4096  # tokens a batch, always the same, so that a comparison gives the same to the last bit
+)
 
 
 @dataclass(frozen=True)
@@ -210,43 +215,34 @@ def extract_model(
     experiment: Experiment, checkpoint: Checkpoint, layers: tuple[int, ...]
 ) -> Extracted:
     """Every token's activations and the reference statistics of one model, unless kept already."""
-    prompts = experiment.prompt_set()
-    store = ActivationStore(home() / "activations")
-    key = activation_key(
-        fingerprint=checkpoint.fingerprint,
-        prompts=prompts,
-        sites=[Site(experiment.component, layer) for layer in layers],
+    wanted = Extraction(
+        checkpoint,
+        experiment.prompt_set(),
+        tuple(Site(experiment.component, layer) for layer in layers),
         pool="none",
         tokens="all",
         truncate=experiment.truncate,
         dtype=experiment.dtype,
         attention=experiment.attention,
+        seed=experiment.seed,
     )
+
+    @cache
+    def load() -> Model:
+        return load_model(
+            checkpoint,
+            device=experiment.device,
+            dtype=experiment.dtype,
+            attention=experiment.attention,
+        )
+
+    stored = store_activations(wanted, stored_at(wanted.key), load, budget=_BUDGET)
     reference = reference_path(
         checkpoint, experiment.component, experiment.dtype, experiment.attention
     )
-    kept = store.find(key)
-    if kept and reference.is_file():
-        return Extracted(kept, reference)
-    model = load_model(
-        checkpoint,
-        device=experiment.device,
-        dtype=experiment.dtype,
-        attention=experiment.attention,
-    )
-    if not kept:
-        activations = extract(
-            model,
-            prompts,
-            experiment.component,
-            layers,
-            pool="none",
-            tokens="all",
-            truncate=experiment.truncate,
-            seed=experiment.seed,
-        )
-        kept = store.write(key, activations)
-    return Extracted(kept, ensure_reference(model, experiment.component))
+    if not reference.is_file():
+        ensure_reference(load(), experiment.component)
+    return Extracted(stored.folder, reference)
 
 
 def compare_stored(

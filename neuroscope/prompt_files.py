@@ -1,0 +1,169 @@
+"""Prompts from files: text, CSV, JSON lines, Parquet; read row by row, whatever their length."""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuroscope.errors import PromptError
+from neuroscope.prompts import Prompt, PromptSet, checked, digest_of
+
+Row = tuple[int, Mapping[str, object]]
+"""The line in the file, from 1, and the columns."""
+
+
+def read_prompts(path: str | Path) -> PromptSet:
+    """All prompts of a file, in memory; see `PromptFile.open`."""
+    return PromptSet(tuple(_read(_known(path), check=True)))
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """The prompts of a file, checked once and read anew each time they are gone through.
+
+    >>> prompts = PromptFile.open("prompts.csv")
+    >>> for prompt in prompts: ...
+
+    Memory does not grow with the file, but for the ids while they are checked.
+    """
+
+    path: Path
+    count: int
+    characters: int  # of all texts together
+    digest: str
+
+    @classmethod
+    def open(cls, path: str | Path) -> "PromptFile":
+        """Reads the file through once: `.txt` (a prompt a line), `.csv`, `.jsonl` or `.parquet`.
+
+        Tables need a column `text`; `id` is optional (else the row's number, from 0), and every
+        other column becomes a label.
+
+        Raises:
+            PromptError: the file is missing, of another kind or malformed (with the line), or a
+                prompt is blank or has another's id.
+        """
+        path = _known(path)
+        count = characters = 0
+
+        def counted() -> Iterator[Prompt]:
+            nonlocal count, characters
+            for prompt in _read(path, check=True):
+                count, characters = count + 1, characters + len(prompt.text)
+                yield prompt
+
+        digest = digest_of(counted())
+        return cls(path, count, characters, digest)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return _read(self.path, check=False)
+
+
+def _known(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise PromptError(f"prompt file '{path}' does not exist")
+    if path.suffix not in _READERS:
+        kinds = ", ".join(_READERS)
+        raise PromptError(f"cannot read prompts from '{path}': the file's ending must be {kinds}")
+    return path
+
+
+def _read(path: Path, *, check: bool) -> Iterator[Prompt]:
+    """The file's prompts, at least one; a fault is raised where it stands."""
+    rows = enumerate(_READERS[path.suffix](path))
+    found = (_prompt(index, line, row) for index, (line, row) in rows)
+    prompt = None
+    try:
+        for prompt in checked(found) if check else found:
+            yield prompt
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{path} is not UTF-8 text ({error}): save it as UTF-8") from error
+    except PromptError as error:
+        raise PromptError(f"{path}, {error}") from error
+    if prompt is None:
+        raise PromptError(f"{path} holds no prompts")
+
+
+def _prompt(index: int, line: int, row: Mapping[str, object]) -> Prompt:
+    text = row.get("text")
+    if not isinstance(text, str) or not text.strip():
+        raise PromptError(f"line {line}: 'text' is missing or blank; every row needs text")
+    labels = {
+        key: str(value)
+        for key, value in row.items()
+        if key not in ("id", "text") and value is not None
+    }
+    id = row.get("id")
+    return Prompt(str(index) if id in (None, "") else str(id), text, labels)
+
+
+def _filled_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Line, from 1, and text of the lines that are not blank; only a new line ends a line."""
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        for line, text in enumerate(file, 1):
+            if text.strip():
+                yield line, text.removesuffix("\n").removesuffix("\r")
+
+
+def _read_text(path: Path) -> Iterator[Row]:
+    return ((line, {"text": text}) for line, text in _filled_lines(path))
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            if "text" not in (reader.fieldnames or ()):
+                found = ", ".join(reader.fieldnames or ()) or "nothing"
+                raise PromptError(f"line 1: no column 'text' in the header; found {found}")
+            for row in reader:
+                if None in row or None in row.values():
+                    raise PromptError(
+                        f"line {reader.line_num}: expected {len(reader.fieldnames or ())} columns;"
+                        " quote texts that hold commas"
+                    )
+                yield reader.line_num, row
+        except csv.Error as error:
+            raise PromptError(f"line {reader.line_num}: {error}") from error
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    for line, text in _filled_lines(path):
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise PromptError(f"line {line}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise PromptError(f'line {line}: expected an object such as {{"text": "…"}}')
+        yield line, row
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    import pyarrow.parquet as pq
+    from pyarrow import ArrowException
+
+    try:
+        file = pq.ParquetFile(path)
+    except (ArrowException, OSError) as error:
+        raise PromptError(f"not a readable Parquet file ({error})") from error
+    with file:
+        if "text" not in file.schema_arrow.names:
+            raise PromptError(f"no column 'text'; found {', '.join(file.schema_arrow.names)}")
+        try:
+            rows = (row for batch in file.iter_batches(4096) for row in batch.to_pylist())
+            yield from enumerate(rows, 1)
+        except (ArrowException, OSError) as error:
+            raise PromptError(f"not a readable Parquet file ({error})") from error
+
+
+_READERS = {
+    ".txt": _read_text,
+    ".csv": _read_csv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}

@@ -1,0 +1,46 @@
+"""How much room activations need on a disk, and whether it is there."""
+
+import shutil
+from pathlib import Path
+
+from neuroscope.errors import ActivationError
+
+_TOKEN_BYTES = 6  # of a row of the tokens' table, compressed
+_PART_BYTES = 4096  # of a file's own framing
+_SPARE = 100_000_000  # left free: a disk that is full to the last byte stops other programs too
+
+
+def estimated_bytes(rows: int, neurons: int, tokens: int, characters: int, files: int) -> int:
+    """About how many bytes activations take on the disk.
+
+    Args:
+        rows: of each site: prompts, or tokens at token level.
+        neurons: of all sites together.
+        tokens: of all prompts together.
+        characters: likewise.
+        files: how many parts in all.
+    """
+    values = rows * neurons * 4  # float32, which compresses by a few per cent only
+    return values + rows * 8 + tokens * _TOKEN_BYTES + characters + files * _PART_BYTES
+
+
+def stored_bytes(folder: Path) -> int:
+    """Bytes of the parts that are in a folder, if it is there."""
+    return sum(path.stat().st_size for path in folder.rglob("*.parquet"))
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that may be written to a folder that need not be there yet."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raises ActivationError unless `needed` bytes fit on the folder's disk."""
+    free = free_bytes(folder)
+    if needed + _SPARE > free:
+        raise ActivationError(
+            f"about {needed / 1e6:,.0f} MB are needed for {folder}, {free / 1e6:,.0f} MB are free:"
+            " name a folder on another disk (--out), or ask for fewer sites, layers or prompts, or"
+            " for pooled values instead of every token"
+        )

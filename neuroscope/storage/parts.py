@@ -1,0 +1,203 @@
+"""The Parquet files of stored activations: what is in them, and how one is written whole."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuroscope.activations import Floats
+from neuroscope.errors import ActivationError
+from neuroscope.prompts import Prompt
+from neuroscope.tokens import TokenBlock, Tokens, Vocabulary
+
+PROMPTS, TOKENS = "prompts", "tokens"
+"""Folders of the tables that stand beside the sites."""
+
+
+def part_path(folder: Path, table: str, number: int) -> Path:
+    """Where a part of a table is: parts count from 0, in the order of the prompts."""
+    return folder / table / f"part-{number:05d}.parquet"
+
+
+def write_part(folder: Path, table: str, number: int, columns: dict[str, Any]) -> None:
+    """Writes a part and gives it its name when it is whole and on the disk.
+
+    Raises:
+        OSError: the disk is full or fails; the part is not there then.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = part_path(folder, table, number)
+    path.parent.mkdir(exist_ok=True)
+    unfinished = path.with_name(f".{path.name}")  # readers of the folder pass over hidden files
+    floats = "values" in columns
+    try:
+        with unfinished.open("wb") as file:
+            pq.write_table(
+                pa.table(columns),
+                file,
+                write_page_checksum=True,
+                # floats take no less space for it, only time
+                compression="none" if floats else "zstd",
+                use_dictionary=not floats,
+                write_statistics=not floats,
+            )
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def is_whole(folder: Path, table: str, number: int) -> bool:
+    """Whether a part is there to its end; its pages are checked when they are read."""
+    import pyarrow.parquet as pq
+    from pyarrow import ArrowException
+
+    try:
+        pq.read_metadata(part_path(folder, table, number))
+    except (ArrowException, OSError):
+        return False
+    return True
+
+
+def read_part(folder: Path, table: str, number: int, columns: list[str]) -> Any:
+    """Columns of a part as an Arrow table.
+
+    Raises:
+        ActivationError: it is missing, damaged or lacks a column.
+    """
+    import pyarrow.parquet as pq
+    from pyarrow import ArrowException
+
+    path = part_path(folder, table, number)
+    try:
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
+    except (ArrowException, OSError) as error:
+        raise damaged(path, str(error).partition("\n")[0]) from error
+
+
+def damaged(path: Path, reason: object) -> ActivationError:
+    """What to do about a file that cannot be read."""
+    return ActivationError(
+        f"{path} is damaged ({reason}): delete it and run the same extraction again, which makes"
+        " only what is missing"
+    )
+
+
+def prompt_columns(prompts: Sequence[Prompt]) -> dict[str, Any]:
+    return {
+        "id": [prompt.id for prompt in prompts],
+        "text": [prompt.text for prompt in prompts],
+        "labels": [json.dumps(dict(prompt.labels)) for prompt in prompts],
+    }
+
+
+def read_prompt_part(folder: Path, number: int) -> list[Prompt]:
+    """The prompts of a part.
+
+    Raises:
+        ActivationError: it is missing or damaged.
+    """
+    rows = read_part(folder, PROMPTS, number, ["id", "text", "labels"]).to_pylist()
+    try:
+        return [Prompt(row["id"], row["text"], json.loads(row["labels"])) for row in rows]
+    except (TypeError, ValueError) as error:
+        raise damaged(part_path(folder, PROMPTS, number), error) from error
+
+
+def token_columns(ids: Sequence[str], tokens: TokenBlock) -> dict[str, Any]:
+    """One row a token: its prompt's id, its place in the prompt, and what it is."""
+    import pyarrow as pa
+
+    texts = pa.array(tokens.vocabulary.texts, pa.string())
+    return {
+        "prompt": _repeated(ids, tokens.lengths),
+        "position": tokens.positions,
+        "id": tokens.ids,
+        "text": texts.take(pa.array(tokens.ids)),
+        "special": tokens.special,
+        "unknown": tokens.unknown,
+    }
+
+
+def read_token_part(folder: Path, number: int, prompts: Sequence[Prompt]) -> Iterator[Tokens]:
+    """The tokens of each prompt of a part.
+
+    Raises:
+        ActivationError: it is missing or damaged, or lacks prompts.
+    """
+    names = ["prompt", "id", "text", "special", "unknown"]
+    table = read_part(folder, TOKENS, number, names)
+    columns = {name: table[name].to_pylist() for name in names}
+    ends = np.cumsum(_row_counts(part_path(folder, TOKENS, number), columns["prompt"], prompts))
+    for start, end in zip([0, *ends], ends, strict=False):
+        yield Tokens(*(tuple(columns[name][start:end]) for name in names[1:]))
+
+
+def read_token_block(folder: Path, number: int, vocabulary: Vocabulary) -> TokenBlock:
+    """The tokens of a part's prompts, end to end.
+
+    Raises:
+        ActivationError: it is missing or damaged.
+    """
+    table = read_part(folder, TOKENS, number, ["position", "id"])
+    starts = np.flatnonzero(table["position"].to_numpy() == 0)
+    ids = table["id"].to_numpy()
+    return TokenBlock(ids, np.append(starts[1:], len(ids)).astype(np.int64), vocabulary)
+
+
+def site_columns(
+    ids: Sequence[str], tokens: TokenBlock, values: Floats, pool: str, rule: str
+) -> dict[str, Any]:
+    """One row a prompt; at token level one row for each token that counts."""
+    import pyarrow as pa
+
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+    if pool != "none":
+        return {"prompt": list(ids), "values": lists}
+    return {
+        "prompt": _repeated(ids, tokens.kept_counts(rule)),
+        "position": tokens.positions[tokens.kept(rule)],
+        "values": lists,
+    }
+
+
+def read_site_part(
+    folder: Path, site: str, number: int, prompts: Sequence[Prompt], counts: Iterable[int]
+) -> Floats:
+    """(rows, neurons) of a part.
+
+    Args:
+        counts: how many rows each prompt has.
+
+    Raises:
+        ActivationError: it is missing or damaged, or its rows are not those of the prompts.
+    """
+    path = part_path(folder, site, number)
+    table = read_part(folder, site, number, ["prompt", "values"])
+    if list(_row_counts(path, table["prompt"].to_pylist(), prompts)) != list(counts):
+        raise damaged(path, "rows are lacking")
+    column = table["values"].combine_chunks()
+    values: Floats = column.flatten().to_numpy()
+    return values.reshape(len(column), -1)
+
+
+def _repeated(ids: Sequence[str], counts: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.array(ids, pa.string()).take(pa.array(np.repeat(np.arange(len(ids)), counts)))
+
+
+def _row_counts(path: Path, owners: list[str], prompts: Sequence[Prompt]) -> list[int]:
+    """How many rows each prompt has; rows are in the order of the prompts."""
+    counts = {prompt.id: 0 for prompt in prompts}
+    for owner in owners:
+        if owner not in counts:
+            raise damaged(path, f"it holds another prompt, '{owner}'")
+        counts[owner] += 1
+    return list(counts.values())

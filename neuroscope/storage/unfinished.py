@@ -1,0 +1,253 @@
+"""A folder of activations on its way: written part by part, by one process at a time."""
+
+import itertools
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from neuroscope.activations import Floats
+from neuroscope.errors import ActivationError, PromptError
+from neuroscope.progress import Progress, silent
+from neuroscope.prompts import Prompt, Prompts, digest_of
+from neuroscope.sites import Site
+from neuroscope.storage.activation_store import MANIFEST, Manifest
+from neuroscope.storage.parts import (
+    PROMPTS,
+    TOKENS,
+    is_whole,
+    prompt_columns,
+    read_prompt_part,
+    read_token_block,
+    site_columns,
+    token_columns,
+    write_part,
+)
+from neuroscope.tokens import TokenBlock, Vocabulary
+
+Tokenise = Callable[[Sequence[Prompt]], TokenBlock]
+
+UNFINISHED = "unfinished.json"
+_LOCK = ".lock"
+
+
+class UnfinishedActivations:
+    """A folder of activations to be completed; made by `unfinished_activations`.
+
+    A part is kept once its files are whole: killed at any moment, the next process that opens the
+    folder with the same key goes on with the parts that are missing.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest):
+        self.folder, self.manifest = folder, manifest
+        self.missing = [number for number in range(manifest.parts) if not self._is_whole(number)]
+        """Parts to be written."""
+
+    @property
+    def finished_prompts(self) -> int:
+        """How many prompts the parts that are there already hold."""
+        count = self.manifest.prompts
+        return count - sum(len(self._span(number)) for number in self.missing)
+
+    def inputs(self, number: int, vocabulary: Vocabulary) -> tuple[list[str], TokenBlock]:
+        """Ids and tokens of a part's prompts."""
+        ids = [prompt.id for prompt in read_prompt_part(self.folder, number)]
+        return ids, read_token_block(self.folder, number, vocabulary)
+
+    def write(
+        self,
+        number: int,
+        ids: Sequence[str],
+        tokens: TokenBlock,
+        values: Iterable[tuple[Site, Floats]],
+        nonfinite: Mapping[Site, int],
+    ) -> None:
+        """Writes a part.
+
+        Args:
+            number: of the part.
+            ids: of its prompts.
+            tokens: theirs.
+            values: (rows, neurons) of each site, written as they come.
+            nonfinite: rows with values that are not finite, read once `values` are through.
+
+        Raises:
+            ActivationError: the disk is full or fails; the other parts are kept.
+        """
+        provenance = self.manifest.provenance
+        for site, rows in values:
+            columns = site_columns(ids, tokens, rows, provenance.pool, provenance.tokens)
+            with _disk_errors(self.folder):
+                write_part(self.folder, str(site), number, columns)
+        self._note(number, nonfinite)
+        self.missing.remove(number)
+
+    def finish(self) -> None:
+        """Declares the folder complete."""
+        with _disk_errors(self.folder):
+            self.manifest.write(self.folder / MANIFEST)
+            (self.folder / UNFINISHED).unlink(missing_ok=True)
+
+    def _is_whole(self, number: int) -> bool:
+        return all(is_whole(self.folder, str(site), number) for site in self.manifest.sites)
+
+    def _span(self, number: int) -> range:
+        per_part = self.manifest.prompts_per_part
+        return range(number * per_part, min((number + 1) * per_part, self.manifest.prompts))
+
+    def _note(self, number: int, nonfinite: Mapping[Site, int]) -> None:
+        counts = {str(site): rows for site, rows in nonfinite.items()}
+        if counts != self.manifest.nonfinite.get(str(number), {}):
+            noted = {**self.manifest.nonfinite, str(number): counts}
+            self.manifest = replace(self.manifest, nonfinite=noted)
+            with _disk_errors(self.folder):
+                self.manifest.write(self.folder / UNFINISHED)
+
+
+def complete_manifest(folder: Path, key: str) -> Manifest | None:
+    """The manifest of a folder that holds everything of this key, else None.
+
+    Raises:
+        ActivationError: the folder holds something else, or is damaged or of another schema.
+    """
+    manifest = _existing(folder, key)
+    if manifest is None or not (folder / MANIFEST).is_file():
+        return None
+    whole = _inputs_are_whole(folder, manifest)
+    return manifest if whole and not UnfinishedActivations(folder, manifest).missing else None
+
+
+@contextmanager
+def unfinished_activations(
+    folder: Path,
+    manifest: Manifest,
+    prompts: Prompts,
+    tokenise: Tokenise,
+    *,
+    progress: Progress = silent,
+) -> Iterator[UnfinishedActivations]:
+    """Opens a folder for writing, and makes it if it is not there.
+
+    Prompts and tokens are written first: what is wrong with a prompt is found before anything is
+    computed, and what follows does not depend on where the prompts came from. Another process
+    that writes the same folder is waited for.
+
+    Args:
+        folder: new, empty, or with parts of the same key.
+        manifest: what the folder is to hold.
+        prompts: to be written.
+        tokenise: gives their tokens.
+        progress: told how many prompts are read, and when another process has to be waited for.
+
+    Raises:
+        ActivationError: the folder holds something else, or cannot be written.
+        PromptError: a prompt cannot be read by the model, or the prompts are not those of the
+            manifest: their file has changed.
+    """
+    _existing(folder, manifest.key)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ActivationError(
+            f"the folder {folder} cannot be made ({error.strerror}): name another"
+        ) from error
+    with _only_here(folder, progress):
+        # another process may have begun it, or finished it while this one waited
+        manifest = _existing(folder, manifest.key) or manifest
+        if complete_manifest(folder, manifest.key) is None:
+            with _disk_errors(folder):
+                manifest.write(folder / UNFINISHED)
+                (folder / MANIFEST).unlink(missing_ok=True)
+            if not _inputs_are_whole(folder, manifest):
+                _write_inputs(folder, manifest, prompts, tokenise, progress)
+        yield UnfinishedActivations(folder, manifest)
+
+
+@contextmanager
+def _only_here(folder: Path, progress: Progress) -> Iterator[None]:
+    lock = FileLock(folder / _LOCK)
+    with _disk_errors(folder):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            progress("wait for another process that writes the same", 0, 1)
+            lock.acquire()
+    try:
+        yield
+        (folder / _LOCK).unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def _existing(folder: Path, key: str) -> Manifest | None:
+    """The manifest of what is there, or None where nothing is."""
+    if folder.is_file():
+        raise ActivationError(f"{folder} is a file: name a new folder")
+    for name in (MANIFEST, UNFINISHED):
+        found = Manifest.read(folder / name)
+        if found and found.key != key:
+            raise ActivationError(
+                f"{folder} holds other activations (of '{found.provenance.model}',"
+                f" {found.prompts} prompts): name a new folder"
+            )
+        if found:
+            return found
+    if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise ActivationError(f"{folder} is not empty: name a new folder")
+    return None
+
+
+def _inputs_are_whole(folder: Path, manifest: Manifest) -> bool:
+    numbers = range(manifest.parts)
+    return all(is_whole(folder, table, at) for table in (PROMPTS, TOKENS) for at in numbers)
+
+
+def _write_inputs(
+    folder: Path, manifest: Manifest, prompts: Prompts, tokenise: Tokenise, progress: Progress
+) -> None:
+    """Writes the parts of prompts and tokens, all or none."""
+    unfinished = folder / ".inputs"
+    with _disk_errors(folder):
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+    try:
+        written = _writing(prompts, unfinished, manifest, tokenise, progress)
+        if digest_of(written) != manifest.provenance.prompts_digest:
+            raise PromptError("the prompts changed while they were read: run the extraction again")
+        with _disk_errors(folder):
+            for table in (PROMPTS, TOKENS):
+                shutil.rmtree(folder / table, ignore_errors=True)
+                (unfinished / table).rename(folder / table)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _writing(
+    prompts: Prompts, folder: Path, manifest: Manifest, tokenise: Tokenise, progress: Progress
+) -> Iterator[Prompt]:
+    """The prompts, written part by part as they go by."""
+    rest = iter(prompts)
+    for number in range(manifest.parts):
+        progress("read prompts", number * manifest.prompts_per_part, manifest.prompts)
+        part = list(itertools.islice(rest, manifest.prompts_per_part))
+        tokens = tokenise(part)
+        with _disk_errors(folder.parent):
+            write_part(folder, PROMPTS, number, prompt_columns(part))
+            write_part(folder, TOKENS, number, token_columns([one.id for one in part], tokens))
+        yield from part
+    yield from rest  # there are none, unless the file has grown
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Says of a full or failing disk what is kept and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise ActivationError(
+            f"writing to {folder} failed ({error.strerror or error}): the finished parts are kept;"
+            " make room and run the same extraction again, which makes only what is missing"
+        ) from error

@@ -1,0 +1,257 @@
+"""Extracts activations to disk: any number of prompts, in memory that does not grow with them."""
+
+import itertools
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from neuroscope.activations import check_pooling
+from neuroscope.errors import ActivationError
+from neuroscope.extraction.batching import tokenise
+from neuroscope.extraction.budget import TokenBudget
+from neuroscope.extraction.checkpoints import Checkpoint
+from neuroscope.extraction.extract import provenance_of, record
+from neuroscope.extraction.finite import FiniteCheck
+from neuroscope.extraction.models import Model
+from neuroscope.progress import Progress, silent
+from neuroscope.prompts import Prompts, PromptSet
+from neuroscope.sites import Site, resolve_sites
+from neuroscope.storage.activation_store import Manifest, activation_key
+from neuroscope.storage.disk import check_room, estimated_bytes, stored_bytes
+from neuroscope.storage.unfinished import (
+    UnfinishedActivations,
+    complete_manifest,
+    unfinished_activations,
+)
+
+_PART_BYTES = 128e6  # of values in a part, all sites together: what memory holds at a time
+_SAMPLE = 1000  # prompts that tell how many tokens a text becomes
+_LARGE = 100e6  # bytes: a job of which it is said beforehand how large it will be
+
+_log = logging.getLogger("neuroscope")
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What is to be extracted: everything that decides the values, and so the key."""
+
+    checkpoint: Checkpoint
+    prompts: Prompts
+    sites: tuple[Site, ...]
+    pool: str = "mean"
+    tokens: str = "content"
+    truncate: bool = False
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    seed: int = 0  # recorded; a pass itself draws no random numbers
+
+    def __post_init__(self) -> None:
+        check_pooling(self.pool, self.tokens)
+
+    @property
+    def key(self) -> str:
+        return activation_key(
+            fingerprint=self.checkpoint.fingerprint,
+            prompts_digest=self.prompts.digest,
+            sites=self.sites,
+            pool=self.pool,
+            tokens=self.tokens,
+            truncate=self.truncate,
+            dtype=self.dtype,
+            attention=self.attention,
+        )
+
+    @property
+    def neurons(self) -> int:
+        """Of all sites together."""
+        return sum(self.checkpoint.neurons(site.component) for site in self.sites)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Activations on the disk."""
+
+    folder: Path
+    manifest: Manifest
+    computed: int
+    """Prompts that were run through the model; those of parts that were there before were not."""
+
+    @property
+    def size(self) -> int:
+        """Bytes on the disk."""
+        return stored_bytes(self.folder)
+
+
+def extract_to(
+    folder: str | Path,
+    model: Model,
+    prompts: Prompts | Sequence[str],
+    sites: str | Sequence[str] = "resid_post",
+    layers: str | int | Sequence[int] = "all",
+    *,
+    pool: str = "mean",
+    tokens: str = "content",
+    truncate: bool = False,
+    budget: int | None = None,
+    allow_nonfinite: bool = False,
+    progress: Progress = silent,
+) -> Stored:
+    """Writes activations of any number of prompts to a folder of Parquet parts.
+
+    >>> prompts = PromptFile.open("prompts.csv")
+    >>> extract_to("activations", model, prompts, ["resid_post", "mlp_act"])
+
+    Cut short, the same call goes on where it was; once complete, it computes nothing.
+
+    Args:
+        folder: new, empty, or from an earlier call with the same arguments.
+        model: from `load_model`.
+        prompts: a set, a file, or texts.
+        sites, layers, pool, tokens, truncate, budget, allow_nonfinite, progress: as `extract`.
+
+    Raises:
+        SiteError, PromptError: as `extract`.
+        ActivationError: a value is not finite; the folder holds something else; its disk has not
+            the room.
+    """
+    known = PromptSet.of(prompts) if isinstance(prompts, Sequence) else prompts
+    wanted = Extraction(
+        model.checkpoint,
+        known,
+        tuple(resolve_sites(sites, layers, model.layer_count)),
+        pool,
+        tokens,
+        truncate,
+        model.dtype,
+        model.attention,
+    )
+    return store_activations(
+        wanted,
+        Path(folder),
+        lambda: model,
+        budget=budget,
+        allow_nonfinite=allow_nonfinite,
+        progress=progress,
+    )
+
+
+def store_activations(
+    wanted: Extraction,
+    folder: Path,
+    load: Callable[[], Model],
+    *,
+    budget: int | None = None,
+    allow_nonfinite: bool = False,
+    progress: Progress = silent,
+) -> Stored:
+    """Completes a folder of activations, or finds it complete.
+
+    Args:
+        wanted: what it is to hold.
+        folder: where; see `extract_to`.
+        load: gives the model, asked only if something has to be computed.
+        budget: tokens in a batch; found on the first batches if not given.
+        allow_nonfinite: keep and count NaN and infinity instead of refusing them.
+        progress: told how many prompts are through.
+
+    Raises:
+        ActivationError, PromptError: as `extract_to`.
+    """
+    manifest, computed = complete_manifest(folder, wanted.key), 0
+    if manifest is None:
+        manifest, computed = _complete(wanted, folder, load(), budget, allow_nonfinite, progress)
+    if manifest.nonfinite_rows and not allow_nonfinite:
+        sites = ", ".join(f"{site} ({rows} rows)" for site, rows in manifest.nonfinite_rows.items())
+        raise ActivationError(
+            f"{folder} holds values that are not finite at {sites}: read it with --allow-nonfinite,"
+            " or extract with --dtype float32"
+        )
+    return Stored(folder, manifest, computed)
+
+
+def _complete(
+    wanted: Extraction,
+    folder: Path,
+    model: Model,
+    budget: int | None,
+    allow_nonfinite: bool,
+    progress: Progress,
+) -> tuple[Manifest, int]:
+    """The manifest of the folder once it is complete, and how many prompts were computed."""
+    planned = _plan(wanted, folder, model)
+    read = partial(tokenise, model, truncate=wanted.truncate)
+    token_budget = TokenBudget(budget, str(model.device))
+    with unfinished_activations(
+        folder, planned, wanted.prompts, read, progress=progress
+    ) as unfinished:
+        before = unfinished.finished_prompts
+        for number in list(unfinished.missing):
+            ids, block = unfinished.inputs(number, model.vocabulary)
+            check = FiniteCheck(model.name, ids, allow=allow_nonfinite)
+            values = record(
+                model,
+                block,
+                wanted.sites,
+                pool=wanted.pool,
+                rule=wanted.tokens,
+                budget=token_budget,
+                check=check,
+                progress=_progress_of_part(unfinished, progress),
+            )
+            unfinished.write(number, ids, block, values, check.counts)
+        unfinished.finish()
+        return unfinished.manifest, len(wanted.prompts) - before
+
+
+def _progress_of_part(unfinished: UnfinishedActivations, progress: Progress) -> Progress:
+    """Reports a part's progress as that of the whole, with the bytes written so far."""
+    before, size = unfinished.finished_prompts, stored_bytes(unfinished.folder)
+
+    def report(task: str, done: int, total: int) -> None:
+        progress(
+            f"{task}, {size / 1e6:,.0f} MB written", before + done, unfinished.manifest.prompts
+        )
+
+    return report
+
+
+def _plan(wanted: Extraction, folder: Path, model: Model) -> Manifest:
+    """What the folder is to hold, once it is known that the disk has the room.
+
+    Raises:
+        ActivationError: it has not.
+    """
+    count = len(wanted.prompts)
+    tokens = _estimated_tokens(wanted, model)
+    rows = count if wanted.pool != "none" else tokens
+    per_part = _prompts_per_part(wanted, rows / count)
+    files = -(-count // per_part) * (len(wanted.sites) + 2)
+    needed = estimated_bytes(rows, wanted.neurons, tokens, wanted.prompts.characters, files)
+    check_room(folder, needed - stored_bytes(folder))
+    if needed > _LARGE:
+        _log.info("about %s MB will be written to %s", f"{needed / 1e6:,.0f}", folder)
+    provenance = provenance_of(
+        model,
+        wanted.prompts.digest,
+        pool=wanted.pool,
+        tokens=wanted.tokens,
+        truncate=wanted.truncate,
+        seed=wanted.seed,
+    )
+    return Manifest(wanted.key, wanted.sites, count, per_part, provenance)
+
+
+def _estimated_tokens(wanted: Extraction, model: Model) -> int:
+    """About how many tokens all prompts are, from the characters of the first ones."""
+    sample = list(itertools.islice(wanted.prompts, _SAMPLE))
+    tokens = len(tokenise(model, sample, truncate=True).ids)
+    characters = sum(len(prompt.text) for prompt in sample)
+    return math.ceil(wanted.prompts.characters * tokens / characters)
+
+
+def _prompts_per_part(wanted: Extraction, rows_per_prompt: float) -> int:
+    bytes_per_prompt = rows_per_prompt * wanted.neurons * 4  # float32
+    return max(1, min(len(wanted.prompts), int(_PART_BYTES / bytes_per_prompt)))

@@ -1,0 +1,161 @@
+"""Prompts as their model reads them: one prompt's tokens, and those of many end to end."""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Flags = NDArray[np.bool_]
+Integers = NDArray[np.int32]
+
+_WORD_MARKERS = "Ġ▁Ċ"  # how GPT-2's and SentencePiece tokenizers write a space or a new line
+_BLANK = re.compile(r"(?:[\sĠ▁Ċĉč]|<0x(?:09|0A|0D|20)>)+")  # a token that shows nothing
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One prompt as its model reads it, padding left out; all fields have one entry a token."""
+
+    ids: tuple[int, ...]
+    texts: tuple[str, ...]
+    special: tuple[bool, ...]
+    unknown: tuple[bool, ...] = ()  # words the tokenizer has no token for; not given: none
+
+    def __post_init__(self) -> None:
+        if not self.unknown:
+            object.__setattr__(self, "unknown", (False,) * len(self.ids))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def content(self) -> Flags:
+        """(tokens,) false at special tokens such as [CLS]."""
+        return ~np.array(self.special, dtype=bool)
+
+    @property
+    def words(self) -> Flags:
+        """(tokens,) false at special tokens and at the punctuation and blanks at the end."""
+        words = self.content
+        for position in reversed(np.flatnonzero(words).tolist()):
+            text = self.texts[position]
+            if not is_punctuation(text) and not _BLANK.fullmatch(text):
+                break
+            words[position] = False
+        return words
+
+
+def is_punctuation(token: str) -> bool:
+    """Whether a token consists of punctuation alone, word markers aside."""
+    text = _from_bytes(token.removeprefix("##").strip(_WORD_MARKERS + " "))
+    return bool(text) and all(unicodedata.category(letter).startswith("P") for letter in text)
+
+
+def _from_bytes(token: str) -> str:
+    """The text of a byte-level token, in which GPT-2 writes “…” as "âĢ¦"; else the token."""
+    try:
+        return bytes(_BYTES[letter] for letter in token).decode()
+    except (KeyError, UnicodeDecodeError):
+        return token
+
+
+def _byte_letters() -> dict[str, int]:
+    """Letter -> byte, as in GPT-2's `bytes_to_unicode`."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    letters = {chr(byte): byte for byte in shown}
+    return letters | {chr(256 + place): byte for place, byte in enumerate(hidden)}
+
+
+_BYTES = _byte_letters()
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """What token ids mean to one tokenizer."""
+
+    texts: Sequence[str]  # id -> token
+    special: frozenset[int]  # ids that frame or pad a prompt
+    unknown: int | None  # id that stands for words the tokenizer has no token for
+
+    @cached_property
+    def is_special(self) -> Flags:
+        """(ids,)"""
+        flags = np.zeros(len(self.texts), dtype=bool)
+        flags[[id for id in self.special if id < len(flags)]] = True
+        return flags
+
+    @cached_property
+    def is_unknown(self) -> Flags:
+        """(ids,) a special token that also stands for the unknown counts as special only."""
+        flags = np.zeros(len(self.texts), dtype=bool)
+        if self.unknown is not None:
+            flags[self.unknown] = True
+        return flags & ~self.is_special
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBlock:
+    """Tokens of many prompts end to end: far smaller than one `Tokens` a prompt.
+
+    `ids` is (tokens,); `ends` is (prompts,), the place after each prompt's last token.
+    """
+
+    ids: Integers
+    ends: NDArray[np.int64]
+    vocabulary: Vocabulary
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __iter__(self) -> Iterator[Tokens]:
+        """Each prompt's tokens."""
+        return (self._tokens(start, end) for start, end in zip(self.starts, self.ends, strict=True))
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """(prompts,) the place of each prompt's first token."""
+        return np.concatenate([[0], self.ends[:-1]]).astype(np.int64)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(prompts,)"""
+        return self.ends - self.starts
+
+    @cached_property
+    def special(self) -> Flags:
+        """(tokens,)"""
+        return self.vocabulary.is_special[self.ids]
+
+    @cached_property
+    def unknown(self) -> Flags:
+        """(tokens,)"""
+        return self.vocabulary.is_unknown[self.ids]
+
+    def kept(self, rule: str) -> Flags:
+        """(tokens,) which ones the token rule, `content` or `all`, counts."""
+        return ~self.special if rule == "content" else np.ones(len(self.ids), dtype=bool)
+
+    def kept_counts(self, rule: str) -> NDArray[np.int64]:
+        """(prompts,) how many tokens of each prompt the token rule counts."""
+        before = np.concatenate([[0], np.cumsum(self.kept(rule), dtype=np.int64)])
+        counts: NDArray[np.int64] = before[self.ends] - before[self.starts]
+        return counts
+
+    @property
+    def positions(self) -> Integers:
+        """(tokens,) each token's place in its prompt, from 0."""
+        return (np.arange(len(self.ids)) - np.repeat(self.starts, self.lengths)).astype(np.int32)
+
+    def _tokens(self, start: int, end: int) -> Tokens:
+        at = slice(start, end)
+        return Tokens(
+            tuple(self.ids[at].tolist()),
+            tuple(self.vocabulary.texts[id] for id in self.ids[at].tolist()),
+            tuple(self.special[at].tolist()),
+            tuple(self.unknown[at].tolist()),
+        )

@@ -1,0 +1,312 @@
+"""Extraction to disk: equal to that in memory, whatever happens on the way."""
+
+import itertools
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import WORDS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neuroscope.errors import ActivationError, PromptError
+from neuroscope.extraction.extract import extract
+from neuroscope.extraction.models import load_model
+from neuroscope.prompt_files import PromptFile, read_prompts
+from neuroscope.prompts import PromptSet
+from neuroscope.storage.activation_store import read_activations
+from neuroscope.studies import extract as study
+from neuroscope.studies.extract import extract_to
+
+SITES = ["resid_post", "mlp_act"]
+CLOSE = {"atol": 5e-5, "rtol": 0}
+
+
+@pytest.fixture(scope="module")
+def models(family_folder):
+    """Right- and left-padding models of an encoder and a decoder."""
+    return {
+        (family, side): load_model(str(family_folder(family)), padding_side=side)
+        for family in ("bert", "llama")
+        for side in ("right", "left")
+    }
+
+
+def prompts_of(count, seed=0):
+    words = random.Random(seed)
+    return PromptSet.of(
+        [" ".join(words.choices(WORDS, k=words.randint(1, 30))) for _ in range(count)]
+    )
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Parts of about seven prompts at two sites of a tiny model."""
+    monkeypatch.setattr(study, "_PART_BYTES", 7 * (2 * 32 + 2 * 48) * 4)
+
+
+def assert_same(one, other, exact=False):
+    assert (one.prompts, one.tokens, one.sites) == (other.prompts, other.tokens, other.sites)
+    for site in one:
+        for a, b in zip(one[site], other[site], strict=True):
+            assert a.dtype == np.float32
+            if exact:
+                np.testing.assert_array_equal(a, b)
+            else:
+                np.testing.assert_allclose(a, b, **CLOSE)
+
+
+@pytest.mark.parametrize("pool", ["mean", "max", "first", "last", "none"])
+def test_what_is_on_disk_is_what_is_in_memory(models, tmp_path, small_parts, pool):
+    model, prompts = models["bert", "right"], prompts_of(40)
+    stored = extract_to(tmp_path / "acts", model, prompts, SITES, pool=pool, tokens="all")
+    assert stored.manifest.parts > 3
+    assert stored.computed == 40
+    in_memory = extract(model, prompts, SITES, pool=pool, tokens="all")
+    found = read_activations(stored.folder)
+    assert_same(found, in_memory)
+    created = {"created": ""}
+    one, other = found.provenance.to_dict() | created, in_memory.provenance.to_dict() | created
+    assert one == other
+
+
+texts = st.lists(
+    st.lists(st.sampled_from(WORDS), min_size=1, max_size=40).map(" ".join), min_size=1, max_size=25
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    texts=texts,
+    family=st.sampled_from(["bert", "llama"]),
+    side=st.sampled_from(["right", "left"]),
+    budget=st.one_of(st.none(), st.integers(1, 400)),
+    per_part=st.integers(1, 30),
+    pool=st.sampled_from(["mean", "max", "first", "last", "none"]),
+    rule=st.sampled_from(["content", "all"]),
+    killed=st.integers(0, 80),
+)
+def test_any_prompts_budget_padding_and_kill_point_give_the_same(
+    models, texts, family, side, budget, per_part, pool, rule, killed
+):
+    """The values are those of each prompt alone, also after being cut short at any file."""
+    model, prompts = models[family, side], PromptSet.of(texts)
+    options = {"pool": pool, "tokens": rule, "budget": budget}
+    with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "_prompts_per_part", lambda *_: per_part)
+        kill_at_file(patch, killed)
+        cut, whole = Path(root) / "cut", Path(root) / "whole"
+        try:
+            extract_to(cut, model, prompts, SITES, **options)
+        except Killed:
+            stop_killing(patch)
+            extract_to(cut, model, prompts, SITES, **options)
+        stop_killing(patch)
+        extract_to(whole, model, prompts, SITES, **options)
+        assert_same(read_activations(cut), read_activations(whole), exact=budget is not None)
+        found = read_activations(whole)
+    for index in random.Random(0).sample(range(len(texts)), min(3, len(texts))):
+        alone = extract(models[family, "right"], [texts[index]], SITES, pool=pool, tokens=rule)
+        for site in alone:
+            np.testing.assert_allclose(found[site][index], alone[site][0], **CLOSE)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+RENAME = os.replace
+
+
+def kill_at_file(patch, number):
+    """Ends the process, so to speak, when so many files have got their names."""
+    count = itertools.count()
+
+    def replace(source, target):
+        if next(count) == number:
+            raise Killed
+        RENAME(source, target)
+
+    patch.setattr(os, "replace", replace)
+
+
+def stop_killing(patch):
+    patch.setattr(os, "replace", RENAME)
+
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["neuroscope.studies.extract", "transformers.modeling_layers"])
+
+
+def extract_in_a_process(model, file, folder, result):
+    """What the child does; it puts the number of computed prompts into `result`."""
+    study._PART_BYTES = 20_000
+    loaded, prompts = load_model(model, device="cpu:1"), PromptFile.open(file)
+    result.value = -1
+    result.value = extract_to(folder, loaded, prompts, SITES, budget=64).computed
+
+
+def start(model, file, folder):
+    """A process that has loaded the model, and where it puts its result."""
+    result = PROCESSES.Value("i", -2)
+    process = PROCESSES.Process(
+        target=extract_in_a_process, args=(str(model), file, folder, result)
+    )
+    process.start()
+    while result.value == -2 and process.is_alive():
+        time.sleep(0.01)
+    return process, result
+
+
+@pytest.fixture
+def prompt_file(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join(prompts_of(1000).texts))
+    return path
+
+
+def whole_parts(folder):
+    files = folder.rglob("[!.]*.parquet")
+    return {file: file.stat().st_mtime_ns for file in files if ".inputs" not in file.parts}
+
+
+def test_killed_again_and_again_it_ends_as_if_undisturbed(family_folder, tmp_path, prompt_file):
+    """SIGKILL at random moments; finished parts are not written twice."""
+    model, cut, whole = family_folder("bert"), tmp_path / "cut", tmp_path / "whole"
+    undisturbed, result = start(model, prompt_file, whole)
+    began = time.monotonic()
+    undisturbed.join()
+    longest = time.monotonic() - began
+    assert result.value == 1000
+    moment = random.Random(7)
+    kills = 0
+    for _ in range(8):
+        before = whole_parts(cut)
+        process, _ = start(model, prompt_file, cut)
+        time.sleep(moment.uniform(0, 0.4 * longest))
+        process.kill()
+        process.join()
+        kills += not (cut / "manifest.json").exists()
+        assert before.items() <= whole_parts(cut).items()
+    assert kills > 0
+    before = whole_parts(cut)
+    process, _ = start(model, prompt_file, cut)
+    process.join()
+    assert process.exitcode == 0
+    assert before.items() <= whole_parts(cut).items()
+    assert_same(read_activations(cut), read_activations(whole), exact=True)
+    assert not list(cut.rglob(".*"))
+
+
+def test_two_processes_with_the_same_key_share_the_work(family_folder, tmp_path, prompt_file):
+    model, folder = family_folder("bert"), tmp_path / "acts"
+    started = [start(model, prompt_file, folder) for _ in range(2)]
+    for process, _ in started:
+        process.join()
+    assert sorted(result.value for _, result in started) == [0, 1000]
+    in_memory = extract(load_model(str(model)), read_prompts(prompt_file), SITES)
+    assert_same(read_activations(folder), in_memory)
+
+
+def test_a_second_request_is_answered_without_a_model(models, tmp_path):
+    model, prompts = models["bert", "right"], prompts_of(10)
+    first = extract_to(tmp_path / "acts", model, prompts, SITES)
+    wanted = study.Extraction(model.checkpoint, prompts, first.manifest.sites)
+
+    def load():
+        raise AssertionError("the model is asked for")
+
+    again = study.store_activations(wanted, tmp_path / "acts", load)
+    assert (again.computed, again.manifest) == (0, first.manifest)
+    with pytest.raises(ActivationError, match="holds other activations"):
+        extract_to(tmp_path / "acts", model, prompts, SITES, pool="max")
+
+
+def spoil(model, layer=1):
+    with torch.no_grad():
+        model.layer(layer).get_submodule("output.dense").bias[3] = float("nan")
+
+
+def test_values_that_are_not_finite_are_refused_or_counted(family_folder, tmp_path, small_parts):
+    model, prompts = load_model(str(family_folder("bert"))), prompts_of(20)
+    spoil(model)
+    folder = tmp_path / "acts"
+    with pytest.raises(
+        ActivationError, match=r"'.*' gives values .* at mlp_out.1 for prompt '\d+'"
+    ):
+        extract_to(folder, model, prompts, ["mlp_act", "mlp_out"])
+    stored = extract_to(folder, model, prompts, ["mlp_act", "mlp_out"], allow_nonfinite=True)
+    assert stored.manifest.nonfinite_rows == {"mlp_out.1": 20}
+    values = read_activations(folder)["mlp_out.1"]
+    assert np.isnan(values[:, 3]).all()
+    assert np.isfinite(np.delete(values, 3, axis=1)).all()
+    with pytest.raises(ActivationError, match=r"not finite at mlp_out.1 .20 rows.*allow-nonfinite"):
+        extract_to(folder, model, prompts, ["mlp_act", "mlp_out"])
+
+
+def test_a_prompt_that_cannot_be_read_is_found_before_anything_is_computed(
+    models, tmp_path, small_parts
+):
+    texts = [*prompts_of(30).texts, "cat " * 100]
+    ran = []
+    model = models["bert", "right"]
+    watch = model.module.register_forward_pre_hook(lambda *_: ran.append(1))
+    with pytest.raises(PromptError, match=r"prompt '30' is 102 tokens long .*--truncate"):
+        extract_to(tmp_path / "acts", model, texts, SITES)
+    watch.remove()
+    assert ran == []
+    assert not list((tmp_path / "acts").rglob("*.parquet"))
+
+
+def test_what_the_disk_has_no_room_for_is_refused_before_it_starts(models, tmp_path, monkeypatch):
+    monkeypatch.setattr("neuroscope.storage.disk.free_bytes", lambda folder: 100_050_000)
+    with pytest.raises(ActivationError, match=r"about 0 MB are needed for .* 100 MB are free"):
+        extract_to(tmp_path / "acts", models["bert", "right"], prompts_of(300), SITES)
+    assert not (tmp_path / "acts").exists()
+    extract_to(tmp_path / "acts", models["bert", "right"], prompts_of(2), "resid_post", 0)
+
+
+def test_a_full_disk_keeps_finished_parts(family_folder, tmp_path, monkeypatch, small_parts):
+    """A limit of the kernel on the size of files stands for the disk: writing really fails."""
+    model, prompts = load_model(str(family_folder("bert"))), prompts_of(20)
+    folder = tmp_path / "acts"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (700, hard))
+        with pytest.raises(
+            ActivationError, match=r"writing to .* failed .*finished parts are kept"
+        ):
+            extract_to(folder, model, prompts, SITES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert not [path for path in folder.rglob(".*") if path.name != ".lock"]
+    assert extract_to(folder, model, prompts, SITES).computed == 20
+    assert_same(read_activations(folder), extract(model, prompts, SITES))
+
+
+def test_progress_tells_prompts_and_bytes(models, tmp_path, small_parts):
+    told = []
+    extract_to(
+        tmp_path / "acts",
+        models["bert", "right"],
+        prompts_of(40),
+        SITES,
+        progress=lambda *report: told.append(report),
+    )
+    reading = [done for task, done, _ in told if task == "read prompts"]
+    extracting = [(task, done) for task, done, _ in told if task.startswith("extract")]
+    assert reading == sorted(reading)
+    assert [done for _, done in extracting] == sorted(done for _, done in extracting)
+    assert extracting[-1][1] == 40
+    assert all("MB written" in task for task, _ in extracting)
+    assert {total for *_, total in told} == {40}
