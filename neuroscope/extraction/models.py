@@ -135,6 +135,7 @@ def load_model(
         if value not in known:
             raise ModelError(f"unknown {option} '{value}': it is one of {', '.join(known)}")
     checkpoint = name if isinstance(name, Checkpoint) else find_checkpoint(name)
+    _refuse_unusable(device)
     streamed = memory == "stream" or (memory == "auto" and _too_large(checkpoint, device, dtype))
     with _loading(checkpoint.name):
         tokenizer = _load_tokenizer(checkpoint)
@@ -147,13 +148,20 @@ def load_model(
         return Model(checkpoint, module, tokenizer, padding_side, stream)
 
 
+def _refuse_unusable(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(f"device '{device}' cannot be used ({error}): choose cpu") from error
+
+
 def _too_large(checkpoint: Checkpoint, device: str, dtype: str) -> bool:
     """Whether the weights must be streamed, as all of them are larger than the free memory."""
     if "quantization_config" in checkpoint.config:
         return False
-    needed = weight_bytes(checkpoint, dtype)
-    with _usable(device):
-        free = free_memory(device)
+    needed, free = weight_bytes(checkpoint, dtype), free_memory(device)
     if needed > free:
         _log.warning(
             "model '%s' takes %.1f GB and %.1f GB are free on %s: its layers are read from their"
@@ -194,17 +202,7 @@ def _load_resident(checkpoint: Checkpoint, device: str, dtype: str, attention: s
             f"model '{checkpoint.name}' is refused: its weights do not fit its config.json"
             f" (missing or of another shape: {', '.join(map(str, missing[:3])) or 'shapes'})"
         )
-    with _usable(device):
-        return module.to(device).eval()
-
-
-@contextlib.contextmanager
-def _usable(device: str) -> Iterator[None]:
-    """Says so where the fault is the device's."""
-    try:
-        yield
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError(f"device '{device}' cannot be used ({error}): choose cpu") from error
+    return module.to(device).eval()
 
 
 @contextlib.contextmanager
