@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# tiny models gain nothing from threads, and lose much where other processes want the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 WORDS = """
 the a an cat dog engineer nurse man woman transgender boy girl is was sits on in mat house black
 white small very old young and or not red green blue king queen walks runs . , ! ?

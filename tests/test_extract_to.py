@@ -310,3 +310,21 @@ def test_progress_tells_prompts_and_bytes(models, tmp_path, small_parts):
     assert extracting[-1][1] == 40
     assert all("MB written" in task for task, _ in extracting)
     assert {total for *_, total in told} == {40}
+
+
+def test_a_streamed_model_reads_its_weights_once_for_all_prompts(family_folder, tmp_path):
+    folder, prompts = str(family_folder("mistral")), prompts_of(40)
+    streamed = load_model(folder, memory="stream")
+    before = streamed.stream.bytes_read
+    stored = extract_to(tmp_path / "acts", streamed, prompts, SITES, budget=50)
+    layers = sum(
+        weight.nbytes
+        for name, weight in load_model(folder).module.state_dict().items()
+        if name.startswith("layers.")
+    )
+    assert stored.manifest.parts == 1
+    assert streamed.stream.bytes_read - before == layers
+    ordinary = extract(load_model(folder), prompts, SITES)
+    found = read_activations(stored.folder)
+    for site in ordinary:
+        np.testing.assert_allclose(found[site], ordinary[site], atol=1e-5)

@@ -173,6 +173,13 @@ def test_hooks_are_gone_after_an_exception(model):
     assert hook_count(model) == before
 
 
+def test_hooks_are_gone_when_one_cannot_be_attached(model):
+    before = hook_count(model)
+    with pytest.raises(IndexError), Recorder(model, [Site("mlp_act", 0), Site("mlp_act", 99)]):
+        pass
+    assert hook_count(model) == before
+
+
 def test_hooks_are_gone_when_what_is_kept_raises(model):
     before, batch = hook_count(model), first_batch(model)
     with pytest.raises(ZeroDivisionError), Recorder(model, [Site("resid_post", 0)]) as recorder:

@@ -4,6 +4,7 @@ import json
 import shutil
 from contextvars import ContextVar
 from functools import partial
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -159,57 +160,60 @@ def test_weights_stored_in_half_precision_are_read_as_float32(folder, tmp_path):
     assert_alike(streaming(model), ordinary(load_model(path, memory="resident")))
 
 
+class Read(NamedTuple):
+    name: str
+    storage: StorageWeakRef  # the memory that the weight was put into
+    size: int  # bytes of that memory
+
+
 @pytest.fixture
 def reads(monkeypatch):
-    """Names of the weights that are read, as they are, and references to them."""
+    """The weights that are read, as they are."""
     found = []
     read = WeightFiles.read
 
-    def watched(self, name, *args):
-        weight = read(self, name, *args)
-        found.append((name, StorageWeakRef(weight.untyped_storage())))
-        return weight
+    def watched(self, name, into):
+        read(self, name, into)
+        storage = into.untyped_storage()
+        found.append(Read(name, StorageWeakRef(storage), storage.nbytes()))
 
     monkeypatch.setattr(WeightFiles, "read", watched)
     return found
 
 
+def freed(reads):
+    return all(one.storage.expired() for one in reads)
+
+
 def test_every_weight_is_read_once_for_all_batches(folder, reads):
     model = load_model(str(folder), memory="stream")
-    assert all(not name.startswith("layers.") for name, _ in reads)
+    assert not any(one.name.startswith("layers.") for one in reads)
     assert len(inputs_of(model)) > 2
     streaming(model)
-    names = [name for name, _ in reads]
     stored = WeightFiles(model.checkpoint).stored
-    assert sorted(names) == sorted(stored)
+    assert sorted(one.name for one in reads) == sorted(stored)
     assert model.stream.bytes_read == sum(one.size for one in stored.values())
 
 
 def test_layers_after_the_last_wanted_one_are_not_read(streamed, reads):
     streaming(streamed, [Site("mlp_act", 1), Site("attn_out", 0)])
-    assert {name.split(".")[1] for name, _ in reads} == {"0", "1"}
+    assert {one.name.split(".")[1] for one in reads} == {"0", "1"}
 
 
 def test_no_more_than_two_layers_are_in_memory(streamed, reads):
-    most, whole = 0, []
-    size = layer_bytes(streamed.checkpoint, "float32")
+    seen = set()
 
     def look(values):
-        nonlocal most
-        live = [name for name, weight in reads if not weight.expired()]
-        most = max(most, len({name.split(".")[1] for name in live}))
-        real = [i for i in range(LAYERS) if not is_empty(streamed.layer(i))]
-        assert len(real) == 1
-        whole.extend(real)
+        memory = {one.storage: one.size for one in reads if not one.storage.expired()}
+        assert sum(memory.values()) <= 2 * layer_bytes(streamed.checkpoint, "float32")
+        (index,) = [i for i in range(LAYERS) if not is_empty(streamed.layer(i))]
+        seen.add(index)
 
-    for site, _ in stream_sites(
-        streamed, [(i, look) for i in inputs_of(streamed)], every_site(streamed)
-    ):
+    batches = [(inputs, look) for inputs in inputs_of(streamed)]
+    for site, _ in stream_sites(streamed, batches, every_site(streamed)):
         assert is_empty(streamed.layer(site.layer))
-    assert most <= 2
-    assert set(whole) == set(range(LAYERS))
-    assert all(weight.expired() for _, weight in reads)
-    assert size * LAYERS < weight_bytes(streamed.checkpoint, "float32")
+    assert seen == set(range(LAYERS))
+    assert freed(reads)
 
 
 def is_empty(layer):
@@ -262,7 +266,7 @@ def test_an_error_ends_all_passes_and_frees_the_weights(error, calls, streamed, 
     before = hook_count(streamed)
     with pytest.raises(error):
         streaming(streamed, keep=raising(error, calls))
-    assert all(weight.expired() for _, weight in reads)
+    assert freed(reads)
     assert_untouched(streamed, expected, before)
 
 
@@ -273,7 +277,7 @@ def test_a_stream_may_be_left_early(streamed, expected, reads):
     ):
         if site.layer == 1:
             break
-    assert all(weight.expired() for _, weight in reads)
+    assert freed(reads)
     assert_untouched(streamed, expected, before)
 
 
@@ -470,6 +474,12 @@ def test_a_missing_shard_or_index_is_told(index, fault, folder, tmp_path):
         (tmp_path / "model.safetensors.index.json").write_text(index)
     with pytest.raises(ModelError, match=f"cannot be loaded: .*{fault}"):
         load_model(str(tmp_path), memory="stream")
+
+
+@pytest.mark.parametrize("memory", ["auto", "resident", "stream"])
+def test_a_device_that_is_not_there_is_told(memory, folder):
+    with pytest.raises(ModelError, match=r"device 'cuda:99' cannot be used.*choose cpu"):
+        load_model(str(folder), device="cuda:99", memory=memory)
 
 
 def test_unknown_ways_to_hold_a_model_are_refused(folder):

@@ -1,6 +1,7 @@
 """Turns prompts into token ids, and token ids into padded batches of like length."""
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.errors import PromptError
+from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.models import Model
 from neuroscope.prompts import Prompt
 from neuroscope.tokens import TokenBlock
@@ -66,11 +68,6 @@ class Batch:
     mask: "torch.Tensor"
     kept: "torch.Tensor"
 
-    @property
-    def tokens(self) -> int:
-        """Without padding."""
-        return int(self.mask.sum())
-
     def inputs(self, model: Model) -> "dict[str, torch.Tensor | bool]":
         """What the model's forward takes; positions count from each prompt's first token."""
         architecture = model.architecture
@@ -85,23 +82,24 @@ class Batch:
         return inputs
 
 
-def batches(
-    model: Model, block: TokenBlock, *, rule: str, budget: Callable[[], int]
-) -> Iterator[Batch]:
+def batches(model: Model, block: TokenBlock, *, rule: str, budget: TokenBudget) -> Iterator[Batch]:
     """Batches of prompts of like length, the longest first.
 
     Args:
         rule: which tokens count, `content` or `all`.
-        budget: asked before each batch: how many tokens it may hold, padding included; a prompt
-            that is longer goes alone.
+        budget: how many tokens a batch may hold, padding included; a prompt that is longer goes
+            alone. It is told how long each batch kept whoever asked for it.
     """
     order = np.argsort(-block.lengths, kind="stable")
     kept = block.kept(rule)
     ranks = np.cumsum(kept) - 1
     start = 0
     while start < len(order):
+        began = time.perf_counter()
         size = max(1, budget() // int(block.lengths[order[start]]))
-        yield _batch(model, block, order[start : start + size], kept, ranks)
+        members = order[start : start + size]
+        yield _batch(model, block, members, kept, ranks)
+        budget.measured(int(block.lengths[members].sum()), time.perf_counter() - began)
         start += size
 
 

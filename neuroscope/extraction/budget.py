@@ -40,6 +40,11 @@ class TokenBudget:
         return self._chosen or self._current
 
     @property
+    def usual(self) -> int:
+        """The one to take where it cannot be looked for: the one given, or the device's usual."""
+        return self._usual
+
+    @property
     def chosen(self) -> int | None:
         """None while it is still being looked for."""
         return self._chosen

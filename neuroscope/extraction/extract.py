@@ -1,8 +1,9 @@
 """Prompts -> activations."""
 
 import datetime
-import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.finite import FiniteCheck
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.pooling import pooling
-from neuroscope.extraction.recorder import Recorder
+from neuroscope.extraction.reading import read_sites
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
 from neuroscope.provenance import git_commit, library_versions
@@ -100,7 +101,7 @@ def record(
     budget: TokenBudget,
     check: FiniteCheck,
     progress: Progress = silent,
-) -> Iterator[tuple[Site, Floats]]:
+) -> Generator[tuple[Site, Floats], None, None]:
     """Each site's values for a block of prompts, in forward order.
 
     Returns:
@@ -108,53 +109,33 @@ def record(
         the tokens that `rule` counts.
     """
     rows = _Rows(block, pool, rule, check)
+    if model.streamed:  # all batches are made beforehand: there is nothing to learn from them
+        budget = TokenBudget(budget.usual)
+    reading = read_sites(
+        model,
+        batches(model, block, rule=rule, budget=budget),
+        sites,
+        lambda batch: pooling(pool, batch.kept),
+    )
+    read = 0
     progress("extract", 0, len(block))
-    if model.streamed:
-        yield from _record_streamed(model, block, sites, pool, rule, budget, rows, progress)
-        return
-    done = 0
-    with Recorder(model, sites) as recorder:
-        for batch in batches(model, block, rule=rule, budget=budget):
-            started = time.perf_counter()
-            kept = recorder.run(batch.inputs(model), pooling(pool, batch.kept))
-            for site, values in kept.items():
-                rows.put(site, batch, values)
-            budget.measured(batch.tokens, time.perf_counter() - started)
-            done += len(batch.members)
-            progress("extract", done, len(block))
-    yield from rows.found.items()
-
-
-def _record_streamed(
-    model: Model,
-    block: TokenBlock,
-    sites: Sequence[Site],
-    pool: str,
-    rule: str,
-    budget: TokenBudget,
-    rows: "_Rows",
-    progress: Progress,
-) -> Iterator[tuple[Site, Floats]]:
-    """As `record`: all batches go through a layer before the next is loaded."""
-    from neuroscope.extraction.streaming import stream_sites
-
-    found = list(batches(model, block, rule=rule, budget=budget))
-    passes = ((batch.inputs(model), pooling(pool, batch.kept)) for batch in found)
-    last = max(site.layer for site in sites) + 1
-    for site, kept in stream_sites(model, passes, sites):
-        for batch, values in zip(found, kept, strict=True):
+    with closing(reading):
+        for batch, site, values in reading:
             rows.put(site, batch, values)
-        yield site, rows.found.pop(site)
-        progress("extract", len(block) * (site.layer + 1) // last, len(block))
+            read += len(batch.members)
+            progress("extract", read // len(sites), len(block))
+            if rows.is_complete(site):
+                yield site, rows.take(site)
 
 
 class _Rows:
     """Values of batches, put where their prompts or tokens stand in the block."""
 
     def __init__(self, block: TokenBlock, pool: str, rule: str, check: FiniteCheck):
-        self.found: dict[Site, Floats] = {}
         self._token_level, self._check = pool == "none", check
         self._count = int(block.kept_counts(rule).sum()) if self._token_level else len(block)
+        self._found: dict[Site, Floats] = {}
+        self._put: Counter[Site] = Counter()
 
     def put(self, site: Site, batch: Batch, values: "torch.Tensor") -> None:
         """Takes (rows of the batch, neurons)."""
@@ -163,9 +144,18 @@ class _Rows:
         if self._token_level:
             rows, owners = batch.token_rows, batch.token_owners
         self._check(site, values, owners)
-        if site not in self.found:
-            self.found[site] = np.empty((self._count, values.shape[1]), dtype=np.float32)
-        self.found[site][rows] = values.numpy()
+        if site not in self._found:
+            self._found[site] = np.empty((self._count, values.shape[1]), dtype=np.float32)
+        self._found[site][rows] = values.numpy()
+        self._put[site] += len(rows)
+
+    def is_complete(self, site: Site) -> bool:
+        """Whether all rows of the block are there."""
+        return self._put[site] == self._count
+
+    def take(self, site: Site) -> Floats:
+        """(rows of the block, neurons), held here no longer."""
+        return self._found.pop(site)
 
 
 def provenance_of(

@@ -157,9 +157,7 @@ def _too_large(checkpoint: Checkpoint, device: str, dtype: str) -> bool:
     """Whether the weights must be streamed, as all of them are larger than the free memory."""
     if checkpoint.quantised or device == "all":
         return False
-    needed = weight_bytes(checkpoint, dtype)
-    with _usable(device):
-        free = free_memory(device)
+    needed, free = weight_bytes(checkpoint, dtype), free_memory(device)
     if needed > free:
         _log.warning(
             "model '%s' takes %.1f GB and %.1f GB are free on %s: its layers are read from their"
@@ -206,19 +204,7 @@ def _load_resident(checkpoint: Checkpoint, device: str, dtype: str, attention: s
             f"model '{checkpoint.name}' is refused: its weights do not fit its config.json"
             f" (missing or of another shape: {', '.join(map(str, missing[:3])) or 'shapes'})"
         )
-    if placed:
-        return module.eval()
-    with _usable(device):
-        return module.to(device).eval()
-
-
-@contextlib.contextmanager
-def _usable(device: str) -> Iterator[None]:
-    """Says so where the fault is the device's."""
-    try:
-        yield
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError(f"device '{device}' cannot be used ({error}): choose cpu") from error
+    return module.eval() if placed else module.to(device).eval()
 
 
 @contextlib.contextmanager

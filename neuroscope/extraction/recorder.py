@@ -1,6 +1,7 @@
 """Reads activations with hooks that live only inside a `with` block."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
@@ -26,11 +27,13 @@ class Recorder:
     def __init__(self, model: Model, sites: Sequence[Site]):
         self._model = model
         self._sites = sorted(set(sites), key=lambda site: site.order)
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._attached = ExitStack()
 
     def __enter__(self) -> "Recorder":
-        for site in self._sites:
-            self._handles.append(self._attach(site))
+        with ExitStack() as attached:  # if one cannot be attached, none is left
+            for site in self._sites:
+                attached.callback(self._attach(site).remove)
+            self._attached = attached.pop_all()
         return self
 
     def __exit__(
@@ -39,8 +42,7 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+        self._attached.close()
 
     def run(self, inputs: Mapping[str, Any], keep: Keep | None = None) -> dict[Site, Any]:
         """One pass over a batch.

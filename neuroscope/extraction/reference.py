@@ -14,7 +14,7 @@ from neuroscope.extraction.batching import Batch, batches, tokenise
 from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.checkpoints import Checkpoint
 from neuroscope.extraction.models import Model
-from neuroscope.extraction.recorder import Recorder
+from neuroscope.extraction.reading import read_sites
 from neuroscope.home import home
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
@@ -76,18 +76,16 @@ def reference_moments(
     prompts = reference_prompts()
     sites = [Site(component, layer) for layer in range(model.layer_count)]
     found: dict[tuple[str, int], Moments] = {}
-    done = 0
     block = tokenise(model, prompts.prompts, truncate=True)
     budget = TokenBudget(4096)  # the same statistics each time
-    with Recorder(model, sites) as recorder:
-        for batch in batches(model, block, rule="content", budget=budget):
-            kept = recorder.run(batch.inputs(model), partial(_moments, batch))
-            for site, moments in kept.items():
-                for rule, block in zip(TOKEN_RULES, moments, strict=True):
-                    before = found.get((rule, site.layer))
-                    found[rule, site.layer] = before.merge(block) if before else block
-            done += len(batch.members)
-            progress("reference statistics", done, len(prompts))
+    read = 0
+    made = batches(model, block, rule="content", budget=budget)
+    for batch, site, moments in read_sites(model, made, sites, lambda one: partial(_moments, one)):
+        for rule, part in zip(TOKEN_RULES, moments, strict=True):
+            before = found.get((rule, site.layer))
+            found[rule, site.layer] = before.merge(part) if before else part
+        read += len(batch.members)
+        progress("reference statistics", read // len(sites), len(prompts))
     return found
 
 

@@ -5,9 +5,9 @@ whenever it comes to a layer. So all batches can be held before a layer until it
 whatever the layers of a family take as arguments.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
     from neuroscope.extraction.models import Model
     from neuroscope.extraction.recorder import Keep
+
+Weights = dict[str, "torch.Tensor"]
+"""Name within a layer -> weight, on the meta device where the layer is empty."""
+
+_ALIGNMENT = 64  # bytes: a line of the processor's cache
 
 _DRIVER: ContextVar[Any] = ContextVar("the greenlet that drives the pass under way", default=None)
 
@@ -95,6 +100,7 @@ class LayerStream:
         self._layers = layers
         self._path = path
         self._files = files
+        self._emptied: list[Weights] = [layer.state_dict() for layer in layers]
         for layer in layers:
             # first, so that no other hook sees a layer without its weights
             layer.register_forward_pre_hook(_wait_for_weights, prepend=True)
@@ -122,43 +128,61 @@ class LayerStream:
             ModelError: the weights cannot be read.
         """
         running = [_paused(one) for one in passes]
-        try:
+        with ExitStack() as ends:  # each of them takes place, also where another fails
+            ends.callback(self._empty, range(layers))
+            ends.callback(_end, running)
+            ahead = ends.enter_context(closing(self._read_ahead(layers)))
             _advance(running)
-            with closing(self._read_ahead(layers)) as ahead:
-                for index, weights in enumerate(ahead):
-                    with self._filled(index, weights):
-                        _advance(running)
-                    yield index
-        finally:
-            _end(running)
+            for index, weights in enumerate(ahead):
+                self._layers[index].load_state_dict(weights, assign=True)
+                weights.clear()  # now only the layer holds them, whatever holds the dictionary
+                _advance(running)
+                self._empty([index])
+                yield index
 
-    def _read_ahead(self, layers: int) -> "Generator[dict[str, torch.Tensor], None, None]":
+    def _read_ahead(self, layers: int) -> "Generator[Weights, None, None]":
         """Each layer's weights; the next are read in a thread while the last are in use."""
+        spaces = self._spaces()
         with ThreadPoolExecutor(1, "weights") as thread:
-            coming = thread.submit(self._read, 0)
+            coming = thread.submit(self._read, 0, spaces[0])
             for following in range(1, layers + 1):
                 weights = coming.result()
                 if following < layers:
-                    coming = thread.submit(self._read, following)
+                    coming = thread.submit(self._read, following, spaces[following % 2])
                 yield weights
 
-    def _read(self, index: int) -> "dict[str, torch.Tensor]":
-        return {
-            name: self._files.read(f"{self._path}.{index}.{name}", empty.dtype, self.device)
-            for name, empty in self._layers[index].state_dict().items()
-        }
+    def _spaces(self) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Memory for two layers: taken once, as freed memory may stay with the process.
 
-    @contextmanager
-    def _filled(self, index: int, weights: "dict[str, torch.Tensor]") -> Iterator[None]:
-        """Puts weights into a layer and takes them out again; the modules, with hooks, stay."""
-        layer = self._layers[index]
-        empty = layer.state_dict()
-        try:
-            layer.load_state_dict(weights, assign=True)
-            weights.clear()  # now only the layer holds them
-            yield
-        finally:
-            layer.load_state_dict(empty, assign=True)
+        A graphics card does all its work in one stream, so that no layer is written over while it
+        is still computed with.
+        """
+        import torch
+
+        size = max(sum(map(_padded, weights.values())) for weights in self._emptied)
+        one, other = torch.empty((2, size), dtype=torch.uint8, device=self.device)
+        return one, other
+
+    def _read(self, index: int, space: "torch.Tensor") -> "Weights":
+        """Weights of a layer, put into `space`, (bytes,)."""
+        weights: Weights = {}
+        start = 0
+        for name, empty in self._emptied[index].items():
+            place = space[start : start + empty.nbytes]
+            weights[name] = place.view(empty.dtype).view(empty.shape)
+            self._files.read(f"{self._path}.{index}.{name}", weights[name])
+            start += _padded(empty)
+        return weights
+
+    def _empty(self, layers: Iterable[int]) -> None:
+        """Takes the weights out of layers; the modules, with their hooks, stay."""
+        for index in layers:
+            self._layers[index].load_state_dict(self._emptied[index], assign=True)
+
+
+def _padded(weight: "torch.Tensor") -> int:
+    """Bytes of a weight, and up to the next place where one may begin."""
+    return -(-weight.nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
 def _paused(one: Callable[[], None]) -> Any:
@@ -227,6 +251,8 @@ def load_streamed(
             f"model '{checkpoint.name}' cannot be streamed: its weights are quantised"
             " (quantization_config in config.json). Load it with memory='resident'"
         )
+    if device == "all":
+        raise ModelError("a streamed model runs on one device: choose cuda, mps or cpu")
     files = WeightFiles(checkpoint)
     safe: Any = {"local_files_only": True, "trust_remote_code": False}
     config = AutoConfig.from_pretrained(checkpoint.folder, **safe)
@@ -238,10 +264,12 @@ def load_streamed(
     _fill_buffers(module, device)
     path = checkpoint.architecture.layers
     outside = {
-        name: files.read(name, empty.dtype, device)
+        name: torch.empty_like(empty, device=device)
         for name, empty in module.state_dict().items()
         if not name.startswith(f"{path}.") and name in files.stored
     }
+    for name, weight in outside.items():
+        files.read(name, weight)
     module.load_state_dict(outside, assign=True, strict=False)
     layers = module.get_submodule(path)
     return module, LayerStream(layers, path, files, torch.device(device))

@@ -38,8 +38,9 @@ class WeightFiles:
     """The weights of a model without its head, in their files.
 
     >>> files = WeightFiles(find_checkpoint("minilm"))
-    >>> files.read("encoder.layer.0.output.dense.weight", torch.float32).shape
-    torch.Size([384, 1536])
+    >>> files.stored["encoder.layer.0.output.dense.weight"].shape
+    (384, 1536)
+    >>> files.read("encoder.layer.0.output.dense.weight", into=torch.empty(384, 1536))
 
     Names are those in the model as it is loaded: without the prefix of a checkpoint that was saved
     with a head, and the weights of that head are left out. `bytes_read` counts what `read` took
@@ -62,10 +63,8 @@ class WeightFiles:
         }
         self.bytes_read = 0
 
-    def read(
-        self, name: str, dtype: "torch.dtype", device: "torch.device | str" = "cpu"
-    ) -> "torch.Tensor":
-        """One weight, copied out of its file and converted.
+    def read(self, name: str, into: "torch.Tensor") -> None:
+        """Copies one weight out of its file into a tensor of its shape, of any dtype and device.
 
         Raises:
             ModelError: it cannot be read, or is stored in a format that is not read.
@@ -75,18 +74,27 @@ class WeightFiles:
         at = self.stored[name]
         if at.dtype not in _DTYPES:
             raise self._refused(f"{name} is stored as {at.dtype}, and only floats are read")
-        content = torch.empty(at.size, dtype=torch.uint8)
+        dtype = getattr(torch, _DTYPES[at.dtype])
+        if into.dtype == dtype and into.device.type == "cpu":
+            self._fill(into, name)
+        else:
+            stored = torch.empty(at.shape, dtype=dtype)
+            self._fill(stored, name)
+            into.copy_(stored)
+
+    def _fill(self, tensor: "torch.Tensor", name: str) -> None:
+        import torch
+
+        at = self.stored[name]
         try:
             with at.file.open("rb") as file:
                 file.seek(at.start)
-                got = file.readinto(content.numpy().data)
+                got = file.readinto(tensor.view(-1).view(torch.uint8).numpy().data)
         except OSError as error:
             raise self._refused(f"{at.file} cannot be read: {error}") from error
         if got != at.size:
             raise self._refused(f"{at.file} ends within {name}: copy it again")
         self.bytes_read += got
-        stored = content.view(getattr(torch, _DTYPES[at.dtype])).view(at.shape)
-        return stored.to(device=device, dtype=dtype)
 
     def by_layer(self) -> dict[int | None, list[Stored]]:
         """Layer -> its weights; None -> those outside the layers."""

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.checkpoints import Checkpoint
 from neuroscope.extraction.extract import provenance_of, record
 from neuroscope.extraction.finite import FiniteCheck
+from neuroscope.extraction.memory import free_memory
 from neuroscope.extraction.models import Model
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import Prompts, PromptSet
@@ -28,6 +30,7 @@ from neuroscope.storage.unfinished import (
 )
 
 _PART_BYTES = 128e6  # of values in a part, all sites together: what memory holds at a time
+_STATES = 12  # bytes for each number of the residual stream: what goes into a layer and out of it
 _SAMPLE = 1000  # prompts that tell how many tokens a text becomes
 _LARGE = 100e6  # bytes: a job of which it is said beforehand how large it will be
 
@@ -227,7 +230,7 @@ def _plan(wanted: Extraction, folder: Path, model: Model) -> Manifest:
     count = len(wanted.prompts)
     tokens = _estimated_tokens(wanted, model)
     rows = count if wanted.pool != "none" else tokens
-    per_part = _prompts_per_part(wanted, rows / count)
+    per_part = _prompts_per_part(wanted, model, tokens / count)
     files = -(-count // per_part) * (len(wanted.sites) + 2)
     needed = estimated_bytes(rows, wanted.neurons, tokens, wanted.prompts.characters, files)
     check_room(folder, needed - stored_bytes(folder))
@@ -252,6 +255,21 @@ def _estimated_tokens(wanted: Extraction, model: Model) -> int:
     return math.ceil(wanted.prompts.characters * tokens / characters)
 
 
-def _prompts_per_part(wanted: Extraction, rows_per_prompt: float) -> int:
-    bytes_per_prompt = rows_per_prompt * wanted.neurons * 4  # float32
-    return max(1, min(len(wanted.prompts), int(_PART_BYTES / bytes_per_prompt)))
+def _prompts_per_part(wanted: Extraction, model: Model, tokens_per_prompt: float) -> int:
+    """As many as memory should hold at a time."""
+    rows = 1 if wanted.pool != "none" else tokens_per_prompt
+    if model.streamed:  # the more there are, the fewer times the weights are read
+        room = free_memory(str(model.device)) / 2
+        in_use = tokens_per_prompt * wanted.checkpoint.neurons("resid_post") * _STATES
+        bytes_per_prompt = in_use + rows * _widest_layer(wanted) * 4
+    else:
+        room, bytes_per_prompt = _PART_BYTES, rows * wanted.neurons * 4
+    return max(1, min(len(wanted.prompts), int(room / bytes_per_prompt)))
+
+
+def _widest_layer(wanted: Extraction) -> int:
+    """Neurons of all sites of the layer that has most: a streamed model keeps one at a time."""
+    layers: Counter[int] = Counter()
+    for site in wanted.sites:
+        layers[site.layer] += wanted.checkpoint.neurons(site.component)
+    return max(layers.values())
