@@ -4,7 +4,8 @@ import atexit
 import gc
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -138,7 +139,7 @@ def extract(
     checkpoint = find_checkpoint(model)
     sites = resolve_sites(site or ["resid_post"], layers, checkpoint.layer_count)
     check_pooling(pool, tokens)
-    with show_log(), extraction_bar() as progress:
+    with _resumable(), show_log(), extraction_bar() as progress:
         prompts = PromptFile.open(file)
         progress("start", 0, len(prompts))
         from neuroscope.extraction.hardware import resolve_device, resolve_dtype
@@ -162,6 +163,19 @@ def extract(
             progress=progress,
         )
     show_extraction(stored, time.perf_counter() - started, json=json)
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Says what becomes of the work when Ctrl-C ends it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(
+            "interrupted: the finished parts are kept, the same command goes on from there",
+            file=sys.stderr,
+        )
+        sys.exit(130)
 
 
 @app.command()
