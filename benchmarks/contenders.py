@@ -40,7 +40,7 @@ def ours(texts: list[str], dtype: str) -> Outcome:
     """`neuroscope.extract` of two sites at every layer."""
     import neuroscope as ns
 
-    model = ns.load_model(MODEL, dtype=dtype)
+    model = ns.load_model(MODEL, device="cpu", dtype=dtype)
 
     def run(texts: list[str]) -> Pooled:
         found = ns.extract(model, texts, ["resid_post", "mlp_act"], pool="mean")
@@ -55,7 +55,7 @@ def bare_passes(texts: list[str], dtype: str) -> Outcome:
 
     import neuroscope as ns
 
-    model = ns.load_model(MODEL, dtype=dtype)
+    model = ns.load_model(MODEL, device="cpu", dtype=dtype)
 
     def run(batches: list[dict[str, Any]]) -> Pooled:
         with torch.inference_mode():

@@ -12,6 +12,7 @@ from benchmarks.prompts import load_prompts, write_texts
 from benchmarks.tables import machine, publish, table
 
 COMMAND = Path(sys.executable).with_name("neuroscope")
+SITES = ("--site", "resid_post", "--site", "mlp_act")
 BARE = {"float32": "bare-fp32", "bfloat16": "bare-bf16"}
 
 HEADER = (
@@ -55,10 +56,8 @@ def extraction(texts: Sequence[str], dtype: str) -> Extraction:
     """
     with tempfile.TemporaryDirectory() as folder:
         file, out = write_texts(Path(folder) / "prompts.csv", texts), Path(folder) / "activations"
-        sites = ["--site", "resid_post", "--site", "mlp_act"]
-        ended = measure(
-            [str(COMMAND), "extract", str(file), *sites, "--out", str(out), "--dtype", dtype]
-        )
+        options = ["--out", str(out), "--device", "cpu", "--dtype", dtype]
+        ended = measure([str(COMMAND), "extract", str(file), *SITES, *options])
         if ended.code:
             raise Failed(ended.last_line)
         disk = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
