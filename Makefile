@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 EDITABLE := --config-settings editable_mode=compat
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format chromium clean
+.PHONY: help demo test check bench format chromium clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -21,6 +21,14 @@ check: $(VENV)/installed-test ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# make bench PROMPTS=prompts.csv SPEED="--count 500" VOLUME="--sizes 1000 10000" PRECISION=...
+WRITE := --write $(if $(PROMPTS),--prompts "$(PROMPTS)")
+bench: $(VENV)/installed-bench ## Measure speed, precision and volume, into docs/performance.md
+	$(BIN)/python -m benchmarks.speed $(WRITE) $(SPEED)
+	$(BIN)/python -m benchmarks.precision $(WRITE) $(PRECISION)
+	$(BIN)/python -m benchmarks.volume $(WRITE) $(VOLUME)
+	$(if $(wildcard benchmarks/larger_than_memory.py),$(BIN)/python -m benchmarks.larger_than_memory --write)
 
 format: $(VENV)/installed-test ## Put the code into its one format
 	$(BIN)/ruff check --fix .
@@ -42,4 +50,10 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/installed-test: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt $(EDITABLE) --editable '.[test]'
+	touch $(VENV)/installed $@
+
+# NeuroX asks for libraries of 2021, yet runs with those of today
+$(VENV)/installed-bench: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt $(EDITABLE) --editable '.[bench]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps neurox
 	touch $(VENV)/installed $@

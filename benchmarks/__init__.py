@@ -1,0 +1,1 @@
+"""Measures speed, memory and precision; `make bench` writes the tables of docs/performance.md."""

@@ -1,0 +1,79 @@
+"""Tables in Markdown, and the sections of docs/performance.md that they are written into."""
+
+import datetime
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+PERFORMANCE = Path(__file__).parents[1] / "docs" / "performance.md"
+_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")
+_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 1) -> str:
+    """A table in Markdown; the first columns hold `names`, the others figures."""
+    rule = ["---"] * names + ["---:"] * (len(header) - names)
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+
+
+def publish(section: str, content: str, *, write: bool) -> None:
+    """Prints what a benchmark found and, if asked to, puts it into docs/performance.md."""
+    print(content)
+    if write:
+        write_section(PERFORMANCE, section, content)
+
+
+def write_section(path: Path, section: str, content: str) -> None:
+    """Replaces what stands between `<!-- bench:section -->` and `<!-- /bench:section -->`.
+
+    Raises:
+        ValueError: the file has no such section.
+    """
+    start, end = f"<!-- bench:{section} -->", f"<!-- /bench:{section} -->"
+    before, opened, rest = path.read_text(encoding="utf-8").partition(start)
+    _, closed, after = rest.partition(end)
+    if not opened or not closed:
+        raise ValueError(f"{path} has no section {start} ... {end}")
+    path.write_text(f"{before}{start}\n{content}\n{end}{after}", encoding="utf-8")
+
+
+def machine(*libraries: str) -> str:
+    """One line that says where and with what was measured: libraries beside the usual ones."""
+    flags = _cpu("flags").split()
+    gigabytes = psutil.virtual_memory().total / 1e9
+    parts = [
+        _cpu("model name") or platform.processor() or platform.machine(),
+        f"{os.cpu_count()} cores ({', '.join(_supported(flags))})",
+        f"{gigabytes:.0f} GB of memory",
+        f"Python {platform.python_version()}",
+        *_versions([*_LIBRARIES, *libraries]),
+    ]
+    return f"Measured on {datetime.date.today()}: {', '.join(parts)}."
+
+
+def _supported(flags: list[str]) -> list[str]:
+    """Each instruction set that decides the speed, with or without."""
+    return [flag if flag in flags else f"no {flag}" for flag in _FLAGS]
+
+
+def _cpu(field: str) -> str:
+    """What /proc/cpuinfo says of the first core; empty where there is no such file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
+
+
+def _versions(libraries: Sequence[str]) -> list[str]:
+    found = []
+    for library in libraries:
+        try:
+            found.append(f"{library} {version(library)}")
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,90 @@
+"""How `neuroscope extract` grows with the number of prompts: time, memory, bytes on disk."""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.child import Failed, measure, run_contender
+from benchmarks.options import parser
+from benchmarks.prompts import load_prompts, write_texts
+from benchmarks.tables import machine, publish, table
+
+COMMAND = Path(sys.executable).with_name("neuroscope")
+SITES = ("--site", "resid_post", "--site", "mlp_act")
+BARE = {"float32": "bare-fp32", "bfloat16": "bare-bf16"}
+
+HEADER = (
+    "prompts",
+    "seconds",
+    "prompts/s",
+    "bare passes, s",
+    "time / bare passes",
+    "peak memory, MB",
+    "on disk, MB",
+)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """One run of the command; `bare` are the seconds of the forward passes alone."""
+
+    prompts: int
+    seconds: float
+    bare: float
+    peak: int  # bytes
+    disk: int  # bytes
+
+    def figures(self) -> list[str]:
+        return [
+            f"{self.prompts:,}",
+            f"{self.seconds:.0f}",
+            f"{self.prompts / self.seconds:.0f}",
+            f"{self.bare:.0f}",
+            f"{self.seconds / self.bare:.2f}",
+            f"{self.peak / 1e6:,.0f}",
+            f"{self.disk / 1e6:,.0f}",
+        ]
+
+
+def extraction(texts: Sequence[str], dtype: str) -> Extraction:
+    """Runs the command, as a user does, and the bare passes over the same prompts.
+
+    Raises:
+        Failed: one of them could not.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file, out = write_texts(Path(folder) / "prompts.csv", texts), Path(folder) / "activations"
+        options = ["--out", str(out), "--device", "cpu", "--dtype", dtype]
+        ended = measure([str(COMMAND), "extract", str(file), *SITES, *options])
+        if ended.code:
+            raise Failed(ended.last_line)
+        disk = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+        bare = run_contender(BARE[dtype], file).seconds
+    return Extraction(len(texts), ended.seconds, bare, ended.peak, disk)
+
+
+def growth(found: Sequence[Extraction]) -> str:
+    """What the largest run took of memory over the smallest."""
+    small, large = (pick(found, key=lambda one: one.prompts) for pick in (min, max))
+    ratio = large.peak / small.peak
+    return f"Peak memory at {large.prompts:,} prompts / at {small.prompts:,}: {ratio:.2f}."
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
+    options.add_argument("--dtype", choices=BARE, default="float32")
+    given = options.parse_args()
+    found = []
+    for size in given.sizes:
+        print(f"{size} prompts", file=sys.stderr)
+        found.append(extraction(load_prompts(given.prompts, size), given.dtype))
+    shown = table(HEADER, [one.figures() for one in found], names=0)
+    text = f"{shown}\n\n{growth(found)} Model in {given.dtype}.\n\n{machine()}"
+    publish("volume", text, write=given.write)
+
+
+if __name__ == "__main__":
+    main()

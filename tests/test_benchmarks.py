@@ -1,0 +1,115 @@
+"""The benchmarks: their prompts, their tables, and that contenders read the same values."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.child import Failed, Run
+from benchmarks.contenders import OWN
+from benchmarks.prompts import LONGEST, lengths, load_prompts, make_prompts, write_texts
+from benchmarks.speed import HEADER, ROWS, Result, Row, astray, differences, lines, result_of
+from benchmarks.tables import PERFORMANCE, machine, table, write_section
+
+
+def test_made_prompts_are_the_same_for_the_same_seed():
+    assert make_prompts(50) == make_prompts(50)
+    assert make_prompts(50) != make_prompts(50, seed=1)
+
+
+@pytest.mark.parametrize("count", [1000, 20_000])
+def test_made_prompts_have_the_promised_lengths(count):
+    words = lengths(count)
+    assert sum(words) / count == pytest.approx(33, abs=0.5)
+    assert words[count // 2] == 24
+    assert words[-1] <= LONGEST
+    assert words[0] >= 1
+
+
+def test_made_prompts_are_as_long_as_their_lengths_say():
+    prompts = make_prompts(200)
+    assert sorted(len(one.split()) for one in prompts) == lengths(200)
+    assert [len(one.split()) for one in prompts] != lengths(200)  # in random order
+
+
+def test_prompts_are_read_from_a_file(tmp_path: Path):
+    texts = ["one, two", "three\nfour", '"five"']
+    file = write_texts(tmp_path / "prompts.csv", texts)
+    assert load_prompts(file, 3) == texts
+    assert load_prompts(file, 2) == texts[:2]
+    with pytest.raises(ValueError, match="holds 3 prompts, 4 are asked for"):
+        load_prompts(file, 4)
+
+
+def test_only_its_section_is_replaced(tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- bench:x -->\nold\n<!-- /bench:x -->\nb\n<!-- bench:y -->c\n")
+    for content in ("new", "newer"):
+        write_section(page, "x", content)
+        assert page.read_text() == (
+            f"a\n<!-- bench:x -->\n{content}\n<!-- /bench:x -->\nb\n<!-- bench:y -->c\n"
+        )
+
+
+@pytest.mark.parametrize("section", ["y", "z"])
+def test_a_section_that_is_not_there_or_not_closed_is_refused(tmp_path: Path, section):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- bench:y -->c\n")
+    with pytest.raises(ValueError, match=f"no section <!-- bench:{section} -->"):
+        write_section(page, section, "new")
+    assert page.read_text() == "<!-- bench:y -->c\n"
+
+
+@pytest.mark.parametrize("section", ["speed", "volume", "precision"])
+def test_the_page_has_every_section(section):
+    text = PERFORMANCE.read_text(encoding="utf-8")
+    assert text.count(f"<!-- bench:{section} -->") == text.count(f"<!-- /bench:{section} -->") == 1
+
+
+def test_a_table():
+    assert table(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+
+
+def test_the_machine_is_named():
+    assert "torch" in machine() and "cores" in machine()
+
+
+def test_what_does_not_run_says_why():
+    results = {
+        "plain-loop": Result(10, 50.0, 10**9, 1e-6, 1e-7),
+        "bare-fp32": Result(10, 220.0, 10**9, 0.0, 0.0),
+        "ours-fp32": Result(10, 200.0, 10**9, 2e-4, 1e-5),
+        "nnsight": Failed("ModuleNotFoundError: No module named 'nnsight'"),
+    }
+    plain, bare, own, peer = lines(results)
+    assert plain[3:] == ["50", "1.00", "-", "1,000", "1.0e-06 (1.0e-07)"]
+    assert bare[-1] == "-"
+    assert own[3:6] == ["200", "4.00", "1.10"]
+    assert peer[1] == "does not run: ModuleNotFoundError: No module named 'nnsight'"
+    assert {len(row) for row in (plain, bare, own, peer)} == {len(HEADER)}
+    assert astray(results) == ["ours-fp32"]
+
+
+def test_values_that_are_not_finite_are_no_agreement():
+    values = {"resid_post.0": np.ones((2, 3)), "mlp_act.0": np.ones((2, 3))}
+    wrong = values | {"resid_post.0": np.full((2, 3), np.nan)}
+    assert differences(values, values) == (0, 0)
+    result = Result(2, 1.0, 1, *differences(wrong, values))
+    assert astray({"ours-fp32": result}) == ["ours-fp32"]
+
+
+def test_few_prompts_are_scaled_to_the_mean_length_of_all():
+    row = Row("slow", "`resid_post`", most=2)
+    result = result_of(Run(2.0, 1, {}), row, ["a b", "a b", "a b c d e", "a b c"], {})
+    assert (result.prompts, result.rate) == (2, pytest.approx(2 / 3))  # 2 words/s, 3 a prompt
+
+
+def test_contenders_read_the_same_values():
+    prompts = make_prompts(20)
+    expected = OWN["hugging-face"](prompts).pooled
+    assert len(expected) == 12
+    for name, sites in (("ours-fp32", 12), ("ours-bf16", 12), ("plain-loop", 6), ("bare-fp32", 0)):
+        outcome = OWN[name](prompts)
+        assert len(outcome.pooled) == sites, name
+        assert differences(outcome.pooled, expected)[0] < ROWS[name].tolerance, name
+        assert outcome.seconds > 0, name
