@@ -20,7 +20,7 @@ MODEL = "minilm"
 BATCH = 32
 """Prompts in a batch, where a user chooses it."""
 
-BUDGET = 4096
+BUDGET = 2048
 """Tokens in a batch of this project, so that the bare passes run over the same ones."""
 
 Pooled = dict[str, NDArray[np.float32]]

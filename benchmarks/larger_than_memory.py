@@ -1,17 +1,17 @@
 """Reads a model of Mistral 7B's shape in two ways that need not hold it in memory.
 
-    pip install accelerate
-    python benchmarks/larger_than_memory.py /tmp/mistral-shaped
-    python benchmarks/larger_than_memory.py /tmp/small --layers 6 --hidden 1024 --mlp 3584 \\
+    python -m benchmarks.larger_than_memory folder
+    python -m benchmarks.larger_than_memory small --layers 6 --hidden 1024 --mlp 3584 \\
         --heads 8 --kv-heads 2 --vocabulary 2000
 
-`streamed` is `neuroscope.extraction.streaming`; `offloaded` is accelerate's disk offload, with
+`streamed` is `load_model(..., memory="stream")`; `offloaded` is accelerate's disk offload, with
 ordinary batches. Both record the mean over tokens of resid_post at every layer, in the same
 batches, each in a process of its own that begins with the files evicted from the page cache. With
 --cold they are evicted again before every batch, as if they were larger than the memory: read in
-turn, none of them would still be in the cache when its turn comes again. The weights are random;
-they are made, a layer at a time, where the folder does not hold them yet.
+turn, none of them would still be in the cache when its turn comes again. Where a control group
+limits the memory below the size of the files, that is so without --cold.
 
+The weights are random; they are made, a layer at a time, where the folder does not hold them yet.
 The full shape takes 14.5 GB of disk and about 60 TFLOP each way: some ten minutes on two cores that
 know bfloat16 (AVX-512), several times that on cores that do not.
 """
@@ -32,7 +32,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.tables import machine, publish, table
 from neuroscope.extraction.checkpoints import Checkpoint, find_checkpoint
+from neuroscope.extraction.memory import free_memory
 from neuroscope.extraction.models import Model, load_model
 from neuroscope.extraction.recorder import Recorder
 from neuroscope.extraction.streaming import stream_sites
@@ -64,8 +66,16 @@ def main() -> None:
     if not (arguments.folder / "config.json").is_file():
         make_checkpoint(arguments)
     rows = {way: measured(arguments, way) for way in WAYS}
-    print(table(rows))
-    print(f"\nlargest relative difference of a value: {difference(arguments.folder):.1e}")
+    found = difference(arguments.folder)
+    if not found <= 1e-5:
+        sys.exit(f"the two ways differ: by {found:.1e} of the largest value of a layer")
+    about = (
+        f"{arguments.prompts} prompts in batches of {arguments.batch}, {arguments.dtype}, weights"
+        f" of {weights(arguments.folder) / 1e9:.1f} GB{limit(arguments)}. Largest difference"
+        f" between the ways, over the largest value of the layer: {found:.1e}."
+    )
+    text = f"{shown(rows)}\n\n{about}\n\n{machine('accelerate', 'safetensors')}"
+    publish("memory", text, write=arguments.write)
 
 
 def parse() -> argparse.Namespace:
@@ -83,6 +93,7 @@ def parse() -> argparse.Namespace:
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{default} if not given")
     parser.add_argument("--dtype", default="bfloat16", help="of the computation")
+    parser.add_argument("--write", action="store_true", help="put it into docs/performance.md")
     parser.add_argument("--cold", action="store_true", help="evict the files before every batch")
     parser.add_argument("--way", choices=list(WAYS), help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -155,7 +166,9 @@ def measured(arguments: argparse.Namespace, way: str) -> dict[str, float]:
     """Runs one way in a process of its own and gives its row of the table."""
     evict(arguments.folder)
     child = subprocess.Popen(
-        [sys.executable, __file__, *sys.argv[1:], "--way", way], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "benchmarks.larger_than_memory", *sys.argv[1:], "--way", way],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     anonymous = 0.0
     while child.poll() is None:
@@ -223,7 +236,7 @@ def streamed(checkpoint: Checkpoint, arguments: argparse.Namespace) -> Found:
     model = load_model(checkpoint, dtype=arguments.dtype, memory="stream")
     prepared = [(inputs, mean_over_tokens(inputs)) for inputs in batches(model, arguments)]
     found = dict(stream_sites(model, prepared, every_layer(model)))
-    assert model.stream
+    assert model.stream is not None
     return found, model.stream.bytes_read
 
 
@@ -302,14 +315,24 @@ def difference(folder: Path) -> float:
     return max(float((one[site] - other[site]).abs().max() / one[site].abs().max()) for site in one)
 
 
-def table(rows: dict[str, dict[str, float]]) -> str:
-    lines = ["| | " + " | ".join(rows) + " | what it counts |", "|---" * (len(rows) + 2) + "|"]
+def weights(folder: Path) -> int:
+    """Bytes of the files."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def limit(arguments: argparse.Namespace) -> str:
+    """What keeps the files out of the page cache, if anything does."""
+    if arguments.cold:
+        return ", evicted from the page cache before every batch"
+    return f", {free_memory() / 1e9:.1f} GB of memory free"
+
+
+def shown(rows: dict[str, dict[str, float]]) -> str:
+    lines = []
     for name, meaning in COLUMNS.items():
-        cells = (
-            f"{row[name]:,.0f}" if row[name] > 100 else f"{row[name]:.2f}" for row in rows.values()
-        )
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {meaning} |")
-    return "\n".join(lines)
+        values = (row[name] for row in rows.values())
+        lines.append([name, *(f"{v:,.0f}" if v > 100 else f"{v:.2f}" for v in values), meaning])
+    return table(["", *rows, "what it counts"], lines)
 
 
 if __name__ == "__main__":

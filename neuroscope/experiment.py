@@ -23,7 +23,7 @@ from neuroscope.prompts import PromptSet, fill_template
 from neuroscope.results import pair_labels
 from neuroscope.sites import Layers, Site, parse_site
 
-Path_ = tuple[str | int, ...]
+Keys = tuple[str | int, ...]
 """Keys and indices that lead to a value in a YAML document."""
 
 
@@ -237,7 +237,7 @@ def load_experiment(path: str | Path) -> Experiment:
 
 
 def make_experiment(
-    data: dict[str, Any], *, where: Callable[[Path_], str] = lambda keys: ""
+    data: dict[str, Any], *, where: Callable[[Keys], str] = lambda keys: ""
 ) -> Experiment:
     """An experiment from plain values.
 
@@ -277,7 +277,7 @@ def compare_experiment(model: str, group: dict[str, Any], **settings: Any) -> Ex
 
 
 def _explain(fault: Any) -> str:
-    keys: Path_ = fault["loc"]
+    keys: Keys = fault["loc"]
     name = ".".join(map(str, keys))
     if fault["type"] == "extra_forbidden":
         known = list(_fields_at(keys[:-1]))
@@ -322,7 +322,7 @@ def _refuse_repeated_keys(path: Path, node: Any) -> None:
             _refuse_repeated_keys(path, value)
 
 
-def _line(node: Any, keys: Path_) -> int:
+def _line(node: Any, keys: Keys) -> int:
     """Line, from 1, of the key or item that `keys` lead to, or of the nearest one around it."""
     import yaml
 

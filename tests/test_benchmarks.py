@@ -1,15 +1,20 @@
 """The benchmarks: their prompts, their tables, and that contenders read the same values."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from accelerate.utils.offload import OffloadedWeightsLoader
 
 from benchmarks.child import Failed, Run
 from benchmarks.contenders import OWN
+from benchmarks.larger_than_memory import make_checkpoint, offloaded, streamed
 from benchmarks.prompts import LONGEST, lengths, load_prompts, make_prompts, write_texts
 from benchmarks.speed import HEADER, ROWS, Result, Row, astray, differences, lines, result_of
 from benchmarks.tables import PERFORMANCE, machine, table, write_section
+from neuroscope.extraction.checkpoints import find_checkpoint
 
 
 def test_made_prompts_are_the_same_for_the_same_seed():
@@ -113,3 +118,17 @@ def test_contenders_read_the_same_values():
         assert len(outcome.pooled) == sites, name
         assert differences(outcome.pooled, expected)[0] < ROWS[name].tolerance, name
         assert outcome.seconds > 0, name
+
+
+def test_streaming_finds_what_offload_finds_and_fetches_the_weights_once(tmp_path, monkeypatch):
+    shape = {"layers": 3, "hidden": 64, "mlp": 96, "heads": 4, "kv_heads": 2, "vocabulary": 50}
+    given = Namespace(folder=tmp_path, prompts=6, batch=2, dtype="float32", cold=False, **shape)
+    monkeypatch.setattr(OffloadedWeightsLoader, "__getitem__", OffloadedWeightsLoader.__getitem__)
+    make_checkpoint(given)
+    checkpoint = find_checkpoint(str(tmp_path))
+    one, once = streamed(checkpoint, given)
+    other, often = offloaded(checkpoint, given)
+    for site, batches in one.items():
+        torch.testing.assert_close(torch.cat(batches), torch.cat(other[site]), atol=1e-5, rtol=0)
+    outside = 2 * (50 * 64 + 64)  # bfloat16: embeddings and the final norm
+    assert often == pytest.approx(3 * (once - outside), rel=0.01)  # three batches

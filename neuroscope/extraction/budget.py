@@ -4,8 +4,9 @@ from statistics import median
 
 from neuroscope.errors import NeuroscopeError
 
-_START = {"cpu": 4096, "cuda": 32768, "mps": 8192}
-_TRIALS = 4
+_USUAL = {"cpu": 2048, "cuda": 32768, "mps": 8192}
+_TRIED = (1, 0.5, 2, 4)  # times the usual one
+_TRIALS = 4  # of each; the first is left out, as it meets cold caches
 _WORTHWHILE = 1.03  # less of a gain may be chance
 
 
@@ -13,7 +14,7 @@ class TokenBudget:
     """Tokens a batch, padding included.
 
     Too few tokens leave the processor waiting, too many fall out of its caches. Where no budget is
-    given, the first batches of real work take half, once and twice the usual one in turn, and the
+    given, the first batches of real work take a half to four times the usual one in turn, and the
     rest takes what was fastest.
 
     >>> budget = TokenBudget()
@@ -29,10 +30,9 @@ class TokenBudget:
             raise NeuroscopeError(
                 f"a budget of {given} tokens a batch holds nothing: give 1 or more"
             )
-        usual = given or _START.get(device.split(":")[0], _START["cpu"])
         self._chosen: int | None = given
-        self._usual = self._current = usual
-        self._rates: dict[int, list[float]] = {usual: [], usual // 2: [], usual * 2: []}
+        self._usual = self._current = given or _USUAL.get(device.split(":")[0], _USUAL["cpu"])
+        self._rates: dict[int, list[float]] = {int(self._usual * one): [] for one in _TRIED}
 
     def __call__(self) -> int:
         if self._chosen is None:
@@ -54,11 +54,10 @@ class TokenBudget:
         if self._chosen is not None:
             return
         self._rates[self._current].append(tokens / max(seconds, 1e-9))
-        if all(len(rates) > _TRIALS for rates in self._rates.values()):
+        if all(len(rates) >= _TRIALS for rates in self._rates.values()):
             self._chosen = self._best()
 
     def _best(self) -> int:
-        # the first of each is left out: it meets cold caches
         rates = {one: median(rates[1:]) for one, rates in self._rates.items()}
         best = max(rates, key=lambda one: rates[one])
         return best if rates[best] > _WORTHWHILE * rates[self._usual] else self._usual

@@ -117,13 +117,14 @@ def record(
         sites,
         lambda batch: pooling(pool, batch.kept),
     )
-    read = 0
+    read, total = 0, len(block.ids) * len(sites)
     progress("extract", 0, len(block))
     with closing(reading):
         for batch, site, values in reading:
             rows.put(site, batch, values)
-            read += len(batch.members)
-            progress("extract", read // len(sites), len(block))
+            # by tokens, or the long prompts, which come first, would seem to take for ever
+            read += int(block.lengths[batch.members].sum())
+            progress("extract", len(block) * read // total, len(block))
             if rows.is_complete(site):
                 yield site, rows.take(site)
 

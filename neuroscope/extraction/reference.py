@@ -93,7 +93,8 @@ def _moments(batch: Batch, values: "torch.Tensor") -> tuple[Moments, Moments]:
     """Moments of a (batch, tokens, neurons) tensor over its content tokens and over all."""
 
     def over(at: "torch.Tensor") -> Moments:
-        block = values[at].double()  # (tokens, neurons)
+        block = values[at]  # (tokens, neurons)
+        block = (block.cpu() if block.device.type == "mps" else block).double()  # mps has none
         mean = block.mean(dim=0)
         deviations = ((block - mean) ** 2).sum(dim=0)
         return Moments(len(block), mean.cpu().numpy(), deviations.cpu().numpy())
