@@ -10,6 +10,7 @@ from benchmarks.child import Failed, measure, run_contender
 from benchmarks.options import parser
 from benchmarks.prompts import load_prompts, write_texts
 from benchmarks.tables import machine, publish, table
+from neuroscope.extraction.hardware import resolve_dtype
 
 COMMAND = Path(sys.executable).with_name("neuroscope")
 SITES = ("--site", "resid_post", "--site", "mlp_act")
@@ -75,14 +76,15 @@ def growth(found: Sequence[Extraction]) -> str:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
-    options.add_argument("--dtype", choices=BARE, default="float32")
+    options.add_argument("--dtype", choices=[*BARE, "auto"], default="auto")
     given = options.parse_args()
+    dtype = resolve_dtype(given.dtype, "cpu")
     found = []
     for size in given.sizes:
         print(f"{size} prompts", file=sys.stderr)
-        found.append(extraction(load_prompts(given.prompts, size), given.dtype))
+        found.append(extraction(load_prompts(given.prompts, size), dtype))
     shown = table(HEADER, [one.figures() for one in found], names=0)
-    text = f"{shown}\n\n{growth(found)} Model in {given.dtype}.\n\n{machine()}"
+    text = f"{shown}\n\n{growth(found)} Model in {dtype}.\n\n{machine()}"
     publish("volume", text, write=given.write)
 
 

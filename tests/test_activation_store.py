@@ -414,6 +414,22 @@ def test_rows_that_are_not_finite_are_counted_by_site(folder):
     assert read_manifest(folder).nonfinite_rows == {"mlp_act.11": 3, "resid_post.0": 1}
 
 
+def test_rows_that_are_not_finite_are_counted_also_where_the_process_ends_at_once(folder):
+    def values(ids):
+        for site in (RESID, MLP):
+            yield site, np.zeros((len(ids), 3), "f4")
+        raise Killed
+
+    with (
+        pytest.raises(Killed),
+        unfinished_activations(folder, manifest(per_part=3), PROMPTS, tokenise) as unfinished,
+    ):
+        ids, block = unfinished.inputs(0, VOCABULARY)
+        unfinished.write(0, ids, block, values(ids), {MLP: 3})
+    assert write(folder, make(), per_part=3) == []
+    assert read_manifest(folder).nonfinite_rows == {"mlp_act.11": 3}
+
+
 def test_what_cannot_fit_is_refused_with_the_figures(tmp_path):
     check_room(tmp_path / "not" / "there", 1000)
     with pytest.raises(

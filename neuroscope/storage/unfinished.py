@@ -72,7 +72,7 @@ class UnfinishedActivations:
             ids: of its prompts.
             tokens: theirs.
             values: (rows, neurons) of each site, written as they come.
-            nonfinite: rows with values that are not finite, read once `values` are through.
+            nonfinite: rows with values that are not finite; a site's are known when it comes.
 
         Raises:
             ActivationError: the disk is full or fails; the other parts are kept.
@@ -80,9 +80,9 @@ class UnfinishedActivations:
         provenance = self.manifest.provenance
         for site, rows in values:
             columns = site_columns(ids, tokens, rows, provenance.pool, provenance.tokens)
+            self._note(number, nonfinite)  # first: a part that is whole is not looked at again
             with _disk_errors(self.folder):
                 write_part(self.folder, str(site), number, columns)
-        self._note(number, nonfinite)
         self.missing.remove(number)
 
     def finish(self) -> None:
