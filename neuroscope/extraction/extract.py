@@ -1,6 +1,7 @@
 """Prompts -> activations."""
 
 import datetime
+import mmap
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -146,7 +147,7 @@ class _Rows:
             rows, owners = batch.token_rows, batch.token_owners
         self._check(site, values, owners)
         if site not in self._found:
-            self._found[site] = np.empty((self._count, values.shape[1]), dtype=np.float32)
+            self._found[site] = _apart(self._count, values.shape[1])
         self._found[site][rows] = values.numpy()
         self._put[site] += len(rows)
 
@@ -157,6 +158,16 @@ class _Rows:
     def take(self, site: Site) -> Floats:
         """(rows of the block, neurons), held here no longer."""
         return self._found.pop(site)
+
+
+def _apart(rows: int, neurons: int) -> Floats:
+    """(rows, neurons) in memory of its own, given back as a whole.
+
+    Among the small and short-lived tensors of a pass it would leave gaps behind, and memory would
+    grow with the number of parts.
+    """
+    space = mmap.mmap(-1, max(rows * neurons * 4, 1))
+    return np.frombuffer(space, dtype=np.float32, count=rows * neurons).reshape(rows, neurons)
 
 
 def provenance_of(
