@@ -1,4 +1,4 @@
-"""Settings that libraries read from the environment; made before they are imported."""
+"""Settings that MLflow and Prefect read from the environment; made before they are imported."""
 
 import os
 
@@ -13,7 +13,7 @@ NO_TELEMETRY = {
 
 
 def prepare_environment() -> None:
-    """Turns telemetry off, and keeps the embedded Prefect's database in the home.
+    """Turns telemetry off and keeps the embedded Prefect's database in the home.
 
     A server named by `PREFECT_API_URL`, or a `PREFECT_HOME` or profile of the user's own, stays in
     use.
@@ -24,8 +24,6 @@ def prepare_environment() -> None:
         os.environ["PREFECT_HOME"] = str(home() / "prefect")
     # the flow's own messages go to Prefect; the terminal shows a bar and one clear error
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    # torch's kernels made for one shape of batch; a thousand, its default, are 100 MB in the end
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
 def check_prefect() -> None:

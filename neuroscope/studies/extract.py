@@ -16,7 +16,7 @@ from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.checkpoints import Checkpoint
 from neuroscope.extraction.extract import provenance_of, record
 from neuroscope.extraction.finite import FiniteCheck
-from neuroscope.extraction.memory import free_memory
+from neuroscope.extraction.memory import free_memory, give_back_memory
 from neuroscope.extraction.models import Model
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import Prompts, PromptSet
@@ -205,6 +205,7 @@ def _complete(
                 progress=_progress_of_part(unfinished, progress),
             )
             unfinished.write(number, ids, block, values, check.counts)
+            give_back_memory()
         unfinished.finish()
         return unfinished.manifest, len(wanted.prompts) - before
 
