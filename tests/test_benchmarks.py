@@ -122,13 +122,13 @@ def test_contenders_read_the_same_values():
 
 def test_streaming_finds_what_offload_finds_and_fetches_the_weights_once(tmp_path, monkeypatch):
     shape = {"layers": 3, "hidden": 64, "mlp": 96, "heads": 4, "kv_heads": 2, "vocabulary": 50}
-    given = Namespace(folder=tmp_path, prompts=6, batch=2, dtype="float32", cold=False, **shape)
+    given = Namespace(folder=tmp_path, prompts=6, batch=2, dtype="bfloat16", cold=False, **shape)
     monkeypatch.setattr(OffloadedWeightsLoader, "__getitem__", OffloadedWeightsLoader.__getitem__)
     make_checkpoint(given)
     checkpoint = find_checkpoint(str(tmp_path))
     one, once = streamed(checkpoint, given)
     other, often = offloaded(checkpoint, given)
     for site, batches in one.items():
-        torch.testing.assert_close(torch.cat(batches), torch.cat(other[site]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(torch.cat(batches), torch.cat(other[site]), atol=1e-2, rtol=0)
     outside = 2 * (50 * 64 + 64)  # bfloat16: embeddings and the final norm
     assert often == pytest.approx(3 * (once - outside), rel=0.01)  # three batches
