@@ -122,7 +122,7 @@ def test_a_comparison_from_the_form_to_the_run(stack, page, tmp_path):
     parent, child = sorted(mlflow_runs(stack, flow_run), key=lambda run: len(run.data.metrics))
     assert {parent.info.status, child.info.status} == {"FINISHED"}
     prefect_ui.open_artifact(page, stack.prefect, flow_run, "comparison")
-    assert page.get_by_role("cell", name="man vs woman").count() == 1
+    page.get_by_role("cell", name="man vs woman").wait_for()  # one, or this fails
     link = page.get_by_role("link", name="MLflow run").get_attribute("href")
     assert link.startswith(stack.mlflow) and link.endswith(child.info.run_id)
 
