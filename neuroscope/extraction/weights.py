@@ -53,9 +53,8 @@ class WeightFiles:
             ModelError: there is no list of weights, a file is missing, or one is damaged.
         """
         self._name = checkpoint.name
-        self._layers = checkpoint.architecture.layers
         found = {key: one for file in _files(checkpoint) for key, one in self._listed(file)}
-        prefix = _prefix(found, self._layers)
+        prefix = _prefix(found, checkpoint.architecture.layers)
         self.stored: Mapping[str, Stored] = {
             _modern(key.removeprefix(prefix)): one
             for key, one in found.items()
@@ -96,14 +95,6 @@ class WeightFiles:
             raise self._refused(f"{at.file} ends within {name}: copy it again")
         self.bytes_read += got
 
-    def by_layer(self) -> dict[int | None, list[Stored]]:
-        """Layer -> its weights; None -> those outside the layers."""
-        found: dict[int | None, list[Stored]] = {}
-        for name, one in self.stored.items():
-            match = re.match(rf"{re.escape(self._layers)}\.(\d+)\.", name)
-            found.setdefault(int(match[1]) if match else None, []).append(one)
-        return found
-
     def _listed(self, file: Path) -> Iterator[tuple[str, Stored]]:
         """What the header of a file says it holds."""
         from safetensors import SafetensorError, safe_open
@@ -127,14 +118,10 @@ class WeightFiles:
 
 def weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:
     """Memory that a model's weights take at `dtype`, without its head; only headers are read."""
-    return sum(_bytes(layer, dtype) for layer in WeightFiles(checkpoint).by_layer().values())
+    import torch
 
-
-def layer_bytes(checkpoint: Checkpoint, dtype: str) -> int:
-    """Memory that the weights of a model's largest layer take at `dtype`."""
-    layers = WeightFiles(checkpoint).by_layer()
-    sizes = (_bytes(layer, dtype) for index, layer in layers.items() if index is not None)
-    return max(sizes, default=0)
+    size: int = getattr(torch, dtype).itemsize
+    return size * sum(one.count for one in WeightFiles(checkpoint).stored.values())
 
 
 def _files(checkpoint: Checkpoint) -> list[Path]:
@@ -163,10 +150,3 @@ def _modern(name: str) -> str:
     """Today's name of a weight; BERT's first files said gamma and beta."""
     name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
     return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
-
-
-def _bytes(weights: list[Stored], dtype: str) -> int:
-    import torch
-
-    size: int = getattr(torch, dtype).itemsize
-    return sum(one.count for one in weights) * size

@@ -1,4 +1,4 @@
-"""Extracts activations to disk: any number of prompts, in memory that does not grow with them."""
+"""Extracts activations to disk: any number of prompts, one part of them in memory at a time."""
 
 import itertools
 import logging
