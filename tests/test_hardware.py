@@ -1,6 +1,7 @@
 """Which device and number format are used, and how large batches become."""
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -94,18 +95,32 @@ def run(budget, rates, batches):
     return chosen
 
 
-@pytest.mark.parametrize("best", [1024, 2048, 4096, 8192])
+@pytest.mark.parametrize("best", [256, 1024, 2048, 4096, 16384])
 def test_the_fastest_budget_is_found_on_the_first_batches(best):
-    rates = {1024: 900, 2048: 1000, 4096: 900, 8192: 900} | {best: 1200}
-    sizes = run(TokenBudget(), rates, 40)
-    assert set(sizes[:16]) == set(rates)
-    assert set(sizes[16:]) == {best}
+    sizes = [2**power for power in range(6, 18)]
+    rates = {size: 1000 * 0.8 ** abs(math.log2(size / best)) for size in sizes}
+    budget = TokenBudget()
+    tried = run(budget, rates, 60)
+    assert budget.chosen == best
+    assert set(tried[:12]) == {1024, 2048, 4096}
+    assert set(tried[50:]) == {best}
+    assert max(tried) == max(4096, 2 * best if best > 2048 else 0)
 
 
 def test_a_gain_that_may_be_chance_changes_nothing():
     budget = TokenBudget()
-    run(budget, {1024: 900, 2048: 1000, 4096: 1010, 8192: 1020}, 16)
+    run(budget, {1024: 900, 2048: 1000, 4096: 1020}, 12)
     assert budget.chosen == budget.usual == 2048
+
+
+def test_budgets_are_compared_on_batches_of_the_same_time():
+    """The machine gets faster all the while: that is no merit of the budget tried last."""
+    budget, seconds = TokenBudget(), 1.0
+    for _ in range(60):
+        tokens = budget()
+        seconds *= 0.99
+        budget.measured(tokens, tokens * seconds / {2048: 1.0, 4096: 1.2}.get(tokens, 1.1))
+    assert budget.chosen == 4096
 
 
 def test_a_given_budget_is_kept_and_one_that_holds_nothing_refused():

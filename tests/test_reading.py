@@ -1,5 +1,7 @@
 """Activations are the model's own: checked against Hugging Face's outputs for every family."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -155,6 +157,50 @@ def test_batches_hold_every_prompt_once_within_the_budget(model):
     found = list(batches(model, block, rule="all", budget=TokenBudget(40)))
     assert sorted(member for batch in found for member in batch.members) == list(range(20))
     assert all(batch.ids.numel() <= 40 for batch in found)
+
+
+@pytest.mark.parametrize("pool", ["mean", "none"])
+def test_a_batch_that_is_too_large_for_the_device_is_divided(model, pool):
+    options = {"sites": list(COMPONENTS), "pool": pool, "budget": 1000}
+    expected = extract(model, PROMPTS * 5, **options)
+    with memory_for(model, tokens=60) as sizes:
+        found = extract(model, PROMPTS * 5, **options)
+    assert max(sizes) > 100
+    assert sum(size <= 60 for size in sizes) < 20  # prompts go alone only where they must
+    for site in expected:
+        for one, other in zip(found[site], expected[site], strict=True):
+            np.testing.assert_allclose(one, other, **CLOSE)
+
+
+def test_one_prompt_that_is_too_large_for_the_device_is_refused(model):
+    before = hook_count(model)
+    with (
+        memory_for(model, tokens=3),
+        pytest.raises(
+            ActivationError, match=r"cpu has not the memory for one prompt of \d+ tokens"
+        ),
+    ):
+        extract(model, PROMPTS)
+    assert hook_count(model) == before
+
+
+@contextmanager
+def memory_for(model, tokens):
+    """The device's memory ends at batches of more tokens; gives the sizes of those that came."""
+    sizes = []
+
+    def count(module, inputs):
+        sizes.append(inputs["input_ids"].numel())
+        if sizes[-1] > tokens:
+            raise torch.OutOfMemoryError("out of memory")
+
+    watch = model.module.register_forward_pre_hook(
+        lambda module, args, inputs: count(module, inputs), with_kwargs=True
+    )
+    try:
+        yield sizes
+    finally:
+        watch.remove()
 
 
 def hook_count(model):

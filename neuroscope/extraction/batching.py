@@ -81,6 +81,24 @@ class Batch:
             inputs["use_cache"] = False
         return inputs
 
+    def halves(self) -> "tuple[Batch, Batch]":
+        """Two batches with half of its prompts each; it holds two prompts or more."""
+        middle = len(self.members) // 2
+        tokens = int(self.kept[:middle].sum())
+        first = self._part(slice(middle), slice(tokens))
+        return first, self._part(slice(middle, None), slice(tokens, None))
+
+    def _part(self, rows: slice, tokens: slice) -> "Batch":
+        """Some of its prompts, and which of the tokens that count are theirs."""
+        return Batch(
+            self.members[rows],
+            self.token_rows[tokens],
+            self.token_owners[tokens],
+            self.ids[rows],
+            self.mask[rows],
+            self.kept[rows],
+        )
+
 
 def batches(model: Model, block: TokenBlock, *, rule: str, budget: TokenBudget) -> Iterator[Batch]:
     """Batches of prompts of like length, the longest first.

@@ -5,7 +5,6 @@ from statistics import median
 from neuroscope.errors import NeuroscopeError
 
 _USUAL = {"cpu": 2048, "cuda": 32768, "mps": 8192}
-_TRIED = (1, 0.5, 2, 4)  # times the usual one
 _TRIALS = 4  # of each; the first is left out, as it meets cold caches
 _WORTHWHILE = 1.03  # less of a gain may be chance
 
@@ -14,8 +13,9 @@ class TokenBudget:
     """Tokens a batch, padding included.
 
     Too few tokens leave the processor waiting, too many fall out of its caches. Where no budget is
-    given, the first batches of real work take a half to four times the usual one in turn, and the
-    rest takes what was fastest.
+    given, the first batches of real work take the usual one, half and twice of it in turn. Where
+    one of these is faster, the next one in its direction is tried beside it, and so on until that
+    is no faster.
 
     >>> budget = TokenBudget()
     >>> tokens = budget()               # how many the next batch may hold
@@ -30,9 +30,9 @@ class TokenBudget:
             raise NeuroscopeError(
                 f"a budget of {given} tokens a batch holds nothing: give 1 or more"
             )
+        self._usual = self._best = given or _USUAL.get(device.split(":")[0], _USUAL["cpu"])
         self._chosen: int | None = given
-        self._usual = self._current = given or _USUAL.get(device.split(":")[0], _USUAL["cpu"])
-        self._rates: dict[int, list[float]] = {int(self._usual * one): [] for one in _TRIED}
+        self._try(self._usual, self._usual // 2, self._usual * 2)
 
     def __call__(self) -> int:
         if self._chosen is None:
@@ -54,10 +54,19 @@ class TokenBudget:
         if self._chosen is not None:
             return
         self._rates[self._current].append(tokens / max(seconds, 1e-9))
-        if all(len(rates) >= _TRIALS for rates in self._rates.values()):
-            self._chosen = self._best()
+        if any(len(rates) < _TRIALS for rates in self._rates.values()):
+            return
+        before, self._best = self._best, self._fastest()
+        if self._best == before:
+            self._chosen = self._best
+        else:  # measured anew beside each other: what comes now may be faster for another reason
+            self._try(self._best, self._best * self._best // before)
 
-    def _best(self) -> int:
+    def _try(self, *budgets: int) -> None:
+        self._rates: dict[int, list[float]] = {one: [] for one in budgets if one > 0}
+
+    def _fastest(self) -> int:
+        """The best one so far, unless another is clearly faster."""
         rates = {one: median(rates[1:]) for one, rates in self._rates.items()}
-        best = max(rates, key=lambda one: rates[one])
-        return best if rates[best] > _WORTHWHILE * rates[self._usual] else self._usual
+        fastest = max(rates, key=lambda one: rates[one])
+        return fastest if rates[fastest] > _WORTHWHILE * rates[self._best] else self._best

@@ -1,25 +1,63 @@
-"""How much memory is free on a device, and giving back what is not in use."""
+"""How much memory is free on a device, and keeping this process small while it works."""
 
 import ctypes
-from pathlib import Path
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
-_CGROUPS = (
-    (".", "memory.max", "memory.current", "inactive_file"),
-    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+
+@dataclass(frozen=True)
+class _CgroupFiles:
+    """Where one version of Linux's control groups keeps its figures."""
+
+    folder: str  # below the root of all of them
+    controller: str  # as /proc/self/cgroup names it
+    limit: str
+    use: str
+    cache: str  # line of memory.stat: the part of the use that is given back when it is needed
+
+
+_VERSIONS = (
+    _CgroupFiles(".", "", "memory.max", "memory.current", "inactive_file"),
+    _CgroupFiles(
+        "memory",
+        "memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
 )
-"""Version 2 and 1 of Linux's control groups: folder, file of the limit, file of the use, and the
-line of memory.stat with the part of the use that is cache, given back when it is needed."""
+_KERNELS = 64  # a batch needs some ten of them
 
 
-def free_memory(device: str = "cpu", cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that can still be taken on a device; on the CPU within the container's limit."""
+def free_memory(
+    device: str = "cpu",
+    cgroups: Path = Path("/sys/fs/cgroup"),
+    own: Path = Path("/proc/self/cgroup"),
+) -> int:
+    """Bytes that can still be taken on a device.
+
+    On the CPU within the limits of this process's control group and of those around it, such as
+    those of a container or a batch system's job.
+    """
     if device.startswith("cuda"):
         import torch
 
         return torch.cuda.mem_get_info(device)[0]
     import psutil
 
-    return min([psutil.virtual_memory().available, *_left_to_container(cgroups)])
+    return min([psutil.virtual_memory().available, *_left_to_cgroups(cgroups, own)])
+
+
+def keep_few_kernels() -> None:
+    """Keeps oneDNN, which multiplies matrices on the CPU, from growing with the work it has done.
+
+    It keeps a kernel for each shape of batch that it has met, 1,024 of them unless it is told
+    otherwise, which takes 100 MB in the end and makes nothing faster where shapes seldom return.
+    Heeded if nothing was computed in this process before; a setting of the user's own stays.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS))
 
 
 def give_back_memory() -> None:
@@ -33,15 +71,30 @@ def give_back_memory() -> None:
         return  # another C library
 
 
-def _left_to_container(cgroups: Path) -> list[int]:
-    """Bytes below the container's limit; nothing where there is no limit."""
-    for folder, limit, use, cache in _CGROUPS:
-        try:
-            total = int((cgroups / folder / limit).read_text())
-            used = int((cgroups / folder / use).read_text())
-            lines = (cgroups / folder / "memory.stat").read_text().splitlines()
-        except (OSError, ValueError):  # not this version, or the limit is "max"
-            continue
-        spare = dict(line.split() for line in lines).get(cache, "0")
-        return [max(0, total - used + int(spare))]
-    return []
+def _left_to_cgroups(cgroups: Path, own: Path) -> Iterator[int]:
+    """Bytes below each limit that holds for this process; none where there is no limit."""
+    for version in _VERSIONS:
+        group = _own_group(own, version.controller)
+        for one in (group, *group.parents):
+            folder = cgroups / version.folder / one.relative_to("/")
+            try:
+                total = int((folder / version.limit).read_text())
+                used = int((folder / version.use).read_text())
+                lines = (folder / "memory.stat").read_text().splitlines()
+            except (OSError, ValueError):  # not this version, not seen from here, or "max"
+                continue
+            spare = dict(line.split() for line in lines).get(version.cache, "0")
+            yield max(0, total - used + int(spare))
+
+
+def _own_group(own: Path, controller: str) -> PurePosixPath:
+    """This process's control group, as a path from the root of all of them."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:  # no Linux
+        lines = []
+    for line in lines:  # such as 4:memory:/jobs/17, or 0::/jobs/17 in version 2
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            return PurePosixPath(path)
+    return PurePosixPath("/")

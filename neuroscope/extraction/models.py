@@ -10,7 +10,7 @@ from neuroscope.errors import ModelError
 from neuroscope.extraction.architectures import Architecture
 from neuroscope.extraction.checkpoints import Checkpoint, find_checkpoint
 from neuroscope.extraction.hardware import resolve_device, resolve_dtype
-from neuroscope.extraction.memory import free_memory
+from neuroscope.extraction.memory import free_memory, keep_few_kernels
 from neuroscope.extraction.weights import weight_bytes
 from neuroscope.tokens import Vocabulary
 
@@ -139,6 +139,7 @@ def load_model(
         if value not in known:
             raise ModelError(f"unknown {option} '{value}': it is one of {', '.join(known)}")
     checkpoint = name if isinstance(name, Checkpoint) else find_checkpoint(name)
+    keep_few_kernels()
     device = resolve_device(device)
     dtype = resolve_dtype(dtype, device)
     streamed = memory == "stream" or (memory == "auto" and _too_large(checkpoint, device, dtype))

@@ -1,12 +1,16 @@
 """Runs batches through a model and gives what is kept of its sites, in memory or streamed."""
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
+from neuroscope.errors import ActivationError
 from neuroscope.extraction.batching import Batch
+from neuroscope.extraction.memory import give_back_memory
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.recorder import Keep, Recorder
 from neuroscope.sites import Site
+
+_BATCHES_BETWEEN = 8  # two returns of memory, each of which takes a hundredth of a batch's time
 
 
 def read_sites(
@@ -33,6 +37,43 @@ def read_sites(
                 yield batch, site, values
         return
     with Recorder(model, sites) as recorder:
-        for batch in batches:
-            for site, values in recorder.run(batch.inputs(model), keep(batch)).items():
-                yield batch, site, values
+        for number, batch in enumerate(batches, 1):
+            for part, found in _run(recorder, model, batch, keep):
+                for site, values in found.items():
+                    yield part, site, values
+            if number % _BATCHES_BETWEEN == 0:
+                give_back_memory()
+
+
+def _run(
+    recorder: Recorder, model: Model, batch: Batch, keep: Callable[[Batch], Keep]
+) -> Iterator[tuple[Batch, dict[Site, Any]]]:
+    """One pass, or several of fewer prompts where the device has not the memory for all."""
+    found = _attempt(recorder, model, batch, keep)
+    if found is not None:
+        yield batch, found
+    else:  # what the failed pass held is free again
+        for half in batch.halves():
+            yield from _run(recorder, model, half, keep)
+
+
+def _attempt(
+    recorder: Recorder, model: Model, batch: Batch, keep: Callable[[Batch], Keep]
+) -> dict[Site, Any] | None:
+    """What is kept of each site, or None where memory ran out.
+
+    Raises:
+        ActivationError: it ran out for a single prompt.
+    """
+    import torch
+
+    try:
+        return recorder.run(batch.inputs(model), keep(batch))
+    except torch.OutOfMemoryError as error:
+        if len(batch.members) > 1:
+            return None
+        raise ActivationError(
+            f"{model.device} has not the memory for one prompt of {batch.ids.shape[1]} tokens in"
+            f" '{model.name}': free some, shorten the prompt, or choose --device cpu or --memory"
+            " stream"
+        ) from error
