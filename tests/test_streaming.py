@@ -394,24 +394,33 @@ def test_sizes_are_those_of_the_loaded_weights(family, family_folder):
     assert weight_bytes(model.checkpoint, "float16") == whole
 
 
-def test_free_memory_heeds_the_limit_of_a_container(tmp_path):
-    assert free_memory(cgroups=tmp_path) > 2**20
-    (tmp_path / "memory.max").write_text("max\n")
-    assert free_memory(cgroups=tmp_path) > 2**20
-    write_cgroup(tmp_path, "memory.max", "memory.current", "inactive_file")
-    assert free_memory(cgroups=tmp_path) == 500
-    old = tmp_path / "old"
-    (old / "memory").mkdir(parents=True)
-    write_cgroup(
-        old / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-    )
-    assert free_memory(cgroups=old) == 500
+VERSION_2 = ("memory.max", "memory.current", "inactive_file")
+VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
-def write_cgroup(folder, limit, use, cache):
-    (folder / limit).write_text("1000\n")
-    (folder / use).write_text("700\n")
-    (folder / "memory.stat").write_text(f"anon 500\n{cache} 200\n")
+@pytest.mark.parametrize(
+    ("line", "below", "files"),
+    [("0::/jobs/17", "", VERSION_2), ("4:cpu,memory:/jobs/17", "memory", VERSION_1)],
+)
+@pytest.mark.parametrize("limited", ["", "jobs", "jobs/17"])
+def test_free_memory_heeds_the_limits_of_control_groups(tmp_path, line, below, files, limited):
+    own, groups = tmp_path / "own", tmp_path / "groups"
+    own.write_text(f"1:name=systemd:/\n{line}\n")
+    free = partial(free_memory, cgroups=groups, own=own)
+    assert free() > 2**20
+    limit, use, cache = files
+    group = groups / below / limited
+    group.mkdir(parents=True)
+    (group / limit).write_text("max\n")
+    assert free() > 2**20
+    (group / limit).write_text("1000\n")
+    (group / use).write_text("700\n")
+    (group / "memory.stat").write_text(f"anon 500\n{cache} 200\n")
+    assert free() == 500
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("0::/jobs/18\n2:memory:/jobs/18\n")
+    assert (free(own=elsewhere) > 2**20) == (limited == "jobs/17")
+    assert (free(own=tmp_path / "no Linux") > 2**20) == (limited != "")
 
 
 def test_missing_weights_are_refused_by_name(folder, tmp_path):
