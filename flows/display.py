@@ -50,7 +50,7 @@ def progress_bar() -> Iterator[Progress]:
     It is gone at the end, and not drawn at all where stderr is no terminal.
     """
     bar = Bar(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -100,10 +100,10 @@ def extraction_bar() -> Iterator[Progress]:
     """
     pace, told = Pace(), time.monotonic()
     bar = Bar(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[pace]}"),
+        TextColumn("{task.fields[pace]}", markup=False),
         console=errors,
         transient=True,
         disable=not errors.is_terminal,
@@ -175,7 +175,7 @@ def show_extraction(stored: "Stored", seconds: float, *, json: bool) -> None:
         for site, rows in manifest.nonfinite_rows.items()
     ]
     for line in lines:
-        errors.print(line, markup=False, highlight=False, soft_wrap=True)
+        output.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_comparison(comparison: Comparison, focus: Sequence[int]) -> None:

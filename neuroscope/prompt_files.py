@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +86,8 @@ def _read(path: Path, *, check: bool) -> Iterator[Prompt]:
         raise PromptError(f"{path} is not UTF-8 text ({error}): save it as UTF-8") from error
     except PromptError as error:
         raise PromptError(f"{path}, {error}") from error
+    except OSError as error:
+        raise PromptError(f"{path} cannot be read: {error.strerror or error}") from error
     if prompt is None:
         raise PromptError(f"{path} holds no prompts")
 
@@ -118,25 +121,38 @@ def _read_csv(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
-            if "text" not in (reader.fieldnames or ()):
-                found = ", ".join(reader.fieldnames or ()) or "nothing"
-                raise PromptError(f"line 1: no column 'text' in the header; found {found}")
+            columns = _checked_columns(reader.fieldnames or (), "line 1: ")
             for row in reader:
                 if None in row or None in row.values():
                     raise PromptError(
-                        f"line {reader.line_num}: expected {len(reader.fieldnames or ())} columns;"
-                        " quote texts that hold commas"
+                        f"line {reader.line_num}: expected {len(columns)} columns; quote texts"
+                        " that hold commas"
                     )
                 yield reader.line_num, row
         except csv.Error as error:
-            raise PromptError(f"line {reader.line_num}: {error}") from error
+            longer = ": put texts that long into a .jsonl file" if "limit" in str(error) else ""
+            raise PromptError(f"line {reader.line_num}: {error}{longer}") from error
+
+
+def _checked_columns(names: Sequence[str], where: str) -> Sequence[str]:
+    """The names of a table's columns; `where` they stand is told with what is wrong.
+
+    Raises:
+        PromptError: there is none called `text`, or two have one name.
+    """
+    if "text" not in names:
+        raise PromptError(f"{where}no column 'text'; found {', '.join(names) or 'nothing'}")
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise PromptError(f"{where}{count} columns are called '{name}': rename them")
+    return names
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
     for line, text in _filled_lines(path):
         try:
             row = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise PromptError(f"line {line}: not JSON ({error})") from error
         if not isinstance(row, dict):
             raise PromptError(f'line {line}: expected an object such as {{"text": "…"}}')
@@ -152,8 +168,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     except (ArrowException, OSError) as error:
         raise PromptError(f"not a readable Parquet file ({error})") from error
     with file:
-        if "text" not in file.schema_arrow.names:
-            raise PromptError(f"no column 'text'; found {', '.join(file.schema_arrow.names)}")
+        _checked_columns(file.schema_arrow.names, "")
         try:
             rows = (row for batch in file.iter_batches(4096) for row in batch.to_pylist())
             yield from enumerate(rows, 1)

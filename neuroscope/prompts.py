@@ -99,13 +99,18 @@ def checked(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
     """The prompts as they come.
 
     Raises:
-        PromptError: on the way, where one is blank or has an id that was there before.
+        PromptError: on the way, where one is blank, is no text, or has an id that was there before.
     """
     ids: set[str] = set()
     for number, prompt in enumerate(prompts, 1):
         if not prompt.text.strip():
             raise PromptError(
                 f"prompt '{prompt.id}' (number {number}) is blank: give it text or leave it out"
+            )
+        if _is_broken(prompt.id) or _is_broken(prompt.text):
+            raise PromptError(
+                f"prompt {prompt.id!r} (number {number}) holds half a character (a lone surrogate),"
+                " which is no text: mend it"
             )
         if prompt.id in ids:
             raise PromptError(
@@ -114,6 +119,14 @@ def checked(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
             )
         ids.add(prompt.id)
         yield prompt
+
+
+def _is_broken(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def digest_of(prompts: Iterable[Prompt]) -> str:

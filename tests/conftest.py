@@ -82,6 +82,8 @@ def make_model(family: str, folder: Path, *, seed: int = 0, layers: int = 2) -> 
         shape |= {"intermediate_size": 48, "max_position_embeddings": 64}
         if family in ("llama", "mistral", "qwen2"):
             shape["num_key_value_heads"] = 2
+        if family == "mistral":
+            shape["sliding_window"] = 4  # shorter than most prompts
         if family == "roberta":
             shape["max_position_embeddings"] = 66  # positions start at 2
     config = AutoConfig.for_model(family, vocab_size=size, initializer_range=0.2, **shape, **ids)

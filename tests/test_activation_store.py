@@ -359,6 +359,89 @@ def test_another_schema_is_refused_and_nothing_is_changed(folder):
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_counts_are_kept_when_a_part_is_made_anew_and_cut_short_again(folder):
+    def write_zeros(sites, counts):
+        with unfinished_activations(folder, manifest(per_part=3), PROMPTS, tokenise) as unfinished:
+            ids, block = unfinished.inputs(0, VOCABULARY)
+            values = ((site, np.zeros((3, 3), "f4")) for site in sites)
+            unfinished.write(0, ids, block, values, counts)
+            if len(sites) < 2:
+                raise Killed
+            unfinished.finish()
+
+    write_zeros((RESID, MLP), {MLP: 3})
+    (folder / "resid_post.0" / "part-00000.parquet").unlink()
+    with pytest.raises(Killed):
+        write_zeros((RESID,), {})
+    assert write(folder, make(), per_part=3) == []
+    assert read_manifest(folder).nonfinite_rows == {"mlp_act.11": 3}
+    (folder / "mlp_act.11" / "part-00000.parquet").unlink()
+    write_zeros((RESID, MLP), {RESID: 1})
+    assert read_manifest(folder).nonfinite_rows == {"resid_post.0": 1}
+
+
+def test_what_computes_the_rest_of_a_folder_is_noted_where_it_differs(folder):
+    write(folder, make())
+    first = read_manifest(folder)
+    assert first.later == ()
+    (folder / PARTS[0]).unlink()
+    other = replace(first.provenance, device="cuda:0", created="later")
+    for provenance in (replace(first.provenance, created="later"), other, other):
+        with unfinished_activations(
+            folder, replace(manifest(), provenance=provenance), PROMPTS, tokenise
+        ):
+            pass
+    write(folder, replace(make(), provenance=other))
+    found = read_manifest(folder)
+    assert found.provenance == first.provenance
+    assert found.later == (other, first.provenance)
+
+
+def test_long_columns_are_divided_into_groups_that_readers_can_count(folder, monkeypatch):
+    monkeypatch.setattr("neuroscope.storage.parts._VALUES_A_GROUP", 10)
+    write(folder, make())
+    groups = [pq.read_metadata(folder / part).num_row_groups for part in PARTS]
+    assert groups == [2, 1]  # two rows of 8 values, one of 5
+    assert_same(read_activations(folder), make())
+
+
+def test_the_size_is_told_while_another_process_writes(folder):
+    write(folder, make())
+    before, stop = stored_bytes(folder), threading.Event()
+
+    def come_and_go():
+        while not stop.is_set():
+            for name in (".inputs/tokens", "later"):
+                (folder / name).mkdir(parents=True)
+                for number in range(20):
+                    (folder / name / f"part-{number}.parquet").touch()
+                shutil.rmtree(folder / name.split("/")[0])
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        assert {stored_bytes(folder) for _ in range(500)} == {before}
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_another_process_may_begin_and_finish_at_any_moment(folder, monkeypatch, moment):
+    """While one looks at what is there, another begins, and then ends."""
+    looks, read = iter(range(10)), Manifest.read
+
+    def meanwhile(path):
+        if next(looks) == moment:
+            monkeypatch.undo()
+            write(folder, make())
+        return read(path)
+
+    monkeypatch.setattr(Manifest, "read", meanwhile)
+    assert complete_manifest(folder, "key") in (None, read_manifest(folder))
+    assert write(folder, make()) == []
+
+
 def test_a_site_that_is_lacking_is_named(folder):
     write(folder, make())
     with pytest.raises(ActivationError, match=r"acts does not hold mlp_out\.3"):
@@ -445,7 +528,9 @@ def test_the_estimate_is_near_what_is_written(folder):
     }
     write(folder, replace(make(), arrays=wide))
     tokens, characters = len(tokenise(PROMPTS).ids), PROMPTS.characters
-    guess = estimated_bytes(3, 100_000, tokens, characters, files=8)
+    guess = estimated_bytes(
+        rows=3, neurons=100_000, sites=2, tokens=tokens, characters=characters, parts=2
+    )
     assert stored_bytes(folder) == pytest.approx(guess, rel=0.03)
 
 

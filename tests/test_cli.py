@@ -215,7 +215,7 @@ def test_a_home_that_cannot_be_made_is_refused(command, refused, monkeypatch, tm
 
 @pytest.fixture
 def extracted(family_folder, tmp_path, monkeypatch, capsys):
-    """Runs `neuroscope extract` over two prompts: what it prints as JSON, or on stderr."""
+    """Runs `neuroscope extract` over two prompts: what it prints, as JSON or as it is."""
     (tmp_path / "prompts.txt").write_text("the cat .\na dog\n")
 
     def run(*options, json_document=True):
@@ -227,7 +227,7 @@ def extracted(family_folder, tmp_path, monkeypatch, capsys):
             cli.main()
         captured = capsys.readouterr()
         assert ended.value.code == 0, captured.err
-        return json.loads(captured.out) if json_document else captured.err
+        return json.loads(captured.out) if json_document else captured.out
 
     return run
 

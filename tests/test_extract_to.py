@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 
 from neuroscope.errors import ActivationError, PromptError
 from neuroscope.extraction.extract import extract
+from neuroscope.extraction.finite import FiniteCheck
 from neuroscope.extraction.models import load_model
 from neuroscope.prompt_files import PromptFile, read_prompts
 from neuroscope.prompts import PromptSet
+from neuroscope.sites import Site
 from neuroscope.storage.activation_store import read_activations
 from neuroscope.studies import extract as study
 from neuroscope.studies.extract import extract_to
@@ -50,7 +52,8 @@ def prompts_of(count, seed=0):
 @pytest.fixture
 def small_parts(monkeypatch):
     """Parts of about seven prompts at two sites of a tiny model."""
-    monkeypatch.setattr(study, "_PART_BYTES", 7 * (2 * 32 + 2 * 48) * 4)
+    monkeypatch.setattr(study, "_PART_BYTES", 7 * ((2 * 32 + 2 * 48) * 4 + 17 * 256))
+    monkeypatch.setattr(study, "_FULL_BATCHES", 0)
 
 
 def assert_same(one, other, exact=False):
@@ -148,7 +151,7 @@ PROCESSES.set_forkserver_preload(["neuroscope.studies.extract", "transformers.mo
 
 def extract_in_a_process(model, file, folder, result):
     """What the child does; it puts the number of computed prompts into `result`."""
-    study._PART_BYTES = 20_000
+    study._PART_BYTES, study._FULL_BATCHES = 150_000, 0
     loaded, prompts = load_model(model, device="cpu:1"), PromptFile.open(file)
     result.value = -1
     result.value = extract_to(folder, loaded, prompts, SITES, budget=64).computed
@@ -252,6 +255,53 @@ def test_values_that_are_not_finite_are_refused_or_counted(family_folder, tmp_pa
         extract_to(folder, model, prompts, ["mlp_act", "mlp_out"])
 
 
+def test_noted_values_that_are_not_finite_are_refused_before_more_is_computed(
+    family_folder, tmp_path, small_parts
+):
+    model, prompts = load_model(str(family_folder("bert"))), prompts_of(40)
+    spoil(model)
+    extract_to(tmp_path / "acts", model, prompts, "mlp_out", allow_nonfinite=True)
+    (tmp_path / "acts" / "mlp_out.0" / "part-00000.parquet").unlink()
+    ran = []
+    model.module.register_forward_pre_hook(lambda *_: ran.append(1))
+    with pytest.raises(ActivationError, match=r"not finite at mlp_out.1 .40 rows"):
+        extract_to(tmp_path / "acts", model, prompts, "mlp_out")
+    assert ran == []
+
+
+def test_a_sum_that_is_too_large_is_no_value_that_is_not_finite():
+    check = FiniteCheck("tiny", ["a", "b"])
+    check(Site("mlp_act", 0), torch.full((2, 4), 1e38), np.arange(2))
+    assert check.counts == {}
+
+
+def test_a_file_of_prompts_that_shrinks_or_goes_is_told(models, tmp_path, small_parts):
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join(prompts_of(40).texts))
+    prompts = PromptFile.open(path)
+    path.write_text("\n".join(prompts_of(10).texts))
+    with pytest.raises(PromptError, match="changed while they were read: run the extraction again"):
+        extract_to(tmp_path / "acts", models["bert", "right"], prompts, SITES)
+    path.unlink()
+    with pytest.raises(PromptError, match=r"prompts.txt cannot be read: No such file"):
+        extract_to(tmp_path / "acts", models["bert", "right"], prompts, SITES)
+    assert not list((tmp_path / "acts").rglob("*.parquet"))
+
+
+def test_parts_are_bounded_by_tokens_too_and_fill_some_batches(models, monkeypatch):
+    def per_part(tokens_per_prompt, batch_tokens=2048, pool="mean"):
+        wanted = study.Extraction(model.checkpoint, prompts, (Site("resid_post", 0),), pool)
+        return study._prompts_per_part(wanted, model, tokens_per_prompt, batch_tokens)
+
+    model, prompts = models["bert", "right"], range(10**9)
+    few, many = per_part(10), per_part(1000)
+    assert few == int(128e6 / (32 * 4 + 10 * 256))
+    assert many * 1000 * 256 < 128e6
+    assert per_part(1000, batch_tokens=10**6) == 4000
+    monkeypatch.setattr(study, "free_memory", lambda device="cpu": 2e9)
+    assert per_part(1000, batch_tokens=10**6) == int(2e9 / 8 / (32 * 4 + 1000 * 256))
+
+
 def test_a_prompt_that_cannot_be_read_is_found_before_anything_is_computed(
     models, tmp_path, small_parts
 ):
@@ -290,6 +340,8 @@ def test_a_full_disk_keeps_finished_parts(family_folder, tmp_path, monkeypatch, 
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, ignored)
     assert not [path for path in folder.rglob(".*") if path.name != ".lock"]
+    hooks = [module._forward_hooks for module in model.module.modules()]
+    assert not any(hooks)
     assert extract_to(folder, model, prompts, SITES).computed == 20
     assert_same(read_activations(folder), extract(model, prompts, SITES))
 

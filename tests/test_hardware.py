@@ -7,16 +7,19 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import FAMILIES
 from hypothesis import given
 from hypothesis import strategies as st
 
 from neuroscope.errors import ModelError, NeuroscopeError
 from neuroscope.extraction import hardware, models
+from neuroscope.extraction.batching import batches, tokenise
 from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.extract import extract
 from neuroscope.extraction.hardware import resolve_device, resolve_dtype
 from neuroscope.extraction.models import load_model
 from neuroscope.extraction.pooling import pooling
+from neuroscope.prompts import PromptSet
 
 PROMPTS = ["the black cat sits on the mat .", "a dog"]
 
@@ -123,6 +126,31 @@ def test_budgets_are_compared_on_batches_of_the_same_time():
     assert budget.chosen == 4096
 
 
+def test_a_budget_that_the_device_has_no_memory_for_is_not_tried_again():
+    budget = TokenBudget()
+    run(budget, dict.fromkeys((1024, 2048, 4096), 1000), 2)
+    budget.exceeded(4096)
+    assert set(run(budget, {2048: 1000}, 20)) == {2048}
+    budget.exceeded(2000)
+    budget.exceeded(1000)
+    assert budget() == budget.usual == 500
+
+
+def test_the_last_batch_of_a_part_tells_no_speed(family_folder):
+    """It is seldom full, and the time until the next part is that of writing."""
+    told = []
+
+    class Watched(TokenBudget):
+        def measured(self, tokens, seconds):
+            told.append(tokens)
+
+    model = load_model(str(family_folder("bert")))
+    block = tokenise(model, PromptSet.of(["a dog"] * 10).prompts)
+    made = list(batches(model, block, rule="all", budget=Watched(8)))
+    assert [len(batch.members) for batch in made] == [2] * 5
+    assert told == [8] * 4
+
+
 def test_a_given_budget_is_kept_and_one_that_holds_nothing_refused():
     assert set(run(TokenBudget(100), {100: 1}, 20)) == {100}
     assert TokenBudget(device="cuda:1").usual == 32768
@@ -155,12 +183,16 @@ def test_pooling_is_exact_for_what_it_gets(shape, pool, dtype, seed):
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("pool", ["mean", "max", "first", "last", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_tokens_that_do_not_count_may_hold_anything(pool, dtype):
+    x = torch.tensor([[1.0], [3.0], [float("inf")], [float("nan")]], dtype=dtype)[None]
+    found = pooling(pool, torch.tensor([[True, True, False, False]]))(x)
+    expected = {"mean": [2], "max": [3], "first": [1], "last": [3], "none": [1, 3]}[pool]
+    assert found.flatten().tolist() == expected
+
+
 def test_the_tokenizer_in_bulk_gives_what_hugging_face_gives(family_folder):
-    from conftest import FAMILIES
-
-    from neuroscope.extraction.batching import tokenise
-    from neuroscope.prompts import PromptSet
-
     texts = [*PROMPTS, "Unknown wörds, and [MASK] 猫!"]
     for family in FAMILIES:
         model = load_model(str(family_folder(family)))

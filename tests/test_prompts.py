@@ -203,8 +203,8 @@ def test_only_a_new_line_ends_a_line(prompt_file, separator):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.csv", "title,topic\nx,y\n", r"line 1: no column 'text' in the header; found title"),
-        ("p.csv", "", r"line 1: no column 'text' in the header; found nothing"),
+        ("p.csv", "title,topic\nx,y\n", r"line 1: no column 'text'; found title"),
+        ("p.csv", "", r"line 1: no column 'text'; found nothing"),
         ("p.csv", "text,topic\nx,y\nYes, he said,z\n", r"line 3: expected 2 columns; quote texts"),
         ("p.csv", "text,topic\nx\n", "line 2: expected 2 columns"),
         ("p.csv", "text,topic\nx,y\n  ,z\n", "line 3: 'text' is missing or blank; every row needs"),
@@ -219,6 +219,11 @@ def test_only_a_new_line_ends_a_line(prompt_file, separator):
         ),
         ("p.jsonl", '{"text": "x"}\n{"text": 3}\n', "line 2: 'text' is missing or blank"),
         ("p.jsonl", '{"topic": "x"}\n', "line 1: 'text' is missing or blank; every row needs text"),
+        ("p.jsonl", '{"text": "a \\ud83d"}\n', r"prompt '0' \(number 1\) holds half a character"),
+        ("p.jsonl", '{"text": "a", "id": "\\ud83d"}\n', "holds half a character"),
+        ("p.jsonl", "[" * 100_000, "line 1: not JSON"),
+        ("p.csv", "text,a,text\nx,y,z\n", "line 1: 2 columns are called 'text': rename them"),
+        ("p.csv", "text\n" + "a" * 200_000, r"line \d: field larger .*: put texts that long into"),
     ],
 )
 def test_a_malformed_file_is_refused_with_its_name_and_line(prompt_file, name, content, message):

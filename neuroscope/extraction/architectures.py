@@ -25,15 +25,19 @@ class Architecture:
     limit: str = "max_position_embeddings"
     width: str = "hidden_size"
     mlp_width: str = "intermediate_size"
-    first_position: int = 0  # position id of the first token
+    positions_after_padding: bool = False  # position ids begin behind the padding token's id
 
     def count(self, config: Mapping[str, Any]) -> int:
         """How many layers the configured model has."""
         return int(config[self.layer_count])
 
+    def first_position(self, config: Mapping[str, Any]) -> int:
+        """The position id of a prompt's first token."""
+        return int(config.get("pad_token_id", 1)) + 1 if self.positions_after_padding else 0
+
     def token_limit(self, config: Mapping[str, Any]) -> int:
         """The longest prompt the model can read, in tokens."""
-        return int(config[self.limit]) - self.first_position
+        return int(config[self.limit]) - self.first_position(config)
 
     def neurons(self, config: Mapping[str, Any], component: str) -> int:
         """How many neurons a component of a layer has."""
@@ -59,8 +63,7 @@ _BERT_PATHS: Any = {
 }
 _ROWS = (
     Architecture("bert", **_BERT_PATHS),
-    # RoBERTa numbers positions from its padding id + 1
-    Architecture("roberta", **_BERT_PATHS, first_position=2),
+    Architecture("roberta", **_BERT_PATHS, positions_after_padding=True),
     Architecture(
         "distilbert",
         layers="transformer.layer",

@@ -25,7 +25,7 @@ def tokenise(model: Model, prompts: Sequence[Prompt], *, truncate: bool = False)
         truncate: cut prompts at the model's limit instead of refusing them.
 
     Raises:
-        PromptError: a prompt is longer than the model can read, or becomes no token at all.
+        PromptError: a prompt is longer than the model can read, or has no token but special ones.
     """
     limit = model.checkpoint.token_limit
     backend = model.tokenizer.backend_tokenizer
@@ -45,8 +45,8 @@ def tokenise(model: Model, prompts: Sequence[Prompt], *, truncate: bool = False)
         )
     for index in np.flatnonzero(block.kept_counts("content") == 0).tolist():
         raise PromptError(
-            f"prompt '{prompts[index].id}' ({prompts[index].text!r}) holds nothing that the"
-            f" tokenizer of '{model.name}' knows: it becomes no token"
+            f"prompt '{prompts[index].id}' ({prompts[index].text!r}) holds nothing but special"
+            f" tokens, or nothing that the tokenizer of '{model.name}' knows: give it other text"
         )
     return block
 
@@ -70,12 +70,12 @@ class Batch:
 
     def inputs(self, model: Model) -> "dict[str, torch.Tensor | bool]":
         """What the model's forward takes; positions count from each prompt's first token."""
-        architecture = model.architecture
-        positions = (self.mask.cumsum(dim=1) - 1).clamp(min=0) + architecture.first_position
+        architecture, config = model.architecture, model.checkpoint.config
+        places = (self.mask.cumsum(dim=1) - 1).clamp(min=0)
         inputs: dict[str, torch.Tensor | bool] = {
             "input_ids": self.ids,
             "attention_mask": self.mask,
-            "position_ids": positions,
+            "position_ids": places + architecture.first_position(config),
         }
         if architecture.causal:
             inputs["use_cache"] = False
@@ -117,8 +117,9 @@ def batches(model: Model, block: TokenBlock, *, rule: str, budget: TokenBudget) 
         size = max(1, budget() // int(block.lengths[order[start]]))
         members = order[start : start + size]
         yield _batch(model, block, members, kept, ranks)
-        budget.measured(int(block.lengths[members].sum()), time.perf_counter() - began)
         start += size
+        if start < len(order):  # the last one is seldom full, and what follows it takes time too
+            budget.measured(int(block.lengths[members].sum()), time.perf_counter() - began)
 
 
 def _batch(
@@ -138,8 +139,8 @@ def _batch(
     mask = (within >= 0) & (within < lengths)
     source = np.where(mask, block.starts[members][:, None] + within, 0)
     counted = mask & kept[source]
-    # what the padding is, is never seen: the mask hides it
-    ids = np.where(mask, block.ids[source], model.tokenizer.pad_token_id or 0)
+    # what the padding is, is never seen, as the mask hides it; every model has a token 0
+    ids = np.where(mask, block.ids[source], 0)
     device = model.device
     return Batch(
         members,

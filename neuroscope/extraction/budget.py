@@ -44,6 +44,11 @@ class TokenBudget:
         """The one to take where it cannot be looked for: the one given, or the device's usual."""
         return self._usual
 
+    def exceeded(self, tokens: int) -> None:
+        """Tells that the device has not the memory for a batch of so many tokens."""
+        self._usual = min(self._usual, max(1, tokens // 2))
+        self._best = self._chosen = min(self._best, self._usual)
+
     @property
     def chosen(self) -> int | None:
         """None while it is still being looked for."""

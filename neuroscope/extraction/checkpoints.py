@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from importlib.util import find_spec
@@ -19,6 +20,12 @@ BUILT_IN = {
     ),
 }
 """Name -> package that holds a folder `model`, SHA-256 of its model.safetensors."""
+
+SAFE: Any = {"local_files_only": True, "trust_remote_code": False}
+"""How transformers is to read a checkpoint's files."""
+
+READING: Any = SAFE | {"output_hidden_states": False, "output_attentions": False}
+"""Likewise its model: what config.json may ask for would fill the memory beside what is kept."""
 
 _FILES = ("config.json", "tokenizer*", "*.model", "vocab*", "merges.txt", "*special_tokens_map*")
 _WEIGHTS = "*.safetensors"
@@ -87,6 +94,16 @@ def find_checkpoint(name: str) -> Checkpoint:
         checkpoint = _from_hub(name)
     _refuse_unsafe(checkpoint)
     return checkpoint
+
+
+def refuse_unfit(checkpoint: Checkpoint, unfit: Iterable[str]) -> None:
+    """Raises ModelError if weights, by name, are missing or of another shape than they should."""
+    needed = sorted(name for name in unfit if not name.startswith("pooler."))  # no site reads it
+    if needed:
+        raise ModelError(
+            f"model '{checkpoint.name}' is refused: its weights do not fit its config.json (missing"
+            f" or of another shape: {', '.join(needed[:3])})"
+        )
 
 
 def _built_in(name: str) -> Checkpoint:

@@ -117,6 +117,7 @@ def record(
         batches(model, block, rule=rule, budget=budget),
         sites,
         lambda batch: pooling(pool, batch.kept),
+        budget,
     )
     read, total = 0, len(block.ids) * len(sites)
     progress("extract", 0, len(block))

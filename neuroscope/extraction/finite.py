@@ -33,7 +33,9 @@ class FiniteCheck:
         if values.sum().isfinite():  # one NaN or infinity spoils the sum
             return
         spoilt = (~values.isfinite()).any(dim=1).numpy()
-        if spoilt.any() and not self._allow:
+        if not spoilt.any():  # only the sum was too large
+            return
+        if not self._allow:
             raise ActivationError(
                 f"'{self._model}' gives values that are not finite at {site} for prompt"
                 f" '{self._ids[owners[spoilt.argmax()]]}': try --dtype float32 or attention eager,"

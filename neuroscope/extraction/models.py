@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from neuroscope.errors import ModelError
 from neuroscope.extraction.architectures import Architecture
-from neuroscope.extraction.checkpoints import Checkpoint, find_checkpoint
+from neuroscope.extraction.checkpoints import (
+    READING,
+    SAFE,
+    Checkpoint,
+    find_checkpoint,
+    refuse_unfit,
+)
 from neuroscope.extraction.hardware import resolve_device, resolve_dtype
 from neuroscope.extraction.memory import free_memory, keep_few_kernels
 from neuroscope.extraction.weights import weight_bytes
@@ -22,6 +28,8 @@ if TYPE_CHECKING:
 ATTENTIONS = ("sdpa", "eager")
 PADDING_SIDES = ("right", "left")
 MEMORY = ("auto", "resident", "stream")
+
+_FOR_WEIGHTS = 0.9  # of free memory: batches, too, need some
 
 _log = logging.getLogger("neuroscope")
 
@@ -125,8 +133,8 @@ def load_model(
         attention: `sdpa` or `eager`.
         padding_side: `right` or `left`; results do not depend on it.
         memory: `resident` loads all weights; `stream` leaves those of the layers in their files
-            until `stream_sites` runs them; `auto` streams where the weights are larger than the
-            device's free memory, and logs so.
+            until they are run; `auto` streams where the weights are larger than nine tenths of
+            the device's free memory, and logs so.
 
     Raises:
         ModelError: no such model or option, or the model is refused.
@@ -159,21 +167,20 @@ def _too_large(checkpoint: Checkpoint, device: str, dtype: str) -> bool:
     if checkpoint.quantised or device == "all":
         return False
     needed, free = weight_bytes(checkpoint, dtype), free_memory(device)
-    if needed > free:
+    too_large = needed > _FOR_WEIGHTS * free
+    if too_large:
         _log.warning(
             "model '%s' takes %.1f GB and %.1f GB are free on %s: its layers are read from their"
             " files one after the other",
             *(checkpoint.name, needed / 1e9, free / 1e9, device),
         )
-    return needed > free
+    return too_large
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        checkpoint.folder, local_files_only=True, trust_remote_code=False
-    )
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, **SAFE)
     if not tokenizer.is_fast:
         raise ModelError(f"model '{checkpoint.name}' is refused: it has no tokenizer.json")
     return tokenizer
@@ -183,34 +190,26 @@ def _load_resident(checkpoint: Checkpoint, device: str, dtype: str, attention: s
     import torch
     from transformers import AutoModel
 
-    placed: dict[str, Any] = {}
-    if device == "all":
-        placed = {"device_map": "auto"}
-    elif checkpoint.quantised:  # its weights cannot be moved once they are loaded
-        placed = {"device_map": {"": device}}
     module, loaded = AutoModel.from_pretrained(
         checkpoint.folder,
         use_safetensors=True,
         dtype=getattr(torch, dtype),
         attn_implementation=attention,
+        # straight to where they belong: main memory may be smaller, and quantised ones cannot move
+        device_map="auto" if device == "all" else {"": device},
         output_loading_info=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        **placed,
+        **READING,
     )
-    # what is missing would be filled with random numbers; no site reads the pooler
-    missing = sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler."))
-    if missing or loaded.get("mismatched_keys"):
-        raise ModelError(
-            f"model '{checkpoint.name}' is refused: its weights do not fit its config.json"
-            f" (missing or of another shape: {', '.join(map(str, missing[:3])) or 'shapes'})"
-        )
-    return module.eval() if placed else module.to(device).eval()
+    # what is missing would be filled with random numbers
+    mismatched = (key for key, *shapes in loaded.get("mismatched_keys", ()))
+    refuse_unfit(checkpoint, [*loaded["missing_keys"], *mismatched])
+    return module.eval()
 
 
 @contextlib.contextmanager
 def _loading(name: str) -> Iterator[None]:
     """Keeps the libraries' notes away while they load; what matters becomes an error."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
@@ -218,6 +217,7 @@ def _loading(name: str) -> Iterator[None]:
             yield
     except (
         *(OSError, ValueError, RuntimeError, AssertionError, SafetensorError),
+        StrictDataclassError,  # of a config.json that contradicts itself
         ImportError,  # of what a quantised checkpoint needs
     ) as error:
         raise ModelError(f"model '{name}' cannot be loaded: {error}") from error

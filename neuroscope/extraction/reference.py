@@ -1,7 +1,6 @@
 """Mean and spread of every neuron over the shipped reference prompts, kept per model."""
 
 import hashlib
-import os
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +14,7 @@ from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.checkpoints import Checkpoint
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.reading import read_sites
+from neuroscope.files import written_whole
 from neuroscope.home import home
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
@@ -51,9 +51,8 @@ def ensure_reference(model: Model, component: str, *, progress: Progress = silen
         arrays[f"{rule}.{layer}.mean"] = moments.mean
         arrays[f"{rule}.{layer}.deviations"] = moments.deviations
     path.parent.mkdir(exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.npz")
-    np.savez(unfinished, **arrays)
-    unfinished.replace(path)
+    with written_whole(path, alone=False) as file:
+        np.savez(file, **arrays)
     return path
 
 
@@ -80,7 +79,8 @@ def reference_moments(
     budget = TokenBudget(4096)  # the same statistics each time
     read = 0
     made = batches(model, block, rule="content", budget=budget)
-    for batch, site, moments in read_sites(model, made, sites, lambda one: partial(_moments, one)):
+    reading = read_sites(model, made, sites, lambda one: partial(_moments, one), budget)
+    for batch, site, moments in reading:
         for rule, part in zip(TOKEN_RULES, moments, strict=True):
             before = found.get((rule, site.layer))
             found[rule, site.layer] = before.merge(part) if before else part
@@ -93,7 +93,7 @@ def _moments(batch: Batch, values: "torch.Tensor") -> tuple[Moments, Moments]:
     """Moments of a (batch, tokens, neurons) tensor over its content tokens and over all."""
 
     def over(at: "torch.Tensor") -> Moments:
-        block = values[at]  # (tokens, neurons)
+        block = values[at.to(values.device)]  # (tokens, neurons)
         block = (block.cpu() if block.device.type == "mps" else block).double()  # mps has none
         mean = block.mean(dim=0)
         deviations = ((block - mean) ** 2).sum(dim=0)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from greenlet import getcurrent, greenlet
 
 from neuroscope.errors import ModelError
-from neuroscope.extraction.checkpoints import Checkpoint
+from neuroscope.extraction.checkpoints import READING, Checkpoint, refuse_unfit
 from neuroscope.extraction.weights import WeightFiles
 from neuroscope.sites import Site
 
@@ -134,7 +134,7 @@ class LayerStream:
             ahead = ends.enter_context(closing(self._read_ahead(layers)))
             _advance(running)
             for index, weights in enumerate(ahead):
-                self._layers[index].load_state_dict(weights, assign=True)
+                self._layers[index].load_state_dict(self._placed(weights), assign=True)
                 weights.clear()  # now only the layer holds them, whatever holds the dictionary
                 _advance(running)
                 self._empty([index])
@@ -152,16 +152,25 @@ class LayerStream:
                 yield weights
 
     def _spaces(self) -> "tuple[torch.Tensor, torch.Tensor]":
-        """Memory for two layers: taken once, as freed memory may stay with the process.
-
-        A graphics card does all its work in one stream, so that no layer is written over while it
-        is still computed with.
-        """
+        """Main memory for two layers: taken once, as freed memory may stay with the process."""
         import torch
 
         size = max(sum(map(_padded, weights.values())) for weights in self._emptied)
-        one, other = torch.empty((2, size), dtype=torch.uint8, device=self.device)
+        # pinned, it is copied to a graphics card at full speed
+        one, other = torch.empty((2, size), dtype=torch.uint8, pin_memory=self._on_card)
         return one, other
+
+    def _placed(self, weights: "Weights") -> "Weights":
+        """Weights on the device: on the CPU where they are, else copied once they are needed.
+
+        The copy is made by the thread that computes, in turn with its work on the device, and has
+        ended when this returns: the memory may be filled again.
+        """
+        return {name: weight.to(self.device) for name, weight in weights.items()}
+
+    @property
+    def _on_card(self) -> bool:
+        return self.device.type == "cuda"
 
     def _read(self, index: int, space: "torch.Tensor") -> "Weights":
         """Weights of a layer, put into `space`, (bytes,)."""
@@ -254,13 +263,12 @@ def load_streamed(
     if device == "all":
         raise ModelError("a streamed model runs on one device: choose cuda, mps or cpu")
     files = WeightFiles(checkpoint)
-    safe: Any = {"local_files_only": True, "trust_remote_code": False}
-    config = AutoConfig.from_pretrained(checkpoint.folder, **safe)
+    config = AutoConfig.from_pretrained(checkpoint.folder, **READING)
     build: Any = AutoModel.from_config
     with torch.device("meta"):
         module = build(config, dtype=getattr(torch, dtype), attn_implementation=attention)
     module.eval().requires_grad_(False)
-    _refuse_unfit(module, files, checkpoint.name)
+    refuse_unfit(checkpoint, _unfit(module, files))
     _fill_buffers(module, device)
     path = checkpoint.architecture.layers
     outside = {
@@ -275,21 +283,13 @@ def load_streamed(
     return module, LayerStream(layers, path, files, torch.device(device))
 
 
-def _refuse_unfit(module: Any, files: WeightFiles, name: str) -> None:
-    """Refuses a model whose files lack a weight or have it in another shape."""
-    shapes = {key: tuple(empty.shape) for key, empty in module.state_dict().items()}
-    unfit = [
-        key
-        for key, shape in shapes.items()
-        if key in files.stored and files.stored[key].shape != shape
+def _unfit(module: Any, files: WeightFiles) -> list[str]:
+    """Weights of a model that its files lack or have in another shape."""
+    return [
+        name
+        for name, empty in module.state_dict().items()
+        if name not in files.stored or files.stored[name].shape != tuple(empty.shape)
     ]
-    # no site reads the pooler
-    unfit += [key for key in shapes if key not in files.stored and not key.startswith("pooler.")]
-    if unfit:
-        raise ModelError(
-            f"model '{name}' is refused: its weights do not fit its config.json (missing or of"
-            f" another shape: {', '.join(sorted(unfit)[:3])})"
-        )
 
 
 def _fill_buffers(module: Any, device: str) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from neuroscope.activations import Activations, Floats, Provenance
 from neuroscope.errors import ActivationError, SiteError
+from neuroscope.files import written_whole
 from neuroscope.home import home
 from neuroscope.prompts import Prompt, PromptSet
 from neuroscope.sites import Site
@@ -62,6 +63,9 @@ class Manifest:
     prompts: int
     prompts_per_part: int
     provenance: Provenance
+    later: tuple[Provenance, ...] = ()
+    """What was at work when the folder was continued, where that had changed: another device or
+    version of a library gives values that differ in their last bits. The oldest first."""
     nonfinite: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Part -> site -> rows with a value that is not finite, where these were allowed."""
 
@@ -77,6 +81,20 @@ class Manifest:
             total.update(counts)
         return dict(total)
 
+    def continued(self, provenance: Provenance) -> "Manifest":
+        """With what is at work now, if that has changed."""
+        last = self.later[-1] if self.later else self.provenance
+        if replace(provenance, created=last.created) == last:
+            return self
+        return replace(self, later=(*self.later, provenance))
+
+    def with_nonfinite(self, part: int, site: Site, rows: int) -> "Manifest":
+        """With the number of rows of a part at a site that hold a value that is not finite."""
+        counts = {**self.nonfinite.get(str(part), {}), str(site): rows}
+        counts = {name: count for name, count in counts.items() if count}
+        noted = {**self.nonfinite, str(part): counts}
+        return replace(self, nonfinite={name: one for name, one in noted.items() if one})
+
     def write(self, path: Path) -> None:
         """Writes the file whole or not at all."""
         document = {
@@ -84,12 +102,8 @@ class Manifest:
             **asdict(self),
             "sites": [str(site) for site in self.sites],
         }
-        unfinished = path.with_name(f".{path.name}")
-        try:
-            unfinished.write_text(json.dumps(document, indent=1), encoding="utf-8")
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with written_whole(path) as file:
+            file.write(json.dumps(document, indent=1).encode())
 
     @classmethod
     def read(cls, path: Path) -> "Manifest | None":
@@ -102,7 +116,9 @@ class Manifest:
             found: Any = json.loads(path.read_text(encoding="utf-8"))
             _check_schema(path.parent, found.pop("schema", None))
             found["sites"] = tuple(Site.parse(site) for site in found["sites"])
-            return cls(**{**found, "provenance": Provenance(**found["provenance"])})
+            found["provenance"] = Provenance(**found["provenance"])
+            found["later"] = tuple(Provenance(**one) for one in found.get("later", ()))
+            return cls(**found)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SiteError) as error:
@@ -160,7 +176,7 @@ def read_activations(folder: Path, sites: Sequence[Site] | None = None) -> Activ
     if len(prompts) != manifest.prompts:
         raise damaged(folder / "prompts", f"{len(prompts)} of {manifest.prompts} prompts")
     arrays: dict[Site, Floats | list[Floats]] = {
-        site: np.concatenate(blocks[site]) for site in wanted
+        site: np.concatenate(blocks.pop(site)) for site in wanted
     }
     if manifest.provenance.pool == "none":
         ends = np.cumsum(list(_row_counts(tokens, manifest.provenance)))[:-1]

@@ -1,32 +1,46 @@
 """How much room activations need on a disk, and whether it is there."""
 
+import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from neuroscope.errors import ActivationError
 
 _TOKEN_BYTES = 6  # of a row of the tokens' table, compressed
+_ROW_BYTES = 6  # of a row's id and position at a site, likewise
 _PART_BYTES = 4096  # of a file's own framing
 _SPARE = 100_000_000  # left free: a disk that is full to the last byte stops other programs too
 
 
-def estimated_bytes(rows: int, neurons: int, tokens: int, characters: int, files: int) -> int:
+def estimated_bytes(
+    *, rows: int, neurons: int, sites: int, tokens: int, characters: int, parts: int
+) -> int:
     """About how many bytes activations take on the disk.
 
     Args:
         rows: of each site: prompts, or tokens at token level.
         neurons: of all sites together.
+        sites: how many.
         tokens: of all prompts together.
         characters: likewise.
-        files: how many parts in all.
+        parts: how many files each table is divided into.
     """
     values = rows * neurons * 4  # float32, which compresses by a few per cent only
-    return values + rows * 8 + tokens * _TOKEN_BYTES + characters + files * _PART_BYTES
+    inputs = tokens * _TOKEN_BYTES + characters
+    return values + rows * sites * _ROW_BYTES + inputs + (sites + 2) * parts * _PART_BYTES
 
 
 def stored_bytes(folder: Path) -> int:
-    """Bytes of the parts that are in a folder, if it is there."""
-    return sum(path.stat().st_size for path in folder.rglob("*.parquet"))
+    """Bytes of the parts that are in a folder, if it is there; another process may write it."""
+    total = 0
+    for root, folders, names in os.walk(folder):  # passes over what has gone
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if name.endswith(".parquet") and not name.startswith("."):
+                with suppress(FileNotFoundError):
+                    total += Path(root, name).stat().st_size
+    return total
 
 
 def free_bytes(folder: Path) -> int:

@@ -1,7 +1,6 @@
 """The Parquet files of stored activations: what is in them, and how one is written whole."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,11 @@ import numpy as np
 
 from neuroscope.activations import Floats
 from neuroscope.errors import ActivationError
+from neuroscope.files import written_whole
 from neuroscope.prompts import Prompt
 from neuroscope.tokens import TokenBlock, Tokens, Vocabulary
+
+_VALUES_A_GROUP = 2**25  # 134 MB; readers count those of a group of rows with 32 bits
 
 PROMPTS, TOKENS = "prompts", "tokens"
 """Folders of the tables that stand beside the sites."""
@@ -22,8 +24,8 @@ def part_path(folder: Path, table: str, number: int) -> Path:
     return folder / table / f"part-{number:05d}.parquet"
 
 
-def write_part(folder: Path, table: str, number: int, columns: dict[str, Any]) -> None:
-    """Writes a part and gives it its name when it is whole and on the disk.
+def write_part(folder: Path, table: str, number: int, columns: dict[str, Any]) -> int:
+    """Writes a part, which gets its name when it is whole and on the disk; gives its bytes.
 
     Raises:
         OSError: the disk is full or fails; the part is not there then.
@@ -33,23 +35,17 @@ def write_part(folder: Path, table: str, number: int, columns: dict[str, Any]) -
 
     path = part_path(folder, table, number)
     path.parent.mkdir(exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")  # readers of the folder pass over hidden files
-    floats = "values" in columns
-    try:
-        with unfinished.open("wb") as file:
-            pq.write_table(
-                pa.table(columns),
-                file,
-                write_page_checksum=True,
-                # floats take no less space for it, only time
-                compression="none" if floats else "zstd",
-                use_dictionary=not floats,
-                write_statistics=not floats,
-            )
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    found = pa.table(columns)
+    options: dict[str, Any] = {"compression": "zstd"}
+    if "values" in columns:
+        # compression takes time and makes floats no smaller
+        options["compression"] = dict.fromkeys(columns, "zstd") | {"values.list.element": "none"}
+        options |= {"use_dictionary": ["prompt"], "write_statistics": ["prompt"]}
+        options["row_group_size"] = max(1, _VALUES_A_GROUP // found["values"].type.list_size)
+    with written_whole(path) as file:
+        pq.write_table(found, file, write_page_checksum=True, **options)
+        size = file.tell()
+    return size
 
 
 def is_whole(folder: Path, table: str, number: int) -> bool:

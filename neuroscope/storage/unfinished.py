@@ -1,10 +1,10 @@
 """A folder of activations on its way: written part by part, by one process at a time."""
 
+import errno
 import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -15,6 +15,7 @@ from neuroscope.progress import Progress, silent
 from neuroscope.prompts import Prompt, Prompts, digest_of
 from neuroscope.sites import Site
 from neuroscope.storage.activation_store import MANIFEST, Manifest
+from neuroscope.storage.disk import stored_bytes
 from neuroscope.storage.parts import (
     PROMPTS,
     TOKENS,
@@ -45,6 +46,8 @@ class UnfinishedActivations:
         self.folder, self.manifest = folder, manifest
         self.missing = [number for number in range(manifest.parts) if not self._is_whole(number)]
         """Parts to be written."""
+        self.size = stored_bytes(folder)
+        """Bytes of the parts on the disk."""
 
     @property
     def finished_prompts(self) -> int:
@@ -80,9 +83,10 @@ class UnfinishedActivations:
         provenance = self.manifest.provenance
         for site, rows in values:
             columns = site_columns(ids, tokens, rows, provenance.pool, provenance.tokens)
-            self._note(number, nonfinite)  # first: a part that is whole is not looked at again
+            # first: a part that is whole is not looked at again
+            self._note(self.manifest.with_nonfinite(number, site, nonfinite.get(site, 0)))
             with _disk_errors(self.folder):
-                write_part(self.folder, str(site), number, columns)
+                self.size += write_part(self.folder, str(site), number, columns)
         self.missing.remove(number)
 
     def finish(self) -> None:
@@ -98,13 +102,11 @@ class UnfinishedActivations:
         per_part = self.manifest.prompts_per_part
         return range(number * per_part, min((number + 1) * per_part, self.manifest.prompts))
 
-    def _note(self, number: int, nonfinite: Mapping[Site, int]) -> None:
-        counts = {str(site): rows for site, rows in nonfinite.items()}
-        if counts != self.manifest.nonfinite.get(str(number), {}):
-            noted = {**self.manifest.nonfinite, str(number): counts}
-            self.manifest = replace(self.manifest, nonfinite=noted)
+    def _note(self, manifest: Manifest) -> None:
+        if manifest != self.manifest:
+            self.manifest = manifest
             with _disk_errors(self.folder):
-                self.manifest.write(self.folder / UNFINISHED)
+                manifest.write(self.folder / UNFINISHED)
 
 
 def complete_manifest(folder: Path, key: str) -> Manifest | None:
@@ -116,8 +118,8 @@ def complete_manifest(folder: Path, key: str) -> Manifest | None:
     manifest = _existing(folder, key)
     if manifest is None or not (folder / MANIFEST).is_file():
         return None
-    whole = _inputs_are_whole(folder, manifest)
-    return manifest if whole and not UnfinishedActivations(folder, manifest).missing else None
+    tables = (PROMPTS, TOKENS, *map(str, manifest.sites))
+    return manifest if _are_whole(folder, manifest, tables) else None
 
 
 @contextmanager
@@ -155,15 +157,17 @@ def unfinished_activations(
             f"the folder {folder} cannot be made ({error.strerror}): name another"
         ) from error
     with _only_here(folder, progress):
-        # another process may have begun it, or finished it while this one waited
-        manifest = _existing(folder, manifest.key) or manifest
-        if complete_manifest(folder, manifest.key) is None:
+        begun = _existing(folder, manifest.key)
+        # another process may have finished it while this one waited
+        complete = complete_manifest(folder, manifest.key)
+        if complete is None:
+            manifest = begun.continued(manifest.provenance) if begun else manifest
             with _disk_errors(folder):
                 manifest.write(folder / UNFINISHED)
                 (folder / MANIFEST).unlink(missing_ok=True)
-            if not _inputs_are_whole(folder, manifest):
+            if not _are_whole(folder, manifest, (PROMPTS, TOKENS)):
                 _write_inputs(folder, manifest, prompts, tokenise, progress)
-        yield UnfinishedActivations(folder, manifest)
+        yield UnfinishedActivations(folder, complete or manifest)
 
 
 @contextmanager
@@ -177,7 +181,8 @@ def _only_here(folder: Path, progress: Progress) -> Iterator[None]:
             lock.acquire()
     try:
         yield
-        (folder / _LOCK).unlink(missing_ok=True)
+        with suppress(OSError):  # Windows deletes no file that is open; then it stays, empty
+            (folder / _LOCK).unlink()
     finally:
         lock.release()
 
@@ -186,7 +191,10 @@ def _existing(folder: Path, key: str) -> Manifest | None:
     """The manifest of what is there, or None where nothing is."""
     if folder.is_file():
         raise ActivationError(f"{folder} is a file: name a new folder")
-    for name in (MANIFEST, UNFINISHED):
+    # in this order, nothing that another process does meanwhile looks like a foreign folder: it
+    # writes the second before it takes the first away, and the other way round
+    filled = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+    for name in (UNFINISHED, MANIFEST, UNFINISHED):
         found = Manifest.read(folder / name)
         if found and found.key != key:
             raise ActivationError(
@@ -195,14 +203,13 @@ def _existing(folder: Path, key: str) -> Manifest | None:
             )
         if found:
             return found
-    if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+    if filled:
         raise ActivationError(f"{folder} is not empty: name a new folder")
     return None
 
 
-def _inputs_are_whole(folder: Path, manifest: Manifest) -> bool:
-    numbers = range(manifest.parts)
-    return all(is_whole(folder, table, at) for table in (PROMPTS, TOKENS) for at in numbers)
+def _are_whole(folder: Path, manifest: Manifest, tables: Iterable[str]) -> bool:
+    return all(is_whole(folder, table, at) for table in tables for at in range(manifest.parts))
 
 
 def _write_inputs(
@@ -233,6 +240,8 @@ def _writing(
     for number in range(manifest.parts):
         progress("read prompts", number * manifest.prompts_per_part, manifest.prompts)
         part = list(itertools.islice(rest, manifest.prompts_per_part))
+        if not part:  # the file has shrunk
+            break
         tokens = tokenise(part)
         with _disk_errors(folder.parent):
             write_part(folder, PROMPTS, number, prompt_columns(part))
@@ -247,7 +256,9 @@ def _disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise ActivationError(
             f"writing to {folder} failed ({error.strerror or error}): the finished parts are kept;"
-            " make room and run the same extraction again, which makes only what is missing"
+            f" {'make room' if full else 'see to the disk or its permissions'} and run the same"
+            " extraction again, which makes only what is missing"
         ) from error

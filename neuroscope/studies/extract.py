@@ -5,6 +5,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,8 +30,12 @@ from neuroscope.storage.unfinished import (
     unfinished_activations,
 )
 
-_PART_BYTES = 128e6  # of values in a part, all sites together: what memory holds at a time
+_PART_BYTES = 128e6  # of a part's values and tokens: what memory holds at a time
+_TOKEN_BYTES = 256  # of a token while a part's texts become tokens and these a table
+_FULL_BATCHES = 4  # a part should fill so many, or the device would wait for prompts
+_MOST = 1 / 8  # of free memory for a part, whatever it is to fill
 _STATES = 12  # bytes for each number of the residual stream: what goes into a layer and out of it
+_COPIES = 12  # bytes for each value of a streamed site: as it comes, put in order, being written
 _SAMPLE = 1000  # prompts that tell how many tokens a text becomes
 _LARGE = 100e6  # bytes: a job of which it is said beforehand how large it will be
 
@@ -166,13 +171,18 @@ def store_activations(
     manifest, computed = complete_manifest(folder, wanted.key), 0
     if manifest is None:
         manifest, computed = _complete(wanted, folder, load(), budget, allow_nonfinite, progress)
-    if manifest.nonfinite_rows and not allow_nonfinite:
+    _check_nonfinite(manifest, folder, allow_nonfinite)
+    return Stored(folder, manifest, computed)
+
+
+def _check_nonfinite(manifest: Manifest, folder: Path, allow: bool) -> None:
+    """Raises ActivationError where a folder holds NaN or infinity, unless they are allowed."""
+    if manifest.nonfinite_rows and not allow:
         sites = ", ".join(f"{site} ({rows} rows)" for site, rows in manifest.nonfinite_rows.items())
         raise ActivationError(
-            f"{folder} holds values that are not finite at {sites}: read it with --allow-nonfinite,"
-            " or extract with --dtype float32"
+            f"{folder} holds values that are not finite at {sites}: ask for it with"
+            " --allow-nonfinite, or extract with --dtype float32"
         )
-    return Stored(folder, manifest, computed)
 
 
 def _complete(
@@ -184,17 +194,18 @@ def _complete(
     progress: Progress,
 ) -> tuple[Manifest, int]:
     """The manifest of the folder once it is complete, and how many prompts were computed."""
-    planned = _plan(wanted, folder, model)
-    read = partial(tokenise, model, truncate=wanted.truncate)
     token_budget = TokenBudget(budget, str(model.device))
+    planned = _plan(wanted, folder, model, token_budget.usual)
+    read = partial(tokenise, model, truncate=wanted.truncate)
     with unfinished_activations(
         folder, planned, wanted.prompts, read, progress=progress
     ) as unfinished:
         before = unfinished.finished_prompts
+        _check_nonfinite(unfinished.manifest, folder, allow_nonfinite)
         for number in list(unfinished.missing):
             ids, block = unfinished.inputs(number, model.vocabulary)
             check = FiniteCheck(model.name, ids, allow=allow_nonfinite)
-            values = record(
+            recorded = record(
                 model,
                 block,
                 wanted.sites,
@@ -204,7 +215,8 @@ def _complete(
                 check=check,
                 progress=_progress_of_part(unfinished, progress),
             )
-            unfinished.write(number, ids, block, values, check.counts)
+            with closing(recorded) as values:  # if the disk fails, no hook stays in the model
+                unfinished.write(number, ids, block, values, check.counts)
             give_back_memory()
         unfinished.finish()
         return unfinished.manifest, len(wanted.prompts) - before
@@ -212,18 +224,19 @@ def _complete(
 
 def _progress_of_part(unfinished: UnfinishedActivations, progress: Progress) -> Progress:
     """Reports a part's progress as that of the whole, with the bytes written so far."""
-    before, size = unfinished.finished_prompts, stored_bytes(unfinished.folder)
+    before, total = unfinished.finished_prompts, unfinished.manifest.prompts
 
-    def report(task: str, done: int, total: int) -> None:
-        progress(
-            f"{task}, {size / 1e6:,.0f} MB written", before + done, unfinished.manifest.prompts
-        )
+    def report(task: str, done: int, of: int) -> None:
+        progress(f"{task}, {unfinished.size / 1e6:,.0f} MB written", before + done, total)
 
     return report
 
 
-def _plan(wanted: Extraction, folder: Path, model: Model) -> Manifest:
+def _plan(wanted: Extraction, folder: Path, model: Model, batch_tokens: int) -> Manifest:
     """What the folder is to hold, once it is known that the disk has the room.
+
+    Args:
+        batch_tokens: about how many a batch will hold.
 
     Raises:
         ActivationError: it has not.
@@ -231,9 +244,15 @@ def _plan(wanted: Extraction, folder: Path, model: Model) -> Manifest:
     count = len(wanted.prompts)
     tokens = _estimated_tokens(wanted, model)
     rows = count if wanted.pool != "none" else tokens
-    per_part = _prompts_per_part(wanted, model, tokens / count)
-    files = -(-count // per_part) * (len(wanted.sites) + 2)
-    needed = estimated_bytes(rows, wanted.neurons, tokens, wanted.prompts.characters, files)
+    per_part = _prompts_per_part(wanted, model, tokens / count, batch_tokens)
+    needed = estimated_bytes(
+        rows=rows,
+        neurons=wanted.neurons,
+        sites=len(wanted.sites),
+        tokens=tokens,
+        characters=wanted.prompts.characters,
+        parts=-(-count // per_part),
+    )
     check_room(folder, needed - stored_bytes(folder))
     if needed > _LARGE:
         _log.info("about %s MB will be written to %s", f"{needed / 1e6:,.0f}", folder)
@@ -256,16 +275,32 @@ def _estimated_tokens(wanted: Extraction, model: Model) -> int:
     return math.ceil(wanted.prompts.characters * tokens / characters)
 
 
-def _prompts_per_part(wanted: Extraction, model: Model, tokens_per_prompt: float) -> int:
+def _prompts_per_part(
+    wanted: Extraction, model: Model, tokens_per_prompt: float, batch_tokens: int
+) -> int:
     """As many as memory should hold at a time."""
     rows = 1 if wanted.pool != "none" else tokens_per_prompt
-    if model.streamed:  # the more there are, the fewer times the weights are read
-        room = free_memory(str(model.device)) / 2
-        in_use = tokens_per_prompt * wanted.checkpoint.neurons("resid_post") * _STATES
-        bytes_per_prompt = in_use + rows * _widest_layer(wanted) * 4
+    texts = tokens_per_prompt * _TOKEN_BYTES
+    if model.streamed:
+        found = _prompts_at_once(wanted, model, tokens_per_prompt, texts, rows)
     else:
-        room, bytes_per_prompt = _PART_BYTES, rows * wanted.neurons * 4
-    return max(1, min(len(wanted.prompts), int(room / bytes_per_prompt)))
+        size = rows * wanted.neurons * 4 + texts
+        wished = _FULL_BATCHES * batch_tokens / tokens_per_prompt
+        found = max(_PART_BYTES / size, min(wished, _MOST * free_memory() / size))
+    return max(1, min(len(wanted.prompts), int(found)))
+
+
+def _prompts_at_once(
+    wanted: Extraction, model: Model, tokens_per_prompt: float, texts: float, rows: float
+) -> float:
+    """As many as half of the free memory can hold: the fewer times a streamed model is read."""
+    states = tokens_per_prompt * wanted.checkpoint.neurons("resid_post") * _STATES
+    values = rows * _widest_layer(wanted) * _COPIES + texts
+    device = str(model.device)
+    if device == "cpu":
+        return free_memory() / 2 / (states + values)
+    on_device = states if wanted.pool == "none" else states + values
+    return min(free_memory(device) / 2 / on_device, free_memory() / 2 / values)
 
 
 def _widest_layer(wanted: Extraction) -> int:

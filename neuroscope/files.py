@@ -1,0 +1,45 @@
+"""Writing a file whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def written_whole(path: Path, *, alone: bool = True) -> Iterator[BinaryIO]:
+    """A file that gets its name once it is whole and on the disk; if writing fails, none is left.
+
+    Until then it is a hidden one beside it, which readers of the folder pass over.
+
+    >>> with written_whole(Path("manifest.json")) as file:
+    ...     file.write(b"{}")
+
+    Args:
+        path: of the file; what is there is replaced.
+        alone: no other process writes the same file at this time.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
+    unfinished = path.with_name(f".{path.name}" if alone else f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+        _keep_names(path.parent)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _keep_names(folder: Path) -> None:
+    """Puts the names of a folder's files on the disk, where folders can be opened for that."""
+    if os.name == "posix":
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
