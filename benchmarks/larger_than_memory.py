@@ -65,6 +65,7 @@ def main() -> None:
         return read(arguments)
     if not (arguments.folder / "config.json").is_file():
         make_checkpoint(arguments)
+    refuse_another_shape(arguments)
     rows = {way: measured(arguments, way) for way in WAYS}
     found = difference(arguments.folder)
     if not found <= 1e-5:
@@ -104,12 +105,7 @@ def make_checkpoint(arguments: argparse.Namespace) -> None:
     from transformers import AutoModelForCausalLM, MistralConfig
 
     config = MistralConfig(
-        vocab_size=arguments.vocabulary,
-        hidden_size=arguments.hidden,
-        intermediate_size=arguments.mlp,
-        num_hidden_layers=arguments.layers,
-        num_attention_heads=arguments.heads,
-        num_key_value_heads=arguments.kv_heads,
+        **shape(arguments),
         max_position_embeddings=4096,
         dtype="bfloat16",
         pad_token_id=2,
@@ -130,6 +126,29 @@ def make_checkpoint(arguments: argparse.Namespace) -> None:
     (arguments.folder / "model.safetensors.index.json").write_text(json.dumps(index))
     config.architectures = ["MistralForCausalLM"]
     config.save_pretrained(arguments.folder)  # last: says that the checkpoint is complete
+
+
+def shape(arguments: argparse.Namespace) -> dict[str, int]:
+    """What is asked for, in the words of config.json."""
+    return {
+        "vocab_size": arguments.vocabulary,
+        "hidden_size": arguments.hidden,
+        "intermediate_size": arguments.mlp,
+        "num_hidden_layers": arguments.layers,
+        "num_attention_heads": arguments.heads,
+        "num_key_value_heads": arguments.kv_heads,
+    }
+
+
+def refuse_another_shape(arguments: argparse.Namespace) -> None:
+    """Ends the program if the folder's checkpoint is not of the shape that is asked for."""
+    config = json.loads((arguments.folder / "config.json").read_text())
+    for key, wanted in shape(arguments).items():
+        if config[key] != wanted:
+            sys.exit(
+                f"{arguments.folder} holds a checkpoint with {key} {config[key]}, {wanted} is asked"
+                " for: name another folder, or delete it"
+            )
 
 
 def parts(empty: dict[str, torch.Tensor]) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:

@@ -3,15 +3,16 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from neuroscope.errors import PromptError
 from neuroscope.prompts import Prompt, PromptSet, checked, digest_of
 
-Row = tuple[int, Mapping[str, object]]
-"""The line in the file, from 1, and the columns."""
+Rows = Generator[tuple[int, Mapping[str, object]], None, None]
+"""Of each row the line in the file, from 1, and the columns."""
 
 
 def read_prompts(path: str | Path) -> PromptSet:
@@ -76,12 +77,12 @@ def _known(path: str | Path) -> Path:
 
 def _read(path: Path, *, check: bool) -> Iterator[Prompt]:
     """The file's prompts, at least one; a fault is raised where it stands."""
-    rows = enumerate(_READERS[path.suffix](path))
-    found = (_prompt(index, line, row) for index, (line, row) in rows)
     prompt = None
     try:
-        for prompt in checked(found) if check else found:
-            yield prompt
+        with closing(_READERS[path.suffix](path)) as rows:
+            found = (_prompt(index, line, row) for index, (line, row) in enumerate(rows))
+            for prompt in checked(found) if check else found:
+                yield prompt
     except UnicodeDecodeError as error:
         raise PromptError(f"{path} is not UTF-8 text ({error}): save it as UTF-8") from error
     except PromptError as error:
@@ -113,11 +114,12 @@ def _filled_lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield line, text.removesuffix("\n").removesuffix("\r")
 
 
-def _read_text(path: Path) -> Iterator[Row]:
-    return ((line, {"text": text}) for line, text in _filled_lines(path))
+def _read_text(path: Path) -> Rows:
+    for line, text in _filled_lines(path):
+        yield line, {"text": text}
 
 
-def _read_csv(path: Path) -> Iterator[Row]:
+def _read_csv(path: Path) -> Rows:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
@@ -148,7 +150,7 @@ def _checked_columns(names: Sequence[str], where: str) -> Sequence[str]:
     return names
 
 
-def _read_jsonl(path: Path) -> Iterator[Row]:
+def _read_jsonl(path: Path) -> Rows:
     for line, text in _filled_lines(path):
         try:
             row = json.loads(text)
@@ -159,7 +161,7 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
         yield line, row
 
 
-def _read_parquet(path: Path) -> Iterator[Row]:
+def _read_parquet(path: Path) -> Rows:
     import pyarrow.parquet as pq
     from pyarrow import ArrowException
 

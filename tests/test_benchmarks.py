@@ -65,7 +65,7 @@ def test_a_section_that_is_not_there_or_not_closed_is_refused(tmp_path: Path, se
     assert page.read_text() == "<!-- bench:y -->c\n"
 
 
-@pytest.mark.parametrize("section", ["speed", "volume", "precision"])
+@pytest.mark.parametrize("section", ["speed", "volume", "memory", "precision"])
 def test_the_page_has_every_section(section):
     text = PERFORMANCE.read_text(encoding="utf-8")
     assert text.count(f"<!-- bench:{section} -->") == text.count(f"<!-- /bench:{section} -->") == 1

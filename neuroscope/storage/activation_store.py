@@ -168,7 +168,7 @@ def read_activations(folder: Path, sites: Sequence[Site] | None = None) -> Activ
     for number in range(manifest.parts):
         part = read_prompt_part(folder, number)
         part_tokens = list(read_token_part(folder, number, part))
-        counts = list(_row_counts(part_tokens, manifest.provenance))
+        counts = list(_rows_of(part_tokens, manifest.provenance))
         for site in wanted:
             blocks[site].append(read_site_part(folder, str(site), number, part, counts))
         prompts += part
@@ -179,12 +179,12 @@ def read_activations(folder: Path, sites: Sequence[Site] | None = None) -> Activ
         site: np.concatenate(blocks.pop(site)) for site in wanted
     }
     if manifest.provenance.pool == "none":
-        ends = np.cumsum(list(_row_counts(tokens, manifest.provenance)))[:-1]
+        ends = np.cumsum(list(_rows_of(tokens, manifest.provenance)))[:-1]
         arrays = {site: np.split(arrays[site], ends) for site in wanted}
     return Activations(PromptSet(tuple(prompts)), tuple(tokens), arrays, manifest.provenance)
 
 
-def _row_counts(tokens: Sequence[Tokens], provenance: Provenance) -> Iterator[int]:
+def _rows_of(tokens: Sequence[Tokens], provenance: Provenance) -> Iterator[int]:
     """How many rows each prompt has at a site."""
     for one in tokens:
         if provenance.pool != "none":
