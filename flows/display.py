@@ -149,7 +149,7 @@ def show_extraction(stored: "Stored", seconds: float, *, json: bool) -> None:
         print_json(
             {
                 "out": str(stored.folder),
-                "key": manifest.key,
+                "key": manifest.key.digest,
                 "model": manifest.provenance.model,
                 "dtype": manifest.provenance.dtype,
                 "device": manifest.provenance.device,
@@ -158,7 +158,7 @@ def show_extraction(stored: "Stored", seconds: float, *, json: bool) -> None:
                 "computed": stored.computed,
                 "parts": manifest.parts,
                 "bytes": stored.size,
-                "nonfinite": manifest.nonfinite_rows,
+                "nonfinite": manifest.nonfinite,
                 "seconds": round(seconds, 3),
             }
         )
@@ -172,7 +172,7 @@ def show_extraction(stored: "Stored", seconds: float, *, json: bool) -> None:
     ]
     lines += [
         f"note: {rows:,} rows of {site} hold values that are not finite"
-        for site, rows in manifest.nonfinite_rows.items()
+        for site, rows in manifest.nonfinite.items()
     ]
     for line in lines:
         output.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -17,16 +17,14 @@ from neuroscope.errors import ActivationError, NeuroscopeError, PromptError, Sit
 from neuroscope.home import home as find_home
 from neuroscope.prompts import Prompt, PromptSet
 from neuroscope.sites import Site
-from neuroscope.storage.activation_store import (
-    MANIFEST,
-    Manifest,
-    activation_key,
-    read_activations,
-    read_manifest,
-    stored_at,
-)
+from neuroscope.storage.activation_store import read_activations, stored_at
 from neuroscope.storage.disk import check_room, estimated_bytes, free_bytes, stored_bytes
-from neuroscope.storage.unfinished import complete_manifest, unfinished_activations
+from neuroscope.storage.manifest import MANIFEST, ActivationKey, Manifest, read_manifest
+from neuroscope.storage.unfinished import (
+    UNFINISHED,
+    complete_manifest,
+    unfinished_activations,
+)
 from neuroscope.tokens import TokenBlock, Vocabulary
 
 PROMPTS = PromptSet(
@@ -50,6 +48,12 @@ def tokenise(prompts):
     return TokenBlock(np.concatenate(ids).astype(np.int32), ends, VOCABULARY)
 
 
+def key(pool="mean", rule="content", **others):
+    values = {"fingerprint": "f" * 64, "prompts_digest": PROMPTS.digest, "sites": (RESID, MLP)}
+    values |= {"pool": pool, "tokens": rule, "truncated": False}
+    return ActivationKey(**values | {"dtype": "float32", "attention": "sdpa"} | others)
+
+
 def manifest(pool="mean", rule="content", per_part=2):
     provenance = Provenance(
         model="tiny",
@@ -67,7 +71,7 @@ def manifest(pool="mean", rule="content", per_part=2):
         prompts_digest=PROMPTS.digest,
         versions={"python": "3.11"},
     )
-    return Manifest("key", (RESID, MLP), len(PROMPTS), per_part, provenance)
+    return Manifest(key(pool, rule), len(PROMPTS), per_part, provenance)
 
 
 def make(pool="mean", rule="content", seed=0):
@@ -188,19 +192,77 @@ def test_a_folder_holds_what_it_says_and_no_scaffolding(folder):
     names = {path.name for path in folder.iterdir()}
     assert names == {MANIFEST, "prompts", "tokens", "resid_post.0", "mlp_act.11"}
     document = json.loads((folder / MANIFEST).read_text())
-    assert (document["schema"], document["prompts"], document["key"]) == (2, 3, "key")
-    assert document["sites"] == ["resid_post.0", "mlp_act.11"]
+    assert (document["schema"], document["prompts"]) == (3, 3)
+    assert document["digest"] == key("none").digest
+    assert document["key"]["sites"] == ["resid_post.0", "mlp_act.11"]
     assert read_manifest(folder) == manifest("none")
     assert stored_bytes(folder) == sum(path.stat().st_size for path in folder.rglob("*.parquet"))
 
 
 def test_what_is_complete_is_found_by_its_key(folder):
-    assert complete_manifest(folder, "key") is None
+    assert complete_manifest(folder, key()) is None
     write(folder, make())
-    assert complete_manifest(folder, "key") == manifest()
-    with pytest.raises(ActivationError, match=r"holds other activations .*name a new folder"):
-        complete_manifest(folder, "another")
+    assert complete_manifest(folder, key()) == manifest()
     assert write(folder, make()) == []
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"pool": "max"}, "pool mean"),
+        ({"dtype": "bfloat16", "truncated": True}, "truncated False; dtype float32"),
+        ({"fingerprint": "e" * 64, "prompts_digest": "x"}, "another model; other prompts"),
+        ({"sites": (RESID,)}, "sites resid_post.0, mlp_act.11"),
+    ],
+)
+def test_activations_of_another_key_are_kept_and_it_is_told_how_they_differ(folder, other, words):
+    write(folder, make())
+    message = rf"holds other activations \({words}\): name a new folder"
+    with pytest.raises(ActivationError, match=message):
+        complete_manifest(folder, key(**other))
+    with (
+        pytest.raises(ActivationError, match=message),
+        unfinished_activations(folder, replace(manifest(), key=key(**other)), PROMPTS, tokenise),
+    ):
+        pass
+    assert_same(read_activations(folder), make())
+
+
+def test_a_folder_begun_with_another_key_is_taken_over_unless_it_holds_values(folder):
+    for pool in ("max", "none"):
+        with unfinished_activations(folder, manifest(pool), PROMPTS, tokenise):
+            pass
+    with unfinished_activations(folder, manifest("none"), PROMPTS, tokenise) as unfinished:
+        write_part(unfinished, 1, make("none"))
+    with pytest.raises(ActivationError, match=r"holds other activations \(pool none\)"):
+        write(folder, make())
+    (folder / PARTS[1]).unlink()
+    (folder / "resid_post.0" / "part-00001.parquet").unlink()
+    assert write(folder, make()) == [0, 1]
+    assert_same(read_activations(folder), make())
+
+
+@pytest.mark.parametrize("lost", [[MANIFEST], [MANIFEST, PARTS[0]]])
+def test_a_lost_manifest_is_made_anew_from_what_the_parts_say(folder, lost):
+    write(folder, make())
+    for name in lost:
+        (folder / name).unlink()
+    with pytest.raises(ActivationError, match="is not empty: name a new folder"):
+        complete_manifest(folder, key(dtype="bfloat16"))
+    # parts of another number of prompts would be made now: those there are kept
+    assert write(folder, make(), per_part=1) == [0][: len(lost) - 1]
+    assert_same(read_activations(folder), make())
+
+
+@pytest.mark.parametrize("table", ["resid_post.0", "tokens"])
+def test_a_part_of_other_activations_is_not_taken_for_ones_own(folder, tmp_path, table):
+    write(folder, make("mean"))
+    write(tmp_path / "other", make("max"))
+    name = f"{table}/part-00001.parquet"
+    shutil.copy(tmp_path / "other" / name, folder / name)
+    assert complete_manifest(folder, key()) is None
+    assert write(folder, make("mean")) == ([1] if table == "resid_post.0" else [])
+    assert_same(read_activations(folder), make("mean"))
 
 
 class Killed(BaseException):
@@ -295,9 +357,8 @@ def test_a_damaged_part_is_named_and_only_it_is_made_anew(folder, name, fault):
         pq.write_table(pa.table({"x": [1]}), path)
     elif fault != "gone":
         path.write_bytes(content[:-9] if fault == "cut" else b"")
-    with pytest.raises(
-        ActivationError, match=r"is damaged .*delete it and run the same"
-    ) as refused:
+    told = "is missing: run the same" if fault == "gone" else r"is damaged .*delete it and run the"
+    with pytest.raises(ActivationError, match=told) as refused:
         read_activations(folder)
     assert str(path) in str(refused.value)
     path.unlink(missing_ok=True)  # as told
@@ -310,7 +371,7 @@ def test_a_damaged_part_is_named_and_only_it_is_made_anew(folder, name, fault):
 def test_a_part_that_was_cut_is_made_anew_without_being_deleted(folder, fault):
     write(folder, make())
     (folder / PARTS[0]).write_bytes(fault)
-    assert complete_manifest(folder, "key") is None
+    assert complete_manifest(folder, key()) is None
     assert write(folder, make()) == [0]
     assert_same(read_activations(folder), make())
 
@@ -340,12 +401,17 @@ def test_a_value_that_changed_on_the_disk_is_noticed(folder):
         read_activations(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}', '{"schema": 2, "sites": ["x"]}'])
-def test_a_damaged_manifest_is_told_with_the_remedy(folder, text):
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 3}', '{"schema": 3, "key": {}}'])
+@pytest.mark.parametrize("name", [MANIFEST, UNFINISHED])
+def test_a_damaged_manifest_is_told_with_the_remedy(folder, text, name):
     write(folder, make())
-    (folder / MANIFEST).write_text(text)
-    with pytest.raises(ActivationError, match=r"manifest.json is damaged .*extract again"):
-        read_activations(folder)
+    (folder / MANIFEST).rename(folder / name)
+    (folder / name).write_text(text)
+    with pytest.raises(ActivationError, match=rf"{name} is damaged .*delete this file and run"):
+        complete_manifest(folder, key())
+    (folder / name).unlink()  # as told
+    assert write(folder, make()) == []
+    assert_same(read_activations(folder), make())
 
 
 def test_another_schema_is_refused_and_nothing_is_changed(folder):
@@ -354,12 +420,14 @@ def test_another_schema_is_refused_and_nothing_is_changed(folder):
     (folder / MANIFEST).write_text(json.dumps({**document, "schema": 99}))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for attempt in (lambda: read_activations(folder), lambda: write(folder, make())):
-        with pytest.raises(ActivationError, match=r"schema 99, this version reads 2: extract"):
+        with pytest.raises(ActivationError, match=r"schema 99, this version reads 3: extract"):
             attempt()
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_counts_are_kept_when_a_part_is_made_anew_and_cut_short_again(folder):
+def test_counts_of_values_that_are_not_finite_stay_with_their_parts(folder):
+    """Whatever is made anew or cut short."""
+
     def write_zeros(sites, counts):
         with unfinished_activations(folder, manifest(per_part=3), PROMPTS, tokenise) as unfinished:
             ids, block = unfinished.inputs(0, VOCABULARY)
@@ -367,17 +435,20 @@ def test_counts_are_kept_when_a_part_is_made_anew_and_cut_short_again(folder):
             unfinished.write(0, ids, block, values, counts)
             if len(sites) < 2:
                 raise Killed
+            assert unfinished.nonfinite == {str(site): rows for site, rows in counts.items()}
             unfinished.finish()
 
     write_zeros((RESID, MLP), {MLP: 3})
     (folder / "resid_post.0" / "part-00000.parquet").unlink()
     with pytest.raises(Killed):
         write_zeros((RESID,), {})
-    assert write(folder, make(), per_part=3) == []
-    assert read_manifest(folder).nonfinite_rows == {"mlp_act.11": 3}
+    with unfinished_activations(folder, manifest(per_part=3), PROMPTS, tokenise) as unfinished:
+        assert (unfinished.missing, unfinished.nonfinite) == ([], {"mlp_act.11": 3})
+        unfinished.finish()
+    assert read_manifest(folder).nonfinite == {"mlp_act.11": 3}
     (folder / "mlp_act.11" / "part-00000.parquet").unlink()
     write_zeros((RESID, MLP), {RESID: 1})
-    assert read_manifest(folder).nonfinite_rows == {"resid_post.0": 1}
+    assert read_manifest(folder).nonfinite == {"resid_post.0": 1}
 
 
 def test_what_computes_the_rest_of_a_folder_is_noted_where_it_differs(folder):
@@ -438,7 +509,7 @@ def test_another_process_may_begin_and_finish_at_any_moment(folder, monkeypatch,
         return read(path)
 
     monkeypatch.setattr(Manifest, "read", meanwhile)
-    assert complete_manifest(folder, "key") in (None, read_manifest(folder))
+    assert complete_manifest(folder, key()) in (None, read_manifest(folder))
     assert write(folder, make()) == []
 
 
@@ -466,7 +537,11 @@ def test_prompts_that_changed_since_their_digest_was_taken_are_refused(folder):
     other = PromptSet((PROMPTS.prompts[0], Prompt("10", "other"), PROMPTS.prompts[2]))
     with pytest.raises(PromptError, match="changed while they were read"):
         write(folder, make(), prompts=other)
-    assert not list(folder.rglob("*.parquet"))
+    assert not folder.exists()
+    folder.mkdir()
+    with pytest.raises(PromptError):
+        write(folder, make(), prompts=other)
+    assert list(folder.iterdir()) == []
     assert write(folder, make()) == [0, 1]
 
 
@@ -494,23 +569,7 @@ def test_rows_that_are_not_finite_are_counted_by_site(folder):
             values = [(site, np.zeros((len(ids), 3), "f4")) for site in (RESID, MLP)]
             unfinished.write(number, ids, block, values, rows)
         unfinished.finish()
-    assert read_manifest(folder).nonfinite_rows == {"mlp_act.11": 3, "resid_post.0": 1}
-
-
-def test_rows_that_are_not_finite_are_counted_also_where_the_process_ends_at_once(folder):
-    def values(ids):
-        for site in (RESID, MLP):
-            yield site, np.zeros((len(ids), 3), "f4")
-        raise Killed
-
-    with (
-        pytest.raises(Killed),
-        unfinished_activations(folder, manifest(per_part=3), PROMPTS, tokenise) as unfinished,
-    ):
-        ids, block = unfinished.inputs(0, VOCABULARY)
-        unfinished.write(0, ids, block, values(ids), {MLP: 3})
-    assert write(folder, make(), per_part=3) == []
-    assert read_manifest(folder).nonfinite_rows == {"mlp_act.11": 3}
+    assert read_manifest(folder).nonfinite == {"mlp_act.11": 3, "resid_post.0": 1}
 
 
 def test_what_cannot_fit_is_refused_with_the_figures(tmp_path):
@@ -534,39 +593,26 @@ def test_the_estimate_is_near_what_is_written(folder):
     assert stored_bytes(folder) == pytest.approx(guess, rel=0.03)
 
 
-INPUTS = {
-    "fingerprint": "a" * 64,
-    "prompts_digest": PromptSet.of(["the cat"]).digest,
-    "sites": [RESID, MLP],
-    "pool": "mean",
-    "tokens": "content",
-    "truncate": False,
-    "dtype": "float32",
-    "attention": "sdpa",
-}
-
-
 @pytest.mark.parametrize(
     ("name", "other"),
     {
         "fingerprint": "b" * 64,
-        "prompts_digest": PROMPTS.digest,
-        "sites": [RESID],
+        "prompts_digest": "c" * 64,
+        "sites": (RESID,),
         "pool": "max",
         "tokens": "all",
-        "truncate": True,
+        "truncated": True,
         "dtype": "bfloat16",
         "attention": "eager",
     }.items(),
 )
 def test_the_key_differs_with_everything_that_decides_the_values(name, other):
-    assert activation_key(**INPUTS) != activation_key(**{**INPUTS, name: other})
+    assert key().digest != replace(key(), **{name: other}).digest
 
 
 def test_the_key_is_the_same_in_every_process_and_on_every_machine(home):
-    key = activation_key(**INPUTS)
-    assert key == "7406a7e10049a66f20b6e6896aada95b"
-    assert stored_at(key) == home / "activations" / key
+    assert key().digest == "0592ff0b7ad0ace3ef84f52a4e6c145d"
+    assert stored_at(key()) == home / "activations" / key().digest
 
 
 def test_activations_are_found_by_site_by_name_and_by_alias():

@@ -1,154 +1,23 @@
-"""Activations on disk: Parquet parts that any tool reads, and a manifest written last."""
+"""Activations on disk: where they are kept, and reading them."""
 
-import hashlib
-import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from neuroscope.activations import Activations, Floats, Provenance
-from neuroscope.errors import ActivationError, SiteError
-from neuroscope.files import written_whole
+from neuroscope.errors import ActivationError
 from neuroscope.home import home
 from neuroscope.prompts import Prompt, PromptSet
 from neuroscope.sites import Site
+from neuroscope.storage.manifest import ActivationKey, read_manifest
 from neuroscope.storage.parts import damaged, read_prompt_part, read_site_part, read_token_part
 from neuroscope.tokens import Tokens
 
-SCHEMA = 2
-MANIFEST = "manifest.json"
 
-
-def activation_key(
-    *,
-    fingerprint: str,
-    prompts_digest: str,
-    sites: Iterable[Site],
-    pool: str,
-    tokens: str,
-    truncate: bool,
-    dtype: str,
-    attention: str,
-) -> str:
-    """Digest of everything that decides the values, 32 hexadecimal digits."""
-    parts = [
-        fingerprint,
-        prompts_digest,
-        [str(site) for site in sites],
-        [pool, tokens, truncate, dtype, attention, SCHEMA],
-    ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-def stored_at(key: str) -> Path:
+def stored_at(key: ActivationKey) -> Path:
     """The folder of a key in the store of this machine."""
-    return home() / "activations" / key
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a folder of activations holds, or is to hold while it is on its way.
-
-    Beside it stand the folders `prompts` and `tokens` and one for each site, each with `parts`
-    Parquet files. A site's rows have the columns `prompt` (its id), at token level `position`, and
-    `values`, a list as long as the layer has neurons.
-    """
-
-    key: str
-    sites: tuple[Site, ...]
-    prompts: int
-    prompts_per_part: int
-    provenance: Provenance
-    later: tuple[Provenance, ...] = ()
-    """What was at work when the folder was continued, where that had changed: another device or
-    version of a library gives values that differ in their last bits. The oldest first."""
-    nonfinite: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Part -> site -> rows with a value that is not finite, where these were allowed."""
-
-    @property
-    def parts(self) -> int:
-        return -(-self.prompts // self.prompts_per_part)
-
-    @property
-    def nonfinite_rows(self) -> dict[str, int]:
-        """Site -> rows with a value that is not finite."""
-        total: Counter[str] = Counter()
-        for counts in self.nonfinite.values():
-            total.update(counts)
-        return dict(total)
-
-    def continued(self, provenance: Provenance) -> "Manifest":
-        """With what is at work now, if that has changed."""
-        last = self.later[-1] if self.later else self.provenance
-        if replace(provenance, created=last.created) == last:
-            return self
-        return replace(self, later=(*self.later, provenance))
-
-    def with_nonfinite(self, part: int, site: Site, rows: int) -> "Manifest":
-        """With the number of rows of a part at a site that hold a value that is not finite."""
-        counts = {**self.nonfinite.get(str(part), {}), str(site): rows}
-        counts = {name: count for name, count in counts.items() if count}
-        noted = {**self.nonfinite, str(part): counts}
-        return replace(self, nonfinite={name: one for name, one in noted.items() if one})
-
-    def write(self, path: Path) -> None:
-        """Writes the file whole or not at all."""
-        document = {
-            "schema": SCHEMA,
-            **asdict(self),
-            "sites": [str(site) for site in self.sites],
-        }
-        with written_whole(path) as file:
-            file.write(json.dumps(document, indent=1).encode())
-
-    @classmethod
-    def read(cls, path: Path) -> "Manifest | None":
-        """The manifest in a file, or None if there is no file.
-
-        Raises:
-            ActivationError: it is damaged or has another schema.
-        """
-        try:
-            found: Any = json.loads(path.read_text(encoding="utf-8"))
-            _check_schema(path.parent, found.pop("schema", None))
-            found["sites"] = tuple(Site.parse(site) for site in found["sites"])
-            found["provenance"] = Provenance(**found["provenance"])
-            found["later"] = tuple(Provenance(**one) for one in found.get("later", ()))
-            return cls(**found)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SiteError) as error:
-            raise ActivationError(
-                f"{path} is damaged ({error}): delete the folder and extract again"
-            ) from error
-
-
-def _check_schema(folder: Path, schema: object) -> None:
-    if schema != SCHEMA:
-        raise ActivationError(
-            f"{folder} was written with schema {schema}, this version reads {SCHEMA}: extract again"
-            " into a new folder; nothing in this one was changed"
-        )
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a complete folder.
-
-    Raises:
-        ActivationError: there is none, so writing was cut short, or it is damaged or has another
-            schema.
-    """
-    manifest = Manifest.read(folder / MANIFEST)
-    if manifest is None:
-        raise ActivationError(
-            f"{folder} holds no complete activations (no {MANIFEST}): run the same extraction"
-            " again, which makes only what is missing"
-        )
-    return manifest
+    return home() / "activations" / key.digest
 
 
 def read_activations(folder: Path, sites: Sequence[Site] | None = None) -> Activations:

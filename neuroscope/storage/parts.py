@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from neuroscope.files import written_whole
 from neuroscope.prompts import Prompt
 from neuroscope.tokens import TokenBlock, Tokens, Vocabulary
 
+_FACTS = b"neuroscope"  # the entry in a file's metadata that holds its `PartFacts`, as JSON
 _VALUES_A_GROUP = 2**25  # 134 MB; readers count those of a group of rows with 32 bits
 
 PROMPTS, TOKENS = "prompts", "tokens"
@@ -24,8 +26,28 @@ def part_path(folder: Path, table: str, number: int) -> Path:
     return folder / table / f"part-{number:05d}.parquet"
 
 
-def write_part(folder: Path, table: str, number: int, columns: dict[str, Any]) -> int:
+@dataclass(frozen=True)
+class PartFacts:
+    """What a part says of itself, so that it cannot be taken for another's.
+
+    `key` is the digest of what it belongs to, `table` the site or other table that it is a part of,
+    `rows` how many it has, `nonfinite` how many of them hold a value that is not finite.
+    """
+
+    key: str
+    table: str
+    rows: int
+    nonfinite: int = 0
+
+
+def write_part(folder: Path, number: int, columns: dict[str, Any], facts: PartFacts) -> int:
     """Writes a part, which gets its name when it is whole and on the disk; gives its bytes.
+
+    Args:
+        folder: of the activations.
+        number: of the part.
+        columns: name -> values of all rows.
+        facts: what the part is to say of itself.
 
     Raises:
         OSError: the disk is full or fails; the part is not there then.
@@ -33,9 +55,9 @@ def write_part(folder: Path, table: str, number: int, columns: dict[str, Any]) -
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = part_path(folder, table, number)
+    path = part_path(folder, facts.table, number)
     path.parent.mkdir(exist_ok=True)
-    found = pa.table(columns)
+    found = pa.table(columns, metadata={_FACTS: json.dumps(asdict(facts))})
     options: dict[str, Any] = {"compression": "zstd"}
     if "values" in columns:
         # compression takes time and makes floats no smaller
@@ -48,16 +70,19 @@ def write_part(folder: Path, table: str, number: int, columns: dict[str, Any]) -
     return size
 
 
-def is_whole(folder: Path, table: str, number: int) -> bool:
-    """Whether a part is there to its end; its pages are checked when they are read."""
+def part_facts(folder: Path, table: str, number: int) -> PartFacts | None:
+    """What a part says of itself, or None unless it is there to its end.
+
+    Its pages are checked when they are read.
+    """
     import pyarrow.parquet as pq
     from pyarrow import ArrowException
 
     try:
-        pq.read_metadata(part_path(folder, table, number))
-    except (ArrowException, OSError):
-        return False
-    return True
+        found = pq.read_metadata(part_path(folder, table, number)).metadata or {}
+        return PartFacts(**json.loads(found[_FACTS]))
+    except (ArrowException, OSError, KeyError, ValueError, TypeError):
+        return None
 
 
 def read_part(folder: Path, table: str, number: int, columns: list[str]) -> Any:
@@ -72,6 +97,10 @@ def read_part(folder: Path, table: str, number: int, columns: list[str]) -> Any:
     path = part_path(folder, table, number)
     try:
         return pq.read_table(path, columns=columns, page_checksum_verification=True)
+    except FileNotFoundError as error:
+        raise ActivationError(
+            f"{path} is missing: run the same extraction again, which makes only what is missing"
+        ) from error
     except (ArrowException, OSError) as error:
         raise damaged(path, str(error).partition("\n")[0]) from error
 

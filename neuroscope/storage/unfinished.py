@@ -2,9 +2,12 @@
 
 import errno
 import itertools
+import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -14,12 +17,13 @@ from neuroscope.errors import ActivationError, PromptError
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import Prompt, Prompts, digest_of
 from neuroscope.sites import Site
-from neuroscope.storage.activation_store import MANIFEST, Manifest
 from neuroscope.storage.disk import stored_bytes
+from neuroscope.storage.manifest import MANIFEST, ActivationKey, Manifest
 from neuroscope.storage.parts import (
     PROMPTS,
     TOKENS,
-    is_whole,
+    PartFacts,
+    part_facts,
     prompt_columns,
     read_prompt_part,
     read_token_block,
@@ -34,6 +38,8 @@ Tokenise = Callable[[Sequence[Prompt]], TokenBlock]
 UNFINISHED = "unfinished.json"
 _LOCK = ".lock"
 
+_log = logging.getLogger("neuroscope")
+
 
 class UnfinishedActivations:
     """A folder of activations to be completed; made by `unfinished_activations`.
@@ -44,7 +50,12 @@ class UnfinishedActivations:
 
     def __init__(self, folder: Path, manifest: Manifest):
         self.folder, self.manifest = folder, manifest
-        self.missing = [number for number in range(manifest.parts) if not self._is_whole(number)]
+        self._found = {
+            (str(site), number): _facts(folder, manifest.key, str(site), number)
+            for site in manifest.sites
+            for number in range(manifest.parts)
+        }
+        self.missing = sorted({number for (_, number), facts in self._found.items() if not facts})
         """Parts to be written."""
         self.size = stored_bytes(folder)
         """Bytes of the parts on the disk."""
@@ -54,6 +65,15 @@ class UnfinishedActivations:
         """How many prompts the parts that are there already hold."""
         count = self.manifest.prompts
         return count - sum(len(self._span(number)) for number in self.missing)
+
+    @property
+    def nonfinite(self) -> dict[str, int]:
+        """Site -> rows with a value that is not finite, of the parts that are there."""
+        total: Counter[str] = Counter()
+        for (site, _), facts in self._found.items():
+            if facts and facts.nonfinite:
+                total[site] += facts.nonfinite
+        return dict(total)
 
     def inputs(self, number: int, vocabulary: Vocabulary) -> tuple[list[str], TokenBlock]:
         """Ids and tokens of a part's prompts."""
@@ -80,36 +100,28 @@ class UnfinishedActivations:
         Raises:
             ActivationError: the disk is full or fails; the other parts are kept.
         """
-        provenance = self.manifest.provenance
+        key = self.manifest.key
         for site, rows in values:
-            columns = site_columns(ids, tokens, rows, provenance.pool, provenance.tokens)
-            # first: a part that is whole is not looked at again
-            self._note(self.manifest.with_nonfinite(number, site, nonfinite.get(site, 0)))
+            facts = PartFacts(key.digest, str(site), len(rows), nonfinite.get(site, 0))
+            columns = site_columns(ids, tokens, rows, key.pool, key.tokens)
             with _disk_errors(self.folder):
-                self.size += write_part(self.folder, str(site), number, columns)
+                self.size += write_part(self.folder, number, columns, facts)
+            self._found[str(site), number] = facts
         self.missing.remove(number)
 
     def finish(self) -> None:
         """Declares the folder complete."""
+        self.manifest = replace(self.manifest, nonfinite=self.nonfinite)
         with _disk_errors(self.folder):
             self.manifest.write(self.folder / MANIFEST)
             (self.folder / UNFINISHED).unlink(missing_ok=True)
-
-    def _is_whole(self, number: int) -> bool:
-        return all(is_whole(self.folder, str(site), number) for site in self.manifest.sites)
 
     def _span(self, number: int) -> range:
         per_part = self.manifest.prompts_per_part
         return range(number * per_part, min((number + 1) * per_part, self.manifest.prompts))
 
-    def _note(self, manifest: Manifest) -> None:
-        if manifest != self.manifest:
-            self.manifest = manifest
-            with _disk_errors(self.folder):
-                manifest.write(self.folder / UNFINISHED)
 
-
-def complete_manifest(folder: Path, key: str) -> Manifest | None:
+def complete_manifest(folder: Path, key: ActivationKey) -> Manifest | None:
     """The manifest of a folder that holds everything of this key, else None.
 
     Raises:
@@ -138,7 +150,7 @@ def unfinished_activations(
     that writes the same folder is waited for.
 
     Args:
-        folder: new, empty, or with parts of the same key.
+        folder: new, empty, with parts of the same key, or begun with another and left without any.
         manifest: what the folder is to hold.
         prompts: to be written.
         tokenise: gives their tokens.
@@ -147,27 +159,55 @@ def unfinished_activations(
     Raises:
         ActivationError: the folder holds something else, or cannot be written.
         PromptError: a prompt cannot be read by the model, or the prompts are not those of the
-            manifest: their file has changed.
+            manifest: their file has changed. What was begun here is taken away.
     """
     _existing(folder, manifest.key)
+    with _made(folder), _only_here(folder, progress):
+        # another process may have finished it while this one waited
+        complete = complete_manifest(folder, manifest.key)
+        yield UnfinishedActivations(
+            folder, complete or _begin(folder, manifest, prompts, tokenise, progress)
+        )
+
+
+def _begin(
+    folder: Path, manifest: Manifest, prompts: Prompts, tokenise: Tokenise, progress: Progress
+) -> Manifest:
+    """Notes what the folder is to hold, and writes prompts and tokens unless they are there."""
+    begun = _existing(folder, manifest.key)
+    if begun:
+        manifest = begun.continued(manifest.provenance)
+    elif first := _facts(folder, manifest.key, PROMPTS, 0):  # its manifest was lost
+        manifest = replace(manifest, prompts_per_part=first.rows)
+    with _disk_errors(folder):
+        manifest.write(folder / UNFINISHED)
+        (folder / MANIFEST).unlink(missing_ok=True)
+    if not _are_whole(folder, manifest, (PROMPTS, TOKENS)):
+        try:
+            _write_inputs(folder, manifest, prompts, tokenise, progress)
+        except PromptError:
+            if not _holds_values(folder, manifest):
+                (folder / UNFINISHED).unlink()
+            raise
+    return manifest
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Makes a folder, and takes it away again if nothing came into it."""
+    there = folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ActivationError(
             f"the folder {folder} cannot be made ({error.strerror}): name another"
         ) from error
-    with _only_here(folder, progress):
-        begun = _existing(folder, manifest.key)
-        # another process may have finished it while this one waited
-        complete = complete_manifest(folder, manifest.key)
-        if complete is None:
-            manifest = begun.continued(manifest.provenance) if begun else manifest
-            with _disk_errors(folder):
-                manifest.write(folder / UNFINISHED)
-                (folder / MANIFEST).unlink(missing_ok=True)
-            if not _are_whole(folder, manifest, (PROMPTS, TOKENS)):
-                _write_inputs(folder, manifest, prompts, tokenise, progress)
-        yield UnfinishedActivations(folder, complete or manifest)
+    try:
+        yield
+    finally:
+        if not there:
+            with suppress(OSError):  # something is in it
+                folder.rmdir()
 
 
 @contextmanager
@@ -177,18 +217,20 @@ def _only_here(folder: Path, progress: Progress) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            progress("wait for another process that writes the same", 0, 1)
+            _log.info("another process writes to %s: waiting for it", folder)
+            progress("wait for another process", 0, 1)
             lock.acquire()
     try:
         yield
-        with suppress(OSError):  # Windows deletes no file that is open; then it stays, empty
-            (folder / _LOCK).unlink()
     finally:
+        if not (folder / UNFINISHED).exists():
+            with suppress(OSError):  # Windows deletes no file that is open; then it stays, empty
+                (folder / _LOCK).unlink()
         lock.release()
 
 
-def _existing(folder: Path, key: str) -> Manifest | None:
-    """The manifest of what is there, or None where nothing is."""
+def _existing(folder: Path, key: ActivationKey) -> Manifest | None:
+    """The manifest of what is there, or None where nothing is, or nothing that would be lost."""
     if folder.is_file():
         raise ActivationError(f"{folder} is a file: name a new folder")
     # in this order, nothing that another process does meanwhile looks like a foreign folder: it
@@ -196,20 +238,38 @@ def _existing(folder: Path, key: str) -> Manifest | None:
     filled = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
     for name in (UNFINISHED, MANIFEST, UNFINISHED):
         found = Manifest.read(folder / name)
-        if found and found.key != key:
+        if found and found.key == key:
+            return found
+        if found and (name == MANIFEST or _holds_values(folder, found)):
             raise ActivationError(
-                f"{folder} holds other activations (of '{found.provenance.model}',"
-                f" {found.prompts} prompts): name a new folder"
+                f"{folder} holds other activations ({'; '.join(found.key.differences(key))}): name"
+                " a new folder"
             )
         if found:
-            return found
-    if filled:
+            return None
+    if filled and not _facts(folder, key, PROMPTS, 0):
         raise ActivationError(f"{folder} is not empty: name a new folder")
     return None
 
 
+def _holds_values(folder: Path, manifest: Manifest) -> bool:
+    """Whether any part of a site is there."""
+    return any(
+        _facts(folder, manifest.key, str(site), number)
+        for site in manifest.sites
+        for number in range(manifest.parts)
+    )
+
+
+def _facts(folder: Path, key: ActivationKey, table: str, number: int) -> PartFacts | None:
+    """What a whole part of this key says of itself, or None where there is none."""
+    facts = part_facts(folder, table, number)
+    return facts if facts and (facts.key, facts.table) == (key.digest, table) else None
+
+
 def _are_whole(folder: Path, manifest: Manifest, tables: Iterable[str]) -> bool:
-    return all(is_whole(folder, table, at) for table in tables for at in range(manifest.parts))
+    numbers = range(manifest.parts)
+    return all(_facts(folder, manifest.key, table, at) for table in tables for at in numbers)
 
 
 def _write_inputs(
@@ -222,7 +282,7 @@ def _write_inputs(
         unfinished.mkdir()
     try:
         written = _writing(prompts, unfinished, manifest, tokenise, progress)
-        if digest_of(written) != manifest.provenance.prompts_digest:
+        if digest_of(written) != manifest.key.prompts_digest:
             raise PromptError("the prompts changed while they were read: run the extraction again")
         with _disk_errors(folder):
             for table in (PROMPTS, TOKENS):
@@ -236,16 +296,19 @@ def _writing(
     prompts: Prompts, folder: Path, manifest: Manifest, tokenise: Tokenise, progress: Progress
 ) -> Iterator[Prompt]:
     """The prompts, written part by part as they go by."""
-    rest = iter(prompts)
+    rest, key = iter(prompts), manifest.key.digest
     for number in range(manifest.parts):
         progress("read prompts", number * manifest.prompts_per_part, manifest.prompts)
         part = list(itertools.islice(rest, manifest.prompts_per_part))
         if not part:  # the file has shrunk
             break
         tokens = tokenise(part)
+        ids = [prompt.id for prompt in part]
         with _disk_errors(folder.parent):
-            write_part(folder, PROMPTS, number, prompt_columns(part))
-            write_part(folder, TOKENS, number, token_columns([one.id for one in part], tokens))
+            facts = PartFacts(key, PROMPTS, len(part))
+            write_part(folder, number, prompt_columns(part), facts)
+            facts = PartFacts(key, TOKENS, len(tokens.ids))
+            write_part(folder, number, token_columns(ids, tokens), facts)
         yield from part
     yield from rest  # there are none, unless the file has grown
 

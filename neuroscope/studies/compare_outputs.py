@@ -24,7 +24,8 @@ from neuroscope.reporting.report import (
 from neuroscope.reporting.tracking import Point
 from neuroscope.results import METRICS, Comparison, model_label, pair_labels, rows_to_frame
 from neuroscope.sites import Layers, Site
-from neuroscope.storage.activation_store import MANIFEST, read_activations
+from neuroscope.storage.activation_store import read_activations
+from neuroscope.storage.manifest import MANIFEST
 from neuroscope.studies.compare_figures import layer_figures, left_out, neuron_figures
 
 _PAIR_METRICS = ("cosine", "mse", "cosine_z")

@@ -4,7 +4,7 @@ import itertools
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +22,8 @@ from neuroscope.extraction.models import Model
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import Prompts, PromptSet
 from neuroscope.sites import Site, resolve_sites
-from neuroscope.storage.activation_store import Manifest, activation_key
 from neuroscope.storage.disk import check_room, estimated_bytes, stored_bytes
+from neuroscope.storage.manifest import ActivationKey, Manifest
 from neuroscope.storage.unfinished import (
     UnfinishedActivations,
     complete_manifest,
@@ -60,14 +60,14 @@ class Extraction:
         check_pooling(self.pool, self.tokens)
 
     @property
-    def key(self) -> str:
-        return activation_key(
+    def key(self) -> ActivationKey:
+        return ActivationKey(
             fingerprint=self.checkpoint.fingerprint,
             prompts_digest=self.prompts.digest,
             sites=self.sites,
             pool=self.pool,
             tokens=self.tokens,
-            truncate=self.truncate,
+            truncated=self.truncate,
             dtype=self.dtype,
             attention=self.attention,
         )
@@ -171,14 +171,14 @@ def store_activations(
     manifest, computed = complete_manifest(folder, wanted.key), 0
     if manifest is None:
         manifest, computed = _complete(wanted, folder, load(), budget, allow_nonfinite, progress)
-    _check_nonfinite(manifest, folder, allow_nonfinite)
+    _check_nonfinite(manifest.nonfinite, folder, allow_nonfinite)
     return Stored(folder, manifest, computed)
 
 
-def _check_nonfinite(manifest: Manifest, folder: Path, allow: bool) -> None:
+def _check_nonfinite(rows_at: Mapping[str, int], folder: Path, allow: bool) -> None:
     """Raises ActivationError where a folder holds NaN or infinity, unless they are allowed."""
-    if manifest.nonfinite_rows and not allow:
-        sites = ", ".join(f"{site} ({rows} rows)" for site, rows in manifest.nonfinite_rows.items())
+    if rows_at and not allow:
+        sites = ", ".join(f"{site} ({rows} rows)" for site, rows in rows_at.items())
         raise ActivationError(
             f"{folder} holds values that are not finite at {sites}: ask for it with"
             " --allow-nonfinite, or extract with --dtype float32"
@@ -201,7 +201,7 @@ def _complete(
         folder, planned, wanted.prompts, read, progress=progress
     ) as unfinished:
         before = unfinished.finished_prompts
-        _check_nonfinite(unfinished.manifest, folder, allow_nonfinite)
+        _check_nonfinite(unfinished.nonfinite, folder, allow_nonfinite)
         for number in list(unfinished.missing):
             ids, block = unfinished.inputs(number, model.vocabulary)
             check = FiniteCheck(model.name, ids, allow=allow_nonfinite)
@@ -264,7 +264,7 @@ def _plan(wanted: Extraction, folder: Path, model: Model, batch_tokens: int) -> 
         truncate=wanted.truncate,
         seed=wanted.seed,
     )
-    return Manifest(wanted.key, wanted.sites, count, per_part, provenance)
+    return Manifest(wanted.key, count, per_part, provenance)
 
 
 def _estimated_tokens(wanted: Extraction, model: Model) -> int:

@@ -1,0 +1,145 @@
+"""What a folder of activations holds: its key, and the manifest that is written last."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from neuroscope.activations import Provenance
+from neuroscope.errors import ActivationError, SiteError
+from neuroscope.files import written_whole
+from neuroscope.sites import Site
+
+SCHEMA = 3
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class ActivationKey:
+    """Everything that decides the values of activations."""
+
+    fingerprint: str  # of the model's files
+    prompts_digest: str
+    sites: tuple[Site, ...]
+    pool: str
+    tokens: str
+    truncated: bool
+    dtype: str
+    attention: str
+
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits."""
+        return hashlib.sha256(json.dumps([self.to_dict(), SCHEMA]).encode()).hexdigest()[:32]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "sites": [str(site) for site in self.sites]}
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> "ActivationKey":
+        return cls(**{**found, "sites": tuple(Site.parse(site) for site in found["sites"])})
+
+    def differences(self, other: "ActivationKey") -> list[str]:
+        """Where this one is not as another, in words."""
+        words = {"fingerprint": "another model", "prompts_digest": "other prompts"}
+        words["sites"] = f"sites {', '.join(map(str, self.sites))}"
+        return [
+            words.get(one.name, f"{one.name} {getattr(self, one.name)}")
+            for one in fields(self)
+            if getattr(self, one.name) != getattr(other, one.name)
+        ]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a folder of activations holds, or is to hold while it is on its way.
+
+    Beside it stand the folders `prompts` and `tokens` and one for each site, each with `parts`
+    Parquet files. A site's rows have the columns `prompt` (its id), at token level `position`, and
+    `values`, a list as long as the layer has neurons.
+    """
+
+    key: ActivationKey
+    prompts: int
+    prompts_per_part: int
+    provenance: Provenance
+    later: tuple[Provenance, ...] = ()
+    """What was at work when the folder was continued, where that had changed: another device or
+    version of a library gives values that differ in their last bits. The oldest first."""
+    nonfinite: Mapping[str, int] = field(default_factory=dict)
+    """Site -> rows with a value that is not finite, where these were allowed; once complete."""
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return self.key.sites
+
+    @property
+    def parts(self) -> int:
+        return -(-self.prompts // self.prompts_per_part)
+
+    def continued(self, provenance: Provenance) -> "Manifest":
+        """With what is at work now, if that has changed."""
+        last = self.later[-1] if self.later else self.provenance
+        if replace(provenance, created=last.created) == last:
+            return self
+        return replace(self, later=(*self.later, provenance))
+
+    def write(self, path: Path) -> None:
+        """Writes the file whole or not at all."""
+        document = {
+            "schema": SCHEMA,
+            "digest": self.key.digest,
+            **asdict(self),
+            "key": self.key.to_dict(),
+        }
+        with written_whole(path) as file:
+            file.write(json.dumps(document, indent=1).encode())
+
+    @classmethod
+    def read(cls, path: Path) -> "Manifest | None":
+        """The manifest in a file, or None if there is no file.
+
+        Raises:
+            ActivationError: it is damaged or has another schema.
+        """
+        try:
+            found: Any = json.loads(path.read_text(encoding="utf-8"))
+            _check_schema(path.parent, found.pop("schema"))
+            del found["digest"]
+            found["key"] = ActivationKey.from_dict(found["key"])
+            found["provenance"] = Provenance(**found["provenance"])
+            found["later"] = tuple(Provenance(**one) for one in found["later"])
+            return cls(**found)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SiteError) as error:
+            raise ActivationError(
+                f"{path} is damaged ({error!r}): delete this file and run the same extraction"
+                " again, which keeps the finished parts"
+            ) from error
+
+
+def _check_schema(folder: Path, schema: object) -> None:
+    if schema != SCHEMA:
+        raise ActivationError(
+            f"{folder} was written with schema {schema}, this version reads {SCHEMA}: extract again"
+            " into a new folder; nothing in this one was changed"
+        )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a complete folder.
+
+    Raises:
+        ActivationError: there is none, so writing was cut short, or it is damaged or has another
+            schema.
+    """
+    manifest = Manifest.read(folder / MANIFEST)
+    if manifest is None:
+        raise ActivationError(
+            f"{folder} holds no complete activations (no {MANIFEST}): run the same extraction"
+            " again, which makes only what is missing"
+        )
+    return manifest
