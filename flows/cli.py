@@ -119,7 +119,7 @@ def extract(
         typer.Option(help="resident, stream (weights stay on disk) or auto (stream if need be)."),
     ] = "auto",
     budget: Annotated[
-        int | None, typer.Option(help="Tokens a batch. [default: found on the first batches]")
+        int | None, typer.Option(help="Tokens a batch. [default: what is fastest, as found once]")
     ] = None,
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Keep and count NaN and infinity.")
@@ -145,7 +145,8 @@ def extract(
         from neuroscope.extraction.hardware import resolve_device, resolve_dtype
         from neuroscope.extraction.models import load_model
         from neuroscope.storage.activation_store import stored_at
-        from neuroscope.studies.extract import Extraction, store_activations
+        from neuroscope.studies.extract import store_activations
+        from neuroscope.studies.extract_plan import Extraction
 
         device = resolve_device(device)
         dtype = resolve_dtype(dtype, device)

@@ -153,6 +153,7 @@ def show_extraction(stored: "Stored", seconds: float, *, json: bool) -> None:
                 "model": manifest.provenance.model,
                 "dtype": manifest.provenance.dtype,
                 "device": manifest.provenance.device,
+                "batch_tokens": manifest.latest.batch_tokens,
                 "sites": [str(site) for site in manifest.sites],
                 "prompts": manifest.prompts,
                 "computed": stored.computed,

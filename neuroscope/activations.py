@@ -41,6 +41,7 @@ class Provenance:
     tokens: str
     pool: str
     truncated: bool
+    batch_tokens: int  # how many a batch held at most, on which the last bits depend
     seed: int
     prompts_digest: str
     versions: Mapping[str, str] = field(default_factory=dict)

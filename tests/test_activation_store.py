@@ -67,6 +67,7 @@ def manifest(pool="mean", rule="content", per_part=2):
         tokens=rule,
         pool=pool,
         truncated=False,
+        batch_tokens=2048,
         seed=0,
         prompts_digest=PROMPTS.digest,
         versions={"python": "3.11"},

@@ -25,8 +25,9 @@ from neuroscope.prompt_files import PromptFile, read_prompts
 from neuroscope.prompts import PromptSet
 from neuroscope.sites import Site
 from neuroscope.storage.activation_store import read_activations
-from neuroscope.studies import extract as study
-from neuroscope.studies.extract import extract_to
+from neuroscope.studies import extract_plan
+from neuroscope.studies.extract import extract_to, store_activations
+from neuroscope.studies.extract_plan import Estimate, Extraction
 
 SITES = ["resid_post", "mlp_act"]
 CLOSE = {"atol": 5e-5, "rtol": 0}
@@ -52,8 +53,8 @@ def prompts_of(count, seed=0):
 @pytest.fixture
 def small_parts(monkeypatch):
     """Parts of about seven prompts at two sites of a tiny model."""
-    monkeypatch.setattr(study, "_PART_BYTES", 7 * ((2 * 32 + 2 * 48) * 4 + 17 * 256))
-    monkeypatch.setattr(study, "_FULL_BATCHES", 0)
+    monkeypatch.setattr(extract_plan, "_PART_BYTES", 7 * ((2 * 32 + 2 * 48) * 4 + 17 * 256))
+    monkeypatch.setattr(extract_plan, "_FULL_BATCHES", 0)
 
 
 def assert_same(one, other, exact=False):
@@ -104,7 +105,7 @@ def test_any_prompts_budget_padding_and_kill_point_give_the_same(
     model, prompts = models[family, side], PromptSet.of(texts)
     options = {"pool": pool, "tokens": rule, "budget": budget}
     with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study, "_prompts_per_part", lambda *_: per_part)
+        patch.setattr(Estimate, "prompts_per_part", lambda *_: per_part)
         kill_at_file(patch, killed)
         cut, whole = Path(root) / "cut", Path(root) / "whole"
         try:
@@ -114,7 +115,7 @@ def test_any_prompts_budget_padding_and_kill_point_give_the_same(
             extract_to(cut, model, prompts, SITES, **options)
         stop_killing(patch)
         extract_to(whole, model, prompts, SITES, **options)
-        assert_same(read_activations(cut), read_activations(whole), exact=budget is not None)
+        assert_same(read_activations(cut), read_activations(whole), exact=True)
         found = read_activations(whole)
     for index in random.Random(0).sample(range(len(texts)), min(3, len(texts))):
         alone = extract(models[family, "right"], [texts[index]], SITES, pool=pool, tokens=rule)
@@ -151,7 +152,7 @@ PROCESSES.set_forkserver_preload(["neuroscope.studies.extract", "transformers.mo
 
 def extract_in_a_process(model, file, folder, result):
     """What the child does; it puts the number of computed prompts into `result`."""
-    study._PART_BYTES, study._FULL_BATCHES = 150_000, 0
+    extract_plan._PART_BYTES, extract_plan._FULL_BATCHES = 150_000, 0
     loaded, prompts = load_model(model, device="cpu:1"), PromptFile.open(file)
     result.value = -1
     result.value = extract_to(folder, loaded, prompts, SITES, budget=64).computed
@@ -222,12 +223,12 @@ def test_two_processes_with_the_same_key_share_the_work(family_folder, tmp_path,
 def test_a_second_request_is_answered_without_a_model(models, tmp_path):
     model, prompts = models["bert", "right"], prompts_of(10)
     first = extract_to(tmp_path / "acts", model, prompts, SITES)
-    wanted = study.Extraction(model.checkpoint, prompts, first.manifest.sites)
+    wanted = Extraction(model.checkpoint, prompts, first.manifest.sites)
 
     def load():
         raise AssertionError("the model is asked for")
 
-    again = study.store_activations(wanted, tmp_path / "acts", load)
+    again = store_activations(wanted, tmp_path / "acts", load)
     assert (again.computed, again.manifest) == (0, first.manifest)
     with pytest.raises(ActivationError, match="holds other activations"):
         extract_to(tmp_path / "acts", model, prompts, SITES, pool="max")
@@ -288,18 +289,24 @@ def test_a_file_of_prompts_that_shrinks_or_goes_is_told(models, tmp_path, small_
     assert not (tmp_path / "acts").exists()
 
 
-def test_parts_are_bounded_by_tokens_too_and_fill_some_batches(models, monkeypatch):
+def test_parts_are_bounded_by_memory_and_by_the_work_that_a_kill_may_cost(models, monkeypatch):
     def per_part(tokens_per_prompt, batch_tokens=2048, pool="mean"):
-        wanted = study.Extraction(model.checkpoint, prompts, (Site("resid_post", 0),), pool)
-        return study._prompts_per_part(wanted, model, tokens_per_prompt, batch_tokens)
+        wanted = Extraction(model.checkpoint, prompts, (Site("resid_post", 0),), pool)
+        return Estimate(wanted, model, tokens_per_prompt * len(prompts)).prompts_per_part(
+            batch_tokens
+        )
 
     model, prompts = models["bert", "right"], range(10**9)
     few, many = per_part(10), per_part(1000)
     assert few == int(128e6 / (32 * 4 + 10 * 256))
     assert many * 1000 * 256 < 128e6
-    assert per_part(1000, batch_tokens=10**6) == 4000
-    monkeypatch.setattr(study, "free_memory", lambda device="cpu": 2e9)
+    assert per_part(1000, pool="none") == int(128e6 / (1000 * (32 * 4 + 256)))
+    assert per_part(1000, batch_tokens=10**6) == 4000  # four batches, whatever they take
+    monkeypatch.setattr(extract_plan, "free_memory", lambda device="cpu": 2e9)
     assert per_part(1000, batch_tokens=10**6) == int(2e9 / 8 / (32 * 4 + 1000 * 256))
+    weights = sum(one.numel() for index in (0, 1) for one in model.layer(index).parameters())
+    monkeypatch.setattr(extract_plan, "_PART_WORK", {"cpu": 2 * weights * 1000 * 77.5})
+    assert per_part(1000) == 77
 
 
 def test_a_prompt_that_cannot_be_read_is_found_before_anything_is_computed(

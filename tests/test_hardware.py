@@ -1,7 +1,6 @@
-"""Which device and number format are used, and how large batches become."""
+"""Which device and number format are used, and what is kept of a layer."""
 
 import json
-import math
 import shutil
 
 import numpy as np
@@ -11,10 +10,9 @@ from conftest import FAMILIES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuroscope.errors import ModelError, NeuroscopeError
+from neuroscope.errors import ModelError
 from neuroscope.extraction import hardware, models
-from neuroscope.extraction.batching import batches, tokenise
-from neuroscope.extraction.budget import TokenBudget
+from neuroscope.extraction.batching import tokenise
 from neuroscope.extraction.extract import extract
 from neuroscope.extraction.hardware import resolve_device, resolve_dtype
 from neuroscope.extraction.models import load_model
@@ -86,76 +84,6 @@ def test_a_quantised_checkpoint_is_left_to_transformers(family_folder, tmp_path)
         load_model(str(folder))  # it says what is to be installed
     with pytest.raises(ModelError, match="cannot be streamed: its weights are quantised"):
         load_model(str(folder), memory="stream")
-
-
-def run(budget, rates, batches):
-    """Tells the budget of batches whose speed depends on their size; gives the sizes it chose."""
-    chosen = []
-    for _ in range(batches):
-        size = budget()
-        chosen.append(size)
-        budget.measured(size, size / rates[size])
-    return chosen
-
-
-@pytest.mark.parametrize("best", [256, 1024, 2048, 4096, 16384])
-def test_the_fastest_budget_is_found_on_the_first_batches(best):
-    sizes = [2**power for power in range(6, 18)]
-    rates = {size: 1000 * 0.8 ** abs(math.log2(size / best)) for size in sizes}
-    budget = TokenBudget()
-    tried = run(budget, rates, 60)
-    assert budget.chosen == best
-    assert set(tried[:12]) == {1024, 2048, 4096}
-    assert set(tried[50:]) == {best}
-    assert max(tried) == max(4096, 2 * best if best > 2048 else 0)
-
-
-def test_a_gain_that_may_be_chance_changes_nothing():
-    budget = TokenBudget()
-    run(budget, {1024: 900, 2048: 1000, 4096: 1020}, 12)
-    assert budget.chosen == budget.usual == 2048
-
-
-def test_budgets_are_compared_on_batches_of_the_same_time():
-    """The machine gets faster all the while: that is no merit of the budget tried last."""
-    budget, seconds = TokenBudget(), 1.0
-    for _ in range(60):
-        tokens = budget()
-        seconds *= 0.99
-        budget.measured(tokens, tokens * seconds / {2048: 1.0, 4096: 1.2}.get(tokens, 1.1))
-    assert budget.chosen == 4096
-
-
-def test_a_budget_that_the_device_has_no_memory_for_is_not_tried_again():
-    budget = TokenBudget()
-    run(budget, dict.fromkeys((1024, 2048, 4096), 1000), 2)
-    budget.exceeded(4096)
-    assert set(run(budget, {2048: 1000}, 20)) == {2048}
-    budget.exceeded(2000)
-    budget.exceeded(1000)
-    assert budget() == budget.usual == 500
-
-
-def test_the_last_batch_of_a_part_tells_no_speed(family_folder):
-    """It is seldom full, and the time until the next part is that of writing."""
-    told = []
-
-    class Watched(TokenBudget):
-        def measured(self, tokens, seconds):
-            told.append(tokens)
-
-    model = load_model(str(family_folder("bert")))
-    block = tokenise(model, PromptSet.of(["a dog"] * 10).prompts)
-    made = list(batches(model, block, rule="all", budget=Watched(8)))
-    assert [len(batch.members) for batch in made] == [2] * 5
-    assert told == [8] * 4
-
-
-def test_a_given_budget_is_kept_and_one_that_holds_nothing_refused():
-    assert set(run(TokenBudget(100), {100: 1}, 20)) == {100}
-    assert TokenBudget(device="cuda:1").usual == 32768
-    with pytest.raises(NeuroscopeError, match="a budget of 0 tokens a batch holds nothing"):
-        TokenBudget(0)
 
 
 @given(

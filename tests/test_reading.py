@@ -237,7 +237,7 @@ def test_hooks_are_gone_when_what_is_kept_raises(model):
 
 def first_batch(model):
     block = tokenise(model, PromptSet.of(PROMPTS).prompts)
-    return next(batches(model, block, rule="all", budget=TokenBudget()))
+    return next(batches(model, block, rule="all", budget=TokenBudget(1000)))
 
 
 def test_nothing_is_recorded_that_was_not_asked_for(model):

@@ -1,6 +1,5 @@
 """Turns prompts into token ids, and token ids into padded batches of like length."""
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -106,20 +105,17 @@ def batches(model: Model, block: TokenBlock, *, rule: str, budget: TokenBudget) 
     Args:
         rule: which tokens count, `content` or `all`.
         budget: how many tokens a batch may hold, padding included; a prompt that is longer goes
-            alone. It is told how long each batch kept whoever asked for it.
+            alone.
     """
     order = np.argsort(-block.lengths, kind="stable")
     kept = block.kept(rule)
     ranks = np.cumsum(kept) - 1
     start = 0
     while start < len(order):
-        began = time.perf_counter()
         size = max(1, budget() // int(block.lengths[order[start]]))
         members = order[start : start + size]
         yield _batch(model, block, members, kept, ranks)
         start += size
-        if start < len(order):  # the last one is seldom full, and what follows it takes time too
-            budget.measured(int(block.lengths[members].sum()), time.perf_counter() - began)
 
 
 def _batch(

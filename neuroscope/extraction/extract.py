@@ -11,7 +11,7 @@ import numpy as np
 
 from neuroscope.activations import Activations, Floats, Provenance, check_pooling
 from neuroscope.extraction.batching import Batch, batches, tokenise
-from neuroscope.extraction.budget import TokenBudget
+from neuroscope.extraction.budget import TokenBudget, usual_budget
 from neuroscope.extraction.finite import FiniteCheck
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.pooling import pooling
@@ -53,7 +53,7 @@ def extract(
             every token.
         tokens: which tokens count: `content` (without special tokens) or `all`.
         truncate: cut prompts at the model's limit instead of refusing them.
-        budget: tokens in a batch, padding included; found on the first batches if not given.
+        budget: tokens in a batch, padding included; what is usual for the device if not given.
         allow_nonfinite: keep NaN and infinity instead of refusing them.
         seed: recorded; a pass itself draws no random numbers.
         progress: told after each batch.
@@ -68,6 +68,7 @@ def extract(
     prompts = PromptSet.of(prompts)
     check_pooling(pool, tokens)
     wanted = resolve_sites(sites, layers, model.layer_count)
+    token_budget = TokenBudget(usual_budget(str(model.device)) if budget is None else budget)
     block = tokenise(model, prompts.prompts, truncate=truncate)
     progress("extract", 0, len(prompts))
     found = dict(
@@ -77,7 +78,7 @@ def extract(
             wanted,
             pool=pool,
             rule=tokens,
-            budget=TokenBudget(budget, str(model.device)),
+            budget=token_budget,
             check=FiniteCheck(model.name, prompts.ids, allow=allow_nonfinite),
             progress=progress,
         )
@@ -87,7 +88,13 @@ def extract(
         site: np.split(found[site], ends) if pool == "none" else found[site] for site in wanted
     }
     provenance = provenance_of(
-        model, prompts.digest, pool=pool, tokens=tokens, truncate=truncate, seed=seed
+        model,
+        prompts.digest,
+        pool=pool,
+        tokens=tokens,
+        truncate=truncate,
+        batch_tokens=token_budget(),
+        seed=seed,
     )
     return Activations(prompts, tuple(block), arrays, provenance)
 
@@ -110,8 +117,6 @@ def record(
         the tokens that `rule` counts.
     """
     rows = _Rows(block, pool, rule, check)
-    if model.streamed:  # all batches are made beforehand: there is nothing to learn from them
-        budget = TokenBudget(budget.usual)
     reading = read_sites(
         model,
         batches(model, block, rule=rule, budget=budget),
@@ -172,7 +177,14 @@ def _apart(rows: int, neurons: int) -> Floats:
 
 
 def provenance_of(
-    model: Model, prompts_digest: str, *, pool: str, tokens: str, truncate: bool, seed: int
+    model: Model,
+    prompts_digest: str,
+    *,
+    pool: str,
+    tokens: str,
+    truncate: bool,
+    batch_tokens: int,
+    seed: int,
 ) -> Provenance:
     """What must be known to get the same activations again."""
     return Provenance(
@@ -187,6 +199,7 @@ def provenance_of(
         tokens=tokens,
         pool=pool,
         truncated=truncate,
+        batch_tokens=batch_tokens,
         seed=seed,
         prompts_digest=prompts_digest,
         versions=library_versions(),

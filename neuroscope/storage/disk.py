@@ -1,8 +1,10 @@
-"""How much room activations need on a disk, and whether it is there."""
+"""How much room activations need on a disk, whether it is there, and what to do if it is not."""
 
+import errno
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from neuroscope.errors import ActivationError
@@ -58,3 +60,17 @@ def check_room(folder: Path, needed: int) -> None:
             " name a folder on another disk (--out), or ask for fewer sites, layers or prompts, or"
             " for pooled values instead of every token"
         )
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Says of a full or failing disk what is kept and what to do."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise ActivationError(
+            f"writing to {folder} failed ({error.strerror or error}): the finished parts are kept;"
+            f" {'make room' if full else 'see to the disk or its permissions'} and run the same"
+            " extraction again, which makes only what is missing"
+        ) from error

@@ -79,10 +79,14 @@ class Manifest:
     def parts(self) -> int:
         return -(-self.prompts // self.prompts_per_part)
 
+    @property
+    def latest(self) -> Provenance:
+        """What was at work when a part was computed last."""
+        return self.later[-1] if self.later else self.provenance
+
     def continued(self, provenance: Provenance) -> "Manifest":
         """With what is at work now, if that has changed."""
-        last = self.later[-1] if self.later else self.provenance
-        if replace(provenance, created=last.created) == last:
+        if replace(provenance, created=self.latest.created) == self.latest:
             return self
         return replace(self, later=(*self.later, provenance))
 

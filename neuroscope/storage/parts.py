@@ -85,6 +85,12 @@ def part_facts(folder: Path, table: str, number: int) -> PartFacts | None:
         return None
 
 
+def whole_part(folder: Path, key: str, table: str, number: int) -> PartFacts | None:
+    """What a part says of itself if it is whole and belongs to this key, else None."""
+    facts = part_facts(folder, table, number)
+    return facts if facts and (facts.key, facts.table) == (key, table) else None
+
+
 def read_part(folder: Path, table: str, number: int, columns: list[str]) -> Any:
     """Columns of a part as an Arrow table.
 

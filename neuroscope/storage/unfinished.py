@@ -1,11 +1,8 @@
 """A folder of activations on its way: written part by part, by one process at a time."""
 
-import errno
-import itertools
 import logging
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,25 +12,22 @@ from filelock import FileLock, Timeout
 from neuroscope.activations import Floats
 from neuroscope.errors import ActivationError, PromptError
 from neuroscope.progress import Progress, silent
-from neuroscope.prompts import Prompt, Prompts, digest_of
+from neuroscope.prompts import Prompts
 from neuroscope.sites import Site
-from neuroscope.storage.disk import stored_bytes
+from neuroscope.storage.disk import disk_errors, stored_bytes
+from neuroscope.storage.inputs import Tokenise, write_inputs
 from neuroscope.storage.manifest import MANIFEST, ActivationKey, Manifest
 from neuroscope.storage.parts import (
     PROMPTS,
     TOKENS,
     PartFacts,
-    part_facts,
-    prompt_columns,
     read_prompt_part,
     read_token_block,
     site_columns,
-    token_columns,
+    whole_part,
     write_part,
 )
 from neuroscope.tokens import TokenBlock, Vocabulary
-
-Tokenise = Callable[[Sequence[Prompt]], TokenBlock]
 
 UNFINISHED = "unfinished.json"
 _LOCK = ".lock"
@@ -51,7 +45,7 @@ class UnfinishedActivations:
     def __init__(self, folder: Path, manifest: Manifest):
         self.folder, self.manifest = folder, manifest
         self._found = {
-            (str(site), number): _facts(folder, manifest.key, str(site), number)
+            (str(site), number): whole_part(folder, manifest.key.digest, str(site), number)
             for site in manifest.sites
             for number in range(manifest.parts)
         }
@@ -104,7 +98,7 @@ class UnfinishedActivations:
         for site, rows in values:
             facts = PartFacts(key.digest, str(site), len(rows), nonfinite.get(site, 0))
             columns = site_columns(ids, tokens, rows, key.pool, key.tokens)
-            with _disk_errors(self.folder):
+            with disk_errors(self.folder):
                 self.size += write_part(self.folder, number, columns, facts)
             self._found[str(site), number] = facts
         self.missing.remove(number)
@@ -112,7 +106,7 @@ class UnfinishedActivations:
     def finish(self) -> None:
         """Declares the folder complete."""
         self.manifest = replace(self.manifest, nonfinite=self.nonfinite)
-        with _disk_errors(self.folder):
+        with disk_errors(self.folder):
             self.manifest.write(self.folder / MANIFEST)
             (self.folder / UNFINISHED).unlink(missing_ok=True)
 
@@ -127,7 +121,7 @@ def complete_manifest(folder: Path, key: ActivationKey) -> Manifest | None:
     Raises:
         ActivationError: the folder holds something else, or is damaged or of another schema.
     """
-    manifest = _existing(folder, key)
+    manifest = begun_manifest(folder, key)
     if manifest is None or not (folder / MANIFEST).is_file():
         return None
     tables = (PROMPTS, TOKENS, *map(str, manifest.sites))
@@ -161,7 +155,7 @@ def unfinished_activations(
         PromptError: a prompt cannot be read by the model, or the prompts are not those of the
             manifest: their file has changed. What was begun here is taken away.
     """
-    _existing(folder, manifest.key)
+    begun_manifest(folder, manifest.key)
     with _made(folder), _only_here(folder, progress):
         # another process may have finished it while this one waited
         complete = complete_manifest(folder, manifest.key)
@@ -174,17 +168,17 @@ def _begin(
     folder: Path, manifest: Manifest, prompts: Prompts, tokenise: Tokenise, progress: Progress
 ) -> Manifest:
     """Notes what the folder is to hold, and writes prompts and tokens unless they are there."""
-    begun = _existing(folder, manifest.key)
+    begun = begun_manifest(folder, manifest.key)
     if begun:
         manifest = begun.continued(manifest.provenance)
-    elif first := _facts(folder, manifest.key, PROMPTS, 0):  # its manifest was lost
+    elif first := whole_part(folder, manifest.key.digest, PROMPTS, 0):  # its manifest was lost
         manifest = replace(manifest, prompts_per_part=first.rows)
-    with _disk_errors(folder):
+    with disk_errors(folder):
         manifest.write(folder / UNFINISHED)
         (folder / MANIFEST).unlink(missing_ok=True)
     if not _are_whole(folder, manifest, (PROMPTS, TOKENS)):
         try:
-            _write_inputs(folder, manifest, prompts, tokenise, progress)
+            write_inputs(folder, manifest, prompts, tokenise, progress)
         except PromptError:
             if not _holds_values(folder, manifest):
                 (folder / UNFINISHED).unlink()
@@ -213,7 +207,7 @@ def _made(folder: Path) -> Iterator[None]:
 @contextmanager
 def _only_here(folder: Path, progress: Progress) -> Iterator[None]:
     lock = FileLock(folder / _LOCK)
-    with _disk_errors(folder):
+    with disk_errors(folder):
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -229,8 +223,12 @@ def _only_here(folder: Path, progress: Progress) -> Iterator[None]:
         lock.release()
 
 
-def _existing(folder: Path, key: ActivationKey) -> Manifest | None:
-    """The manifest of what is there, or None where nothing is, or nothing that would be lost."""
+def begun_manifest(folder: Path, key: ActivationKey) -> Manifest | None:
+    """The manifest of what is there of this key, or None where nothing is that would be lost.
+
+    Raises:
+        ActivationError: the folder holds something else, or is damaged or of another schema.
+    """
     if folder.is_file():
         raise ActivationError(f"{folder} is a file: name a new folder")
     # in this order, nothing that another process does meanwhile looks like a foreign folder: it
@@ -247,7 +245,7 @@ def _existing(folder: Path, key: ActivationKey) -> Manifest | None:
             )
         if found:
             return None
-    if filled and not _facts(folder, key, PROMPTS, 0):
+    if filled and not whole_part(folder, key.digest, PROMPTS, 0):
         raise ActivationError(f"{folder} is not empty: name a new folder")
     return None
 
@@ -255,73 +253,12 @@ def _existing(folder: Path, key: ActivationKey) -> Manifest | None:
 def _holds_values(folder: Path, manifest: Manifest) -> bool:
     """Whether any part of a site is there."""
     return any(
-        _facts(folder, manifest.key, str(site), number)
+        whole_part(folder, manifest.key.digest, str(site), number)
         for site in manifest.sites
         for number in range(manifest.parts)
     )
 
 
-def _facts(folder: Path, key: ActivationKey, table: str, number: int) -> PartFacts | None:
-    """What a whole part of this key says of itself, or None where there is none."""
-    facts = part_facts(folder, table, number)
-    return facts if facts and (facts.key, facts.table) == (key.digest, table) else None
-
-
 def _are_whole(folder: Path, manifest: Manifest, tables: Iterable[str]) -> bool:
-    numbers = range(manifest.parts)
-    return all(_facts(folder, manifest.key, table, at) for table in tables for at in numbers)
-
-
-def _write_inputs(
-    folder: Path, manifest: Manifest, prompts: Prompts, tokenise: Tokenise, progress: Progress
-) -> None:
-    """Writes the parts of prompts and tokens, all or none."""
-    unfinished = folder / ".inputs"
-    with _disk_errors(folder):
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-    try:
-        written = _writing(prompts, unfinished, manifest, tokenise, progress)
-        if digest_of(written) != manifest.key.prompts_digest:
-            raise PromptError("the prompts changed while they were read: run the extraction again")
-        with _disk_errors(folder):
-            for table in (PROMPTS, TOKENS):
-                shutil.rmtree(folder / table, ignore_errors=True)
-                (unfinished / table).rename(folder / table)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _writing(
-    prompts: Prompts, folder: Path, manifest: Manifest, tokenise: Tokenise, progress: Progress
-) -> Iterator[Prompt]:
-    """The prompts, written part by part as they go by."""
-    rest, key = iter(prompts), manifest.key.digest
-    for number in range(manifest.parts):
-        progress("read prompts", number * manifest.prompts_per_part, manifest.prompts)
-        part = list(itertools.islice(rest, manifest.prompts_per_part))
-        if not part:  # the file has shrunk
-            break
-        tokens = tokenise(part)
-        ids = [prompt.id for prompt in part]
-        with _disk_errors(folder.parent):
-            facts = PartFacts(key, PROMPTS, len(part))
-            write_part(folder, number, prompt_columns(part), facts)
-            facts = PartFacts(key, TOKENS, len(tokens.ids))
-            write_part(folder, number, token_columns(ids, tokens), facts)
-        yield from part
-    yield from rest  # there are none, unless the file has grown
-
-
-@contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    """Says of a full or failing disk what is kept and what to do."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise ActivationError(
-            f"writing to {folder} failed ({error.strerror or error}): the finished parts are kept;"
-            f" {'make room' if full else 'see to the disk or its permissions'} and run the same"
-            " extraction again, which makes only what is missing"
-        ) from error
+    key, numbers = manifest.key.digest, range(manifest.parts)
+    return all(whole_part(folder, key, table, at) for table in tables for at in numbers)

@@ -30,7 +30,8 @@ from neuroscope.studies.compare_outputs import (
     write_outputs,
     write_overview,
 )
-from neuroscope.studies.extract import Extraction, store_activations
+from neuroscope.studies.extract import store_activations
+from neuroscope.studies.extract_plan import Extraction
 from neuroscope.studies.steps import InlineExecutor, Pending, Steps
 
 Pair = tuple[str, str]

@@ -1,81 +1,29 @@
 """Extracts activations to disk: any number of prompts, one part of them in memory at a time."""
 
-import itertools
-import logging
-import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from neuroscope.activations import check_pooling
 from neuroscope.errors import ActivationError
 from neuroscope.extraction.batching import tokenise
 from neuroscope.extraction.budget import TokenBudget
-from neuroscope.extraction.checkpoints import Checkpoint
-from neuroscope.extraction.extract import provenance_of, record
+from neuroscope.extraction.extract import record
 from neuroscope.extraction.finite import FiniteCheck
-from neuroscope.extraction.memory import free_memory, give_back_memory
+from neuroscope.extraction.memory import give_back_memory
 from neuroscope.extraction.models import Model
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import Prompts, PromptSet
-from neuroscope.sites import Site, resolve_sites
-from neuroscope.storage.disk import check_room, estimated_bytes, stored_bytes
-from neuroscope.storage.manifest import ActivationKey, Manifest
+from neuroscope.sites import resolve_sites
+from neuroscope.storage.disk import stored_bytes
+from neuroscope.storage.manifest import Manifest
 from neuroscope.storage.unfinished import (
     UnfinishedActivations,
     complete_manifest,
     unfinished_activations,
 )
-
-_PART_BYTES = 128e6  # of a part's values and tokens: what memory holds at a time
-_TOKEN_BYTES = 256  # of a token while a part's texts become tokens and these a table
-_FULL_BATCHES = 4  # a part should fill so many, or the device would wait for prompts
-_MOST = 1 / 8  # of free memory for a part, whatever it is to fill
-_STATES = 12  # bytes for each number of the residual stream: what goes into a layer and out of it
-_COPIES = 12  # bytes for each value of a streamed site: as it comes, put in order, being written
-_SAMPLE = 1000  # prompts that tell how many tokens a text becomes
-_LARGE = 100e6  # bytes: a job of which it is said beforehand how large it will be
-
-_log = logging.getLogger("neuroscope")
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """What is to be extracted: everything that decides the values, and so the key."""
-
-    checkpoint: Checkpoint
-    prompts: Prompts
-    sites: tuple[Site, ...]
-    pool: str = "mean"
-    tokens: str = "content"
-    truncate: bool = False
-    dtype: str = "float32"
-    attention: str = "sdpa"
-    seed: int = 0  # recorded; a pass itself draws no random numbers
-
-    def __post_init__(self) -> None:
-        check_pooling(self.pool, self.tokens)
-
-    @property
-    def key(self) -> ActivationKey:
-        return ActivationKey(
-            fingerprint=self.checkpoint.fingerprint,
-            prompts_digest=self.prompts.digest,
-            sites=self.sites,
-            pool=self.pool,
-            tokens=self.tokens,
-            truncated=self.truncate,
-            dtype=self.dtype,
-            attention=self.attention,
-        )
-
-    @property
-    def neurons(self) -> int:
-        """Of all sites together."""
-        return sum(self.checkpoint.neurons(site.component) for site in self.sites)
+from neuroscope.studies.extract_plan import Extraction, plan
 
 
 @dataclass(frozen=True)
@@ -161,7 +109,7 @@ def store_activations(
         wanted: what it is to hold.
         folder: where; see `extract_to`.
         load: gives the model, asked only if something has to be computed.
-        budget: tokens in a batch; found on the first batches if not given.
+        budget: tokens in a batch; see `plan`.
         allow_nonfinite: keep and count NaN and infinity instead of refusing them.
         progress: told how many prompts are through.
 
@@ -194,8 +142,8 @@ def _complete(
     progress: Progress,
 ) -> tuple[Manifest, int]:
     """The manifest of the folder once it is complete, and how many prompts were computed."""
-    token_budget = TokenBudget(budget, str(model.device))
-    planned = _plan(wanted, folder, model, token_budget.usual)
+    planned = plan(wanted, folder, model, budget, progress)
+    token_budget = TokenBudget(planned.provenance.batch_tokens)
     read = partial(tokenise, model, truncate=wanted.truncate)
     with unfinished_activations(
         folder, planned, wanted.prompts, read, progress=progress
@@ -230,82 +178,3 @@ def _progress_of_part(unfinished: UnfinishedActivations, progress: Progress) -> 
         progress(f"{task}, {unfinished.size / 1e6:,.0f} MB written", before + done, total)
 
     return report
-
-
-def _plan(wanted: Extraction, folder: Path, model: Model, batch_tokens: int) -> Manifest:
-    """What the folder is to hold, once it is known that the disk has the room.
-
-    Args:
-        batch_tokens: about how many a batch will hold.
-
-    Raises:
-        ActivationError: it has not.
-    """
-    count = len(wanted.prompts)
-    tokens = _estimated_tokens(wanted, model)
-    rows = count if wanted.pool != "none" else tokens
-    per_part = _prompts_per_part(wanted, model, tokens / count, batch_tokens)
-    needed = estimated_bytes(
-        rows=rows,
-        neurons=wanted.neurons,
-        sites=len(wanted.sites),
-        tokens=tokens,
-        characters=wanted.prompts.characters,
-        parts=-(-count // per_part),
-    )
-    check_room(folder, needed - stored_bytes(folder))
-    if needed > _LARGE:
-        _log.info("about %s MB will be written to %s", f"{needed / 1e6:,.0f}", folder)
-    provenance = provenance_of(
-        model,
-        wanted.prompts.digest,
-        pool=wanted.pool,
-        tokens=wanted.tokens,
-        truncate=wanted.truncate,
-        seed=wanted.seed,
-    )
-    return Manifest(wanted.key, count, per_part, provenance)
-
-
-def _estimated_tokens(wanted: Extraction, model: Model) -> int:
-    """About how many tokens all prompts are, from the characters of the first ones."""
-    sample = list(itertools.islice(wanted.prompts, _SAMPLE))
-    tokens = len(tokenise(model, sample, truncate=True).ids)
-    characters = sum(len(prompt.text) for prompt in sample)
-    return math.ceil(wanted.prompts.characters * tokens / characters)
-
-
-def _prompts_per_part(
-    wanted: Extraction, model: Model, tokens_per_prompt: float, batch_tokens: int
-) -> int:
-    """As many as memory should hold at a time."""
-    rows = 1 if wanted.pool != "none" else tokens_per_prompt
-    texts = tokens_per_prompt * _TOKEN_BYTES
-    if model.streamed:
-        found = _prompts_at_once(wanted, model, tokens_per_prompt, texts, rows)
-    else:
-        size = rows * wanted.neurons * 4 + texts
-        wished = _FULL_BATCHES * batch_tokens / tokens_per_prompt
-        found = max(_PART_BYTES / size, min(wished, _MOST * free_memory() / size))
-    return max(1, min(len(wanted.prompts), int(found)))
-
-
-def _prompts_at_once(
-    wanted: Extraction, model: Model, tokens_per_prompt: float, texts: float, rows: float
-) -> float:
-    """As many as half of the free memory can hold: the fewer times a streamed model is read."""
-    states = tokens_per_prompt * wanted.checkpoint.neurons("resid_post") * _STATES
-    values = rows * _widest_layer(wanted) * _COPIES + texts
-    device = str(model.device)
-    if device == "cpu":
-        return free_memory() / 2 / (states + values)
-    on_device = states if wanted.pool == "none" else states + values
-    return min(free_memory(device) / 2 / on_device, free_memory() / 2 / values)
-
-
-def _widest_layer(wanted: Extraction) -> int:
-    """Neurons of all sites of the layer that has most: a streamed model keeps one at a time."""
-    layers: Counter[int] = Counter()
-    for site in wanted.sites:
-        layers[site.layer] += wanted.checkpoint.neurons(site.component)
-    return max(layers.values())
