@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from neuroscope.errors import NeuroscopeError, SiteError
 from neuroscope.prompts import PromptSet
 from neuroscope.sites import Site
-from neuroscope.tokens import Tokens
+from neuroscope.tokens import TokenBlock
 
 Floats = NDArray[np.float32]
 POOLS = ("mean", "max", "last", "first", "none")
@@ -64,7 +64,7 @@ class Activations:
     """
 
     prompts: PromptSet
-    tokens: tuple[Tokens, ...]
+    tokens: TokenBlock  # a sequence with the tokens of each prompt
     arrays: Mapping[Site, Floats | list[Floats]]
     provenance: Provenance
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from os import PathLike
 from typing import Protocol
 
 from neuroscope.errors import PromptError
@@ -68,13 +69,20 @@ class PromptSet:
         return iter(self.prompts)
 
     @classmethod
-    def of(cls, prompts: "PromptSet | Iterable[str]") -> "PromptSet":
-        """A set from texts, whose ids are their positions; a set is returned as it is."""
+    def of(cls, prompts: "Prompts | Iterable[str]") -> "PromptSet":
+        """A set from texts, whose ids are their positions, or from any other prompts.
+
+        Raises:
+            PromptError: what is given is neither.
+        """
         if isinstance(prompts, PromptSet):
             return prompts
-        if isinstance(prompts, str):
-            raise PromptError("prompts must be a list of texts, not one text: write [text]")
-        return cls(tuple(Prompt(str(index), text) for index, text in enumerate(prompts)))
+        if isinstance(prompts, str | PathLike):
+            raise PromptError(
+                f"prompts must be a list of texts, not '{prompts}': write [text], or"
+                " PromptFile.open(path) for the prompts of a file"
+            )
+        return cls(tuple(_prompt(index, one) for index, one in enumerate(prompts)))
 
     @property
     def texts(self) -> list[str]:
@@ -93,6 +101,14 @@ class PromptSet:
     def characters(self) -> int:
         """Of all texts together."""
         return sum(len(prompt.text) for prompt in self.prompts)
+
+
+def _prompt(index: int, given: object) -> Prompt:
+    if isinstance(given, Prompt):
+        return given
+    if isinstance(given, str):
+        return Prompt(str(index), given)
+    raise PromptError(f"prompt {index} is {given!r}: it must be a text")
 
 
 def checked(prompts: Iterable[Prompt]) -> Iterator[Prompt]:

@@ -2,9 +2,10 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,8 +100,11 @@ class Vocabulary:
 
 
 @dataclass(frozen=True, eq=False)
-class TokenBlock:
-    """Tokens of many prompts end to end: far smaller than one `Tokens` a prompt.
+class TokenBlock(Sequence[Tokens]):
+    """Tokens of many prompts, end to end: far smaller than one `Tokens` a prompt.
+
+    >>> block[0].texts   # of the first prompt
+    ('[CLS]', 'the', 'cat', '[SEP]')
 
     `ids` is (tokens,); `ends` is (prompts,), the place after each prompt's last token.
     """
@@ -112,9 +116,19 @@ class TokenBlock:
     def __len__(self) -> int:
         return len(self.ends)
 
-    def __iter__(self) -> Iterator[Tokens]:
-        """Each prompt's tokens."""
-        return (self._tokens(start, end) for start, end in zip(self.starts, self.ends, strict=True))
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TokenBlock) and list(self) == list(other)
+
+    @overload
+    def __getitem__(self, index: int) -> Tokens: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Tokens]: ...
+
+    def __getitem__(self, index: int | slice) -> Tokens | list[Tokens]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        return self._tokens(int(self.starts[index]), int(self.ends[index]))
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:

@@ -86,7 +86,7 @@ def make(pool="mean", rule="content", seed=0):
         return [random.normal(size=(count, neurons)).astype(np.float32) for count in kept]
 
     arrays = {site: array(neurons) for site, neurons in NEURONS.items()}
-    return Activations(PROMPTS, tuple(tokenise(PROMPTS)), arrays, manifest(pool, rule).provenance)
+    return Activations(PROMPTS, tokenise(PROMPTS), arrays, manifest(pool, rule).provenance)
 
 
 def write(folder, acts, per_part=2, prompts=PROMPTS):
@@ -163,6 +163,8 @@ def test_only_the_sites_asked_for_are_read(folder):
     write(folder, make())
     shutil.rmtree(folder / "resid_post.0")
     assert read_activations(folder, [MLP]).sites == (MLP,)
+    for names in ("mlp_act", ["mlp_act.11"], ["blocks.11.mlp.hook_post"], [MLP, "mlp_act"]):
+        assert read_activations(str(folder), names).sites == (MLP,)
     assert read_activations(folder, []).tokens == make().tokens
 
 
@@ -516,8 +518,10 @@ def test_another_process_may_begin_and_finish_at_any_moment(folder, monkeypatch,
 
 def test_a_site_that_is_lacking_is_named(folder):
     write(folder, make())
-    with pytest.raises(ActivationError, match=r"acts does not hold mlp_out\.3"):
+    with pytest.raises(ActivationError, match=r"not hold mlp_out\.3; it holds resid_post\.0, mlp"):
         read_activations(folder, [RESID, Site("mlp_out", 3)])
+    with pytest.raises(SiteError, match="unknown site 'mlp_ac'"):
+        read_activations(folder, "mlp_ac")
 
 
 def test_a_folder_that_holds_something_else_is_not_written_to(tmp_path):

@@ -289,6 +289,16 @@ def test_a_file_of_prompts_that_shrinks_or_goes_is_told(models, tmp_path, small_
     assert not (tmp_path / "acts").exists()
 
 
+def test_a_file_of_prompts_is_read_in_memory_and_to_disk_alike(models, tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"id": "x", "text": "a dog", "topic": "pets"}\n{"text": "the cat"}\n')
+    prompts, model = PromptFile.open(path), models["bert", "right"]
+    stored = extract_to(str(tmp_path / "acts"), model, prompts, SITES)
+    assert_same(read_activations(str(stored.folder)), extract(model, prompts, SITES))
+    with pytest.raises(PromptError, match=r"PromptFile.open\(path\)"):
+        extract_to(tmp_path / "more", model, path, SITES)
+
+
 def test_parts_are_bounded_by_memory_and_by_the_work_that_a_kill_may_cost(models, monkeypatch):
     def per_part(tokens_per_prompt, batch_tokens=2048, pool="mean"):
         wanted = Extraction(model.checkpoint, prompts, (Site("resid_post", 0),), pool)

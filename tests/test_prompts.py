@@ -73,7 +73,9 @@ def test_the_digest_does_not_depend_on_the_order_of_labels():
     [
         ([], "no prompts were given: name at least one"),
         (["x", " \t\n"], "prompt '1' .number 2. is blank: give it text or leave it out"),
-        ("x", r"a list of texts, not one text: write \[text\]"),
+        ("x", r"a list of texts, not 'x': write \[text\], or PromptFile.open\(path\)"),
+        (Path("p.csv"), r"not 'p.csv': write .*PromptFile.open\(path\)"),
+        (["x", None], "prompt 1 is None: it must be a text"),
     ],
 )
 def test_texts_that_are_no_prompts_are_refused(texts, message):

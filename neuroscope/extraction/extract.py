@@ -17,7 +17,7 @@ from neuroscope.extraction.models import Model
 from neuroscope.extraction.pooling import pooling
 from neuroscope.extraction.reading import read_sites
 from neuroscope.progress import Progress, silent
-from neuroscope.prompts import PromptSet
+from neuroscope.prompts import Prompts, PromptSet
 from neuroscope.provenance import git_commit, library_versions
 from neuroscope.sites import Site, resolve_sites
 from neuroscope.tokens import TokenBlock
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def extract(
     model: Model,
-    prompts: PromptSet | Sequence[str],
+    prompts: Prompts | Sequence[str],
     sites: str | Sequence[str] = "resid_post",
     layers: str | int | Sequence[int] = "all",
     *,
@@ -46,7 +46,7 @@ def extract(
 
     Args:
         model: from `load_model`.
-        prompts: a set, or texts.
+        prompts: a set, a file, or texts.
         sites: components (`mlp_act`), sites (`mlp_act.3`) or TransformerLens names.
         layers: `all`, `3`, `0-5`, `2,4`, `-1`, for sites named without a layer.
         pool: how a prompt's tokens become one row: `mean`, `max`, `last`, `first`; `none` keeps
@@ -65,12 +65,12 @@ def extract(
         SiteError, PromptError: no such site or layer; a prompt that cannot be read.
         ActivationError: a value is not finite.
     """
-    prompts = PromptSet.of(prompts)
+    known = PromptSet.of(prompts)
     check_pooling(pool, tokens)
     wanted = resolve_sites(sites, layers, model.layer_count)
     token_budget = TokenBudget(usual_budget(str(model.device)) if budget is None else budget)
-    block = tokenise(model, prompts.prompts, truncate=truncate)
-    progress("extract", 0, len(prompts))
+    block = tokenise(model, known.prompts, truncate=truncate)
+    progress("extract", 0, len(known))
     found = dict(
         record(
             model,
@@ -79,7 +79,7 @@ def extract(
             pool=pool,
             rule=tokens,
             budget=token_budget,
-            check=FiniteCheck(model.name, prompts.ids, allow=allow_nonfinite),
+            check=FiniteCheck(model.name, known.ids, allow=allow_nonfinite),
             progress=progress,
         )
     )
@@ -89,14 +89,14 @@ def extract(
     }
     provenance = provenance_of(
         model,
-        prompts.digest,
+        known.digest,
         pool=pool,
         tokens=tokens,
         truncate=truncate,
         batch_tokens=token_budget(),
         seed=seed,
     )
-    return Activations(prompts, tuple(block), arrays, provenance)
+    return Activations(known, block, arrays, provenance)
 
 
 def record(

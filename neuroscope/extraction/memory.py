@@ -38,8 +38,8 @@ def free_memory(
 ) -> int:
     """Bytes that can still be taken on a device.
 
-    On the CPU within the limits of this process's control group and of those around it, such as
-    those of a container or a batch system's job.
+    On the CPU, whose memory an Apple GPU shares, within the limits of this process's control group
+    and of those around it, such as those of a container or a batch system's job.
     """
     if device.startswith("cuda"):
         import torch

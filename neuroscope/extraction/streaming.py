@@ -16,6 +16,7 @@ from greenlet import getcurrent, greenlet
 
 from neuroscope.errors import ModelError
 from neuroscope.extraction.checkpoints import READING, Checkpoint, refuse_unfit
+from neuroscope.extraction.memory import free_memory
 from neuroscope.extraction.weights import WeightFiles
 from neuroscope.sites import Site
 
@@ -250,7 +251,8 @@ def load_streamed(
         attention: `sdpa` or `eager`.
 
     Raises:
-        ModelError: the weights are quantised, damaged, or do not fit config.json.
+        ModelError: the weights are quantised, damaged, or do not fit config.json; there is not the
+            memory for two layers.
     """
     import torch
     from transformers import AutoConfig, AutoModel
@@ -269,6 +271,7 @@ def load_streamed(
         module = build(config, dtype=getattr(torch, dtype), attn_implementation=attention)
     module.eval().requires_grad_(False)
     refuse_unfit(checkpoint, _unfit(module, files))
+    _refuse_too_large(checkpoint, module, device)
     _fill_buffers(module, device)
     path = checkpoint.architecture.layers
     outside = {
@@ -290,6 +293,26 @@ def _unfit(module: Any, files: WeightFiles) -> list[str]:
         for name, empty in module.state_dict().items()
         if name not in files.stored or files.stored[name].shape != tuple(empty.shape)
     ]
+
+
+def _refuse_too_large(checkpoint: Checkpoint, module: Any, device: str) -> None:
+    """Refuses a model of which not even what is held at a time fits into memory."""
+    whole = sum(weight.nbytes for weight in module.state_dict().values())
+    layers = [
+        sum(weight.nbytes for weight in layer.state_dict().values())
+        for layer in module.get_submodule(checkpoint.architecture.layers)
+    ]
+    outside = whole - sum(layers)
+    held = {"cpu": 2 * max(layers) + (outside if device == "cpu" else 0)}
+    if device != "cpu":
+        held[device] = max(layers) + outside
+    for place, needed in held.items():
+        if needed > (free := free_memory(place)):
+            raise ModelError(
+                f"model '{checkpoint.name}' cannot be streamed: {needed / 1e9:.1f} GB must be held"
+                f" at a time as {str(module.dtype).removeprefix('torch.')} and {free / 1e9:.1f} GB"
+                f" are free on {place}: choose a smaller dtype (bfloat16), or free some"
+            )
 
 
 def _fill_buffers(module: Any, device: str) -> None:

@@ -1,18 +1,25 @@
 """Activations on disk: where they are kept, and reading them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from neuroscope.activations import Activations, Floats, Provenance
+from neuroscope.activations import Activations, Floats
 from neuroscope.errors import ActivationError
 from neuroscope.home import home
 from neuroscope.prompts import Prompt, PromptSet
-from neuroscope.sites import Site
-from neuroscope.storage.manifest import ActivationKey, read_manifest
-from neuroscope.storage.parts import damaged, read_prompt_part, read_site_part, read_token_part
-from neuroscope.tokens import Tokens
+from neuroscope.sites import Site, parse_site
+from neuroscope.storage.manifest import ActivationKey, Manifest, read_manifest
+from neuroscope.storage.parts import (
+    damaged,
+    read_prompt_part,
+    read_site_part,
+    read_token_table,
+    token_block,
+)
 
 
 def stored_at(key: ActivationKey) -> Path:
@@ -20,43 +27,74 @@ def stored_at(key: ActivationKey) -> Path:
     return home() / "activations" / key.digest
 
 
-def read_activations(folder: Path, sites: Sequence[Site] | None = None) -> Activations:
-    """Reads a folder of activations into memory, all sites of it or only those named.
+def read_activations(
+    folder: str | Path, sites: str | Sequence[str | Site] | None = None
+) -> Activations:
+    """Reads a folder of activations into memory.
+
+    >>> acts = read_activations("activations", ["mlp_act.3", "resid_post"])
+
+    Args:
+        folder: written by `extract_to` or `neuroscope extract`.
+        sites: those to read, a component standing for all of its layers; all if not given.
 
     Raises:
+        SiteError: a name is unknown.
         ActivationError: the folder is incomplete, damaged or of another schema, or lacks a site.
     """
+    folder = Path(folder)
     manifest = read_manifest(folder)
-    wanted = manifest.sites if sites is None else tuple(sites)
-    lacking = [str(site) for site in wanted if site not in manifest.sites]
-    if lacking:
-        raise ActivationError(f"{folder} does not hold {', '.join(lacking)}")
+    wanted = manifest.sites if sites is None else _chosen(folder, manifest, sites)
     prompts: list[Prompt] = []
-    tokens: list[Tokens] = []
-    blocks: dict[Site, list[Floats]] = {site: [] for site in wanted}
+    tables = []
     for number in range(manifest.parts):
         part = read_prompt_part(folder, number)
-        part_tokens = list(read_token_part(folder, number, part))
-        counts = list(_rows_of(part_tokens, manifest.provenance))
-        for site in wanted:
-            blocks[site].append(read_site_part(folder, str(site), number, part, counts))
+        tables.append(read_token_table(folder, number, [prompt.id for prompt in part]))
         prompts += part
-        tokens += part_tokens
     if len(prompts) != manifest.prompts:
         raise damaged(folder / "prompts", f"{len(prompts)} of {manifest.prompts} prompts")
-    arrays: dict[Site, Floats | list[Floats]] = {
-        site: np.concatenate(blocks.pop(site)) for site in wanted
-    }
-    if manifest.provenance.pool == "none":
-        ends = np.cumsum(list(_rows_of(tokens, manifest.provenance)))[:-1]
-        arrays = {site: np.split(arrays[site], ends) for site in wanted}
-    return Activations(PromptSet(tuple(prompts)), tuple(tokens), arrays, manifest.provenance)
+    found, tokens = PromptSet(tuple(prompts)), token_block(tables)
+    kept = tokens.kept_counts(manifest.key.tokens)
+    counts = kept if manifest.key.pool == "none" else np.ones_like(kept)
+    arrays: dict[Site, Floats | list[Floats]] = {}
+    for site in wanted:
+        values = _read_site(folder, manifest, site, found.ids, counts)
+        pooled = manifest.key.pool != "none"
+        arrays[site] = values if pooled else np.split(values, np.cumsum(counts)[:-1])
+    return Activations(found, tokens, arrays, manifest.provenance)
 
 
-def _rows_of(tokens: Sequence[Tokens], provenance: Provenance) -> Iterator[int]:
-    """How many rows each prompt has at a site."""
-    for one in tokens:
-        if provenance.pool != "none":
-            yield 1
-        else:
-            yield int(one.content.sum()) if provenance.tokens == "content" else len(one)
+def _read_site(
+    folder: Path, manifest: Manifest, site: Site, ids: Sequence[str], counts: NDArray[np.int64]
+) -> Floats:
+    """(rows of all prompts, neurons), put together as the parts are read."""
+    values: Floats | None = None
+    filled = 0
+    for number, start in zip(range(manifest.parts), count(0, manifest.prompts_per_part)):
+        span = slice(start, start + manifest.prompts_per_part)
+        part = read_site_part(folder, str(site), number, ids[span], counts[span])
+        if values is None:
+            values = np.empty((int(counts.sum()), part.shape[1]), dtype=np.float32)
+        values[filled : filled + len(part)] = part
+        filled += len(part)
+    assert values is not None  # there is a part, as there is a prompt
+    return values
+
+
+def _chosen(
+    folder: Path, manifest: Manifest, sites: str | Sequence[str | Site]
+) -> tuple[Site, ...]:
+    """The sites of a folder that are meant, in its order."""
+    wanted: set[Site] = set()
+    for name in [sites] if isinstance(sites, str) else sites:
+        component, layer = parse_site(str(name))
+        meant = {
+            site
+            for site in manifest.sites
+            if site.component == component and layer in (None, site.layer)
+        }
+        if not meant:
+            held = ", ".join(map(str, manifest.sites))
+            raise ActivationError(f"{folder} does not hold {name}; it holds {held}")
+        wanted |= meant
+    return tuple(site for site in manifest.sites if site in wanted)

@@ -1,18 +1,19 @@
 """The Parquet files of stored activations: what is in them, and how one is written whole."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neuroscope.activations import Floats
 from neuroscope.errors import ActivationError
 from neuroscope.files import written_whole
 from neuroscope.prompts import Prompt
-from neuroscope.tokens import TokenBlock, Tokens, Vocabulary
+from neuroscope.tokens import TokenBlock, Vocabulary
 
 _FACTS = b"neuroscope"  # the entry in a file's metadata that holds its `PartFacts`, as JSON
 _VALUES_A_GROUP = 2**25  # 134 MB; readers count those of a group of rows with 32 bits
@@ -155,18 +156,38 @@ def token_columns(ids: Sequence[str], tokens: TokenBlock) -> dict[str, Any]:
     }
 
 
-def read_token_part(folder: Path, number: int, prompts: Sequence[Prompt]) -> Iterator[Tokens]:
-    """The tokens of each prompt of a part.
+def read_token_table(folder: Path, number: int, ids: Sequence[str]) -> Any:
+    """The tokens of a part as an Arrow table; `ids` are those of its prompts.
 
     Raises:
-        ActivationError: it is missing or damaged, or lacks prompts.
+        ActivationError: it is missing or damaged, or its rows are not those of the prompts.
     """
-    names = ["prompt", "id", "text", "special", "unknown"]
+    names = ["prompt", "position", "id", "text", "special", "unknown"]
     table = read_part(folder, TOKENS, number, names)
-    columns = {name: table[name].to_pylist() for name in names}
-    ends = np.cumsum(_row_counts(part_path(folder, TOKENS, number), columns["prompt"], prompts))
-    for start, end in zip([0, *ends], ends, strict=False):
-        yield Tokens(*(tuple(columns[name][start:end]) for name in names[1:]))
+    ends = _ends(table)
+    if len(ends) == len(ids):
+        _check_rows(part_path(folder, TOKENS, number), table, ids, np.diff(ends, prepend=0))
+        return table
+    raise damaged(part_path(folder, TOKENS, number), f"{len(ends)} of {len(ids)} prompts")
+
+
+def token_block(tables: Sequence[Any]) -> TokenBlock:
+    """Tokens from Arrow tables, with what is known of their vocabulary from these alone."""
+    import pyarrow as pa
+
+    table = pa.concat_tables(tables)
+    ids = table["id"].to_numpy()
+    first = np.full(int(ids.max()) + 1, -1)
+    first[ids[::-1]] = np.arange(len(ids))[::-1]  # id -> its first row; the last write counts
+    known = np.flatnonzero(first >= 0)
+    rows = table.select(["text", "special", "unknown"]).take(pa.array(first[known]))
+    texts = np.full(len(first), "", dtype=object)
+    texts[known] = rows["text"].to_pylist()
+    special = frozenset(known[rows["special"].to_numpy()].tolist())
+    unknown = known[rows["unknown"].to_numpy()].tolist()
+    return TokenBlock(
+        ids, _ends(table), Vocabulary(texts.tolist(), special, unknown[0] if unknown else None)
+    )
 
 
 def read_token_block(folder: Path, number: int, vocabulary: Vocabulary) -> TokenBlock:
@@ -176,9 +197,13 @@ def read_token_block(folder: Path, number: int, vocabulary: Vocabulary) -> Token
         ActivationError: it is missing or damaged.
     """
     table = read_part(folder, TOKENS, number, ["position", "id"])
-    starts = np.flatnonzero(table["position"].to_numpy() == 0)
-    ids = table["id"].to_numpy()
-    return TokenBlock(ids, np.append(starts[1:], len(ids)).astype(np.int64), vocabulary)
+    return TokenBlock(table["id"].to_numpy(), _ends(table), vocabulary)
+
+
+def _ends(tokens: Any) -> NDArray[np.int64]:
+    """(prompts,) the row after each prompt's last token."""
+    starts = np.flatnonzero(tokens["position"].to_numpy() == 0)
+    return np.append(starts[1:], len(tokens)).astype(np.int64)
 
 
 def site_columns(
@@ -199,36 +224,31 @@ def site_columns(
 
 
 def read_site_part(
-    folder: Path, site: str, number: int, prompts: Sequence[Prompt], counts: Iterable[int]
+    folder: Path, site: str, number: int, ids: Sequence[str], counts: NDArray[np.int64]
 ) -> Floats:
     """(rows, neurons) of a part.
 
     Args:
-        counts: how many rows each prompt has.
+        ids: of its prompts.
+        counts: (prompts,) how many rows each has.
 
     Raises:
         ActivationError: it is missing or damaged, or its rows are not those of the prompts.
     """
-    path = part_path(folder, site, number)
     table = read_part(folder, site, number, ["prompt", "values"])
-    if list(_row_counts(path, table["prompt"].to_pylist(), prompts)) != list(counts):
-        raise damaged(path, "rows are lacking")
+    _check_rows(part_path(folder, site, number), table, ids, counts)
     column = table["values"].combine_chunks()
     values: Floats = column.flatten().to_numpy()
     return values.reshape(len(column), -1)
+
+
+def _check_rows(path: Path, table: Any, ids: Sequence[str], counts: NDArray[np.int64]) -> None:
+    """Raises ActivationError unless a table has so many rows of each prompt, in their order."""
+    if not table["prompt"].combine_chunks().equals(_repeated(ids, counts)):
+        raise damaged(path, f"its {len(table)} rows are not the {counts.sum()} of its prompts")
 
 
 def _repeated(ids: Sequence[str], counts: Any) -> Any:
     import pyarrow as pa
 
     return pa.array(ids, pa.string()).take(pa.array(np.repeat(np.arange(len(ids)), counts)))
-
-
-def _row_counts(path: Path, owners: list[str], prompts: Sequence[Prompt]) -> list[int]:
-    """How many rows each prompt has; rows are in the order of the prompts."""
-    counts = {prompt.id: 0 for prompt in prompts}
-    for owner in owners:
-        if owner not in counts:
-            raise damaged(path, f"it holds another prompt, '{owner}'")
-        counts[owner] += 1
-    return list(counts.values())

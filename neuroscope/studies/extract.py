@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from pathlib import Path
 
 from neuroscope.errors import ActivationError
@@ -73,7 +74,7 @@ def extract_to(
         ActivationError: a value is not finite; the folder holds something else; its disk has not
             the room.
     """
-    known = PromptSet.of(prompts) if isinstance(prompts, Sequence) else prompts
+    known = PromptSet.of(prompts) if isinstance(prompts, Sequence | PathLike) else prompts
     wanted = Extraction(
         model.checkpoint,
         known,
