@@ -27,7 +27,10 @@ app = typer.Typer(
 Model = Annotated[
     str, typer.Option(help="Built-in name (minilm), folder, or hub id (id@revision).")
 ]
-Layers = Annotated[str, typer.Option(help="all, 3, 0-5, 2,4 or -1 (the last); they count from 0.")]
+Layers = Annotated[
+    str,
+    typer.Option(help="all, 3, 0-5, 2,4 or -1 (the last), from 0; of sites named without one."),
+]
 Truncate = Annotated[bool, typer.Option("--truncate", help="Cut prompts at the model's limit.")]
 Device = Annotated[
     str, typer.Option(help="auto, cpu, cpu:4 (threads), cuda, cuda:1, mps, or all (every GPU).")

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -30,6 +31,7 @@ output = Console()
 
 _MOST_ROWS = 60
 _SECONDS_A_LINE = 30
+_SECONDS_OF_LATE = 30
 _COLUMNS = (
     ("aligned", "cosine"),
     ("aligned", "mse"),
@@ -68,7 +70,7 @@ def progress_bar() -> Iterator[Progress]:
 
 
 class Pace:
-    """How fast a piece of work goes, and how long the rest will take.
+    """How fast a piece of work has gone of late, and how long the rest will take.
 
     >>> pace = Pace()
     >>> pace.told("extract", 0, 1000)
@@ -77,17 +79,22 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self._task, self._began, self._before = "", 0.0, 0
+        self._task = ""
+        self._seen: deque[tuple[float, int]] = deque()  # when, and what was done by then
 
     def told(self, task: str, done: int, total: int) -> str:
         """Takes a progress report; what was done before the first one of a task does not count."""
         now = time.monotonic()
         if task != self._task:
-            self._task, self._began, self._before = task, now, done
-        seconds = now - self._began
-        if done <= self._before or seconds <= 0:
+            self._task = task
+            self._seen.clear()
+        self._seen.append((now, done))
+        while len(self._seen) > 2 and now - self._seen[1][0] > _SECONDS_OF_LATE:
+            self._seen.popleft()
+        then, before = self._seen[0]
+        if done <= before or now <= then:
             return ""
-        rate = (done - self._before) / seconds
+        rate = (done - before) / (now - then)
         left = str(timedelta(seconds=math.ceil((total - done) / rate)))
         clock = left.removeprefix("0:").removeprefix("0")
         return f"{rate:,.0f} prompts/s, {clock} left"
@@ -166,8 +173,8 @@ def show_extraction(stored: "Stored", seconds: float, *, json: bool) -> None:
         return
     kept = manifest.prompts - stored.computed
     lines = [
-        f"{manifest.prompts:,} prompts at {len(manifest.sites)} sites"
-        f" ({manifest.provenance.dtype}) are in {stored.folder}",
+        f"{_counted(manifest.prompts, 'prompt')} at {_counted(len(manifest.sites), 'site')}"
+        f" ({manifest.provenance.dtype}) in {stored.folder}",
         f"{stored.size / 1e6:,.1f} MB, {seconds:,.1f} s"
         + (f"; {kept:,} of the prompts were there already" if kept else ""),
     ]
@@ -177,6 +184,10 @@ def show_extraction(stored: "Stored", seconds: float, *, json: bool) -> None:
     ]
     for line in lines:
         output.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" + ("s" if number != 1 else "")
 
 
 def show_comparison(comparison: Comparison, focus: Sequence[int]) -> None:

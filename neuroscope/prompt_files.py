@@ -68,8 +68,9 @@ class PromptFile:
 def _known(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_file():
-        raise PromptError(f"prompt file '{path}' does not exist")
-    if path.suffix not in _READERS:
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise PromptError(f"prompt file '{path}' {what}")
+    if path.suffix.lower() not in _READERS:
         kinds = ", ".join(_READERS)
         raise PromptError(f"cannot read prompts from '{path}': the file's ending must be {kinds}")
     return path
@@ -79,7 +80,7 @@ def _read(path: Path, *, check: bool) -> Iterator[Prompt]:
     """The file's prompts, at least one; a fault is raised where it stands."""
     prompt = None
     try:
-        with closing(_READERS[path.suffix](path)) as rows:
+        with closing(_READERS[path.suffix.lower()](path)) as rows:
             found = (_prompt(index, line, row) for index, (line, row) in enumerate(rows))
             for prompt in checked(found) if check else found:
                 yield prompt
@@ -96,14 +97,21 @@ def _read(path: Path, *, check: bool) -> Iterator[Prompt]:
 def _prompt(index: int, line: int, row: Mapping[str, object]) -> Prompt:
     text = row.get("text")
     if not isinstance(text, str) or not text.strip():
-        raise PromptError(f"line {line}: 'text' is missing or blank; every row needs text")
+        fault = "missing or blank" if text is None or isinstance(text, str) else f"{text!r}"
+        raise PromptError(f"line {line}: 'text' is {fault}; every row needs text")
     labels = {
-        key: str(value)
+        key: _label(value)
         for key, value in row.items()
         if key not in ("id", "text") and value is not None
     }
     id = row.get("id")
     return Prompt(str(index) if id in (None, "") else str(id), text, labels)
+
+
+def _label(value: object) -> str:
+    """A label as text; what JSON alone can hold stays JSON."""
+    nested = isinstance(value, dict | list | bool)
+    return json.dumps(value, ensure_ascii=False, default=str) if nested else str(value)
 
 
 def _filled_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -122,8 +130,10 @@ def _read_text(path: Path) -> Rows:
 def _read_csv(path: Path) -> Rows:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
+        begins = 1  # the line where a row begins, which may be far above where it is found faulty
         try:
             columns = _checked_columns(reader.fieldnames or (), "line 1: ")
+            begins = reader.line_num + 1
             for row in reader:
                 if None in row or None in row.values():
                     raise PromptError(
@@ -131,9 +141,14 @@ def _read_csv(path: Path) -> Rows:
                         " that hold commas"
                     )
                 yield reader.line_num, row
+                begins = reader.line_num + 1
         except csv.Error as error:
-            longer = ": put texts that long into a .jsonl file" if "limit" in str(error) else ""
-            raise PromptError(f"line {reader.line_num}: {error}{longer}") from error
+            hint = (
+                "put texts that long into a .jsonl file"
+                if "limit" in str(error)
+                else "is a quote not closed, or not doubled within a text?"
+            )
+            raise PromptError(f"the row from line {begins} on: {error}; {hint}") from error
 
 
 def _checked_columns(names: Sequence[str], where: str) -> Sequence[str]:

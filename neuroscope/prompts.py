@@ -131,7 +131,7 @@ def checked(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
         if prompt.id in ids:
             raise PromptError(
                 f"two prompts share the id '{prompt.id}' (the second is number {number}): ids must"
-                " be distinct"
+                " be distinct, and one without gets its place, from 0"
             )
         ids.add(prompt.id)
         yield prompt

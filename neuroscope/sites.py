@@ -159,13 +159,20 @@ def resolve_sites(
     `layers`.
 
     Raises:
-        SiteError: a name is unknown, or a layer does not exist.
+        SiteError: a name is unknown, a layer does not exist, or layers are given where every name
+            has its own.
     """
     names = [sites] if isinstance(sites, str) else list(sites)
     if not names:
         raise SiteError(f"no sites were given: name at least one of {', '.join(COMPONENTS)}")
+    parsed = [parse_site(name) for name in names]
+    if layers != "all" and all(layer is not None for _, layer in parsed):
+        raise SiteError(
+            f"layers '{layers}' are for sites named without one, and each of {', '.join(names)} has"
+            " its own: leave out one or the other"
+        )
     found: set[Site] = set()
-    for component, layer in map(parse_site, names):
+    for component, layer in parsed:
         wanted = Layers.parse(layers if layer is None else layer).of(count)
         found.update(Site(component, index) for index in wanted)
     return tuple(sorted(found, key=lambda site: site.order))

@@ -580,10 +580,18 @@ def test_rows_that_are_not_finite_are_counted_by_site(folder):
 def test_what_cannot_fit_is_refused_with_the_figures(tmp_path):
     check_room(tmp_path / "not" / "there", 1000)
     with pytest.raises(
-        ActivationError, match=r"about 9,000,000,000 MB are needed .*, [\d,]+ MB are free"
+        ActivationError,
+        match=r"needs about 9,000,000,000.0 MB, and 100.0 MB to spare, but [\d,]+\.\d MB are free",
     ):
         check_room(tmp_path / "not" / "there", 9 * 10**15)
     assert free_bytes(tmp_path / "x") == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+
+
+def test_a_small_disk_takes_a_small_job(tmp_path, monkeypatch):
+    monkeypatch.setattr("neuroscope.storage.disk.free_bytes", lambda folder: 21_000_000)
+    check_room(tmp_path, 10_000_000)
+    with pytest.raises(ActivationError, match=r"about 11.0 MB, and 11.0 MB to spare, but 21.0 MB"):
+        check_room(tmp_path, 11_000_000)
 
 
 def test_the_estimate_is_near_what_is_written(folder):

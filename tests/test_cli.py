@@ -295,6 +295,16 @@ def test_the_pace_is_that_of_the_task_at_hand(monkeypatch):
     assert pace.told("extract", 62_000, 100_000) == "500 prompts/s, 1:16 left"
 
 
+def test_the_pace_is_that_of_late(monkeypatch):
+    """A slow start, such as of cold caches, is soon forgotten."""
+    pace = Pace()
+    for second in range(200):
+        monkeypatch.setattr("flows.display.time.monotonic", lambda second=second: float(second))
+        done = second if second < 100 else 100 + 50 * (second - 100)
+        told = pace.told("extract", done, 10_000)
+    assert told == "50 prompts/s, 1:39 left"
+
+
 def test_extract_refuses_a_folder_that_holds_files(refused, tmp_path):
     (tmp_path / "prompts.txt").write_text("the cat .\n")
     message = refused("extract", str(tmp_path / "prompts.txt"), "--out", str(tmp_path))

@@ -334,8 +334,8 @@ def test_a_prompt_that_cannot_be_read_is_found_before_anything_is_computed(
 
 
 def test_what_the_disk_has_no_room_for_is_refused_before_it_starts(models, tmp_path, monkeypatch):
-    monkeypatch.setattr("neuroscope.storage.disk.free_bytes", lambda folder: 100_050_000)
-    with pytest.raises(ActivationError, match=r"about 0 MB are needed for .* 100 MB are free"):
+    monkeypatch.setattr("neuroscope.storage.disk.free_bytes", lambda folder: 400_000)
+    with pytest.raises(ActivationError, match=r"needs about 0.3 MB, and 0.3 MB .* 0.4 MB are free"):
         extract_to(tmp_path / "acts", models["bert", "right"], prompts_of(300), SITES)
     assert not (tmp_path / "acts").exists()
     extract_to(tmp_path / "acts", models["bert", "right"], prompts_of(2), "resid_post", 0)

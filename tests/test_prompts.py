@@ -211,21 +211,21 @@ def test_only_a_new_line_ends_a_line(prompt_file, separator):
         ("p.csv", "text,topic\nx\n", "line 2: expected 2 columns"),
         ("p.csv", "text,topic\nx,y\n  ,z\n", "line 3: 'text' is missing or blank; every row needs"),
         ("p.csv", 'text\n"x\ny"\n" "\n', "line 4: 'text' is missing or blank"),
-        ("p.csv", 'text\nx\n"y\nz\n', "line [234]: unexpected end of data"),
-        ("p.csv", 'text\nx\n"y" z\n', "line [23]: ',' expected after"),
+        ("p.csv", 'text\nx\n"y\nz\n', "the row from line 3 on: unexpected end of data; is a quote"),
+        ("p.csv", 'text\nx\n"y" z\n', "the row from line 3 on: ',' expected after .*; is a quote"),
         ("p.jsonl", '{"text": "x"}\n\n{"text": \n', r"line 3: not JSON \(Expecting value"),
         (
             "p.jsonl",
             '{"text": "x"}\n["y"]\n',
             r'line 2: expected an object such as \{"text": "…"\}',
         ),
-        ("p.jsonl", '{"text": "x"}\n{"text": 3}\n', "line 2: 'text' is missing or blank"),
+        ("p.jsonl", '{"text": "x"}\n{"text": 3}\n', "line 2: 'text' is 3; every row needs text"),
         ("p.jsonl", '{"topic": "x"}\n', "line 1: 'text' is missing or blank; every row needs text"),
         ("p.jsonl", '{"text": "a \\ud83d"}\n', r"prompt '0' \(number 1\) holds half a character"),
         ("p.jsonl", '{"text": "a", "id": "\\ud83d"}\n', "holds half a character"),
         ("p.jsonl", "[" * 100_000, "line 1: not JSON"),
         ("p.csv", "text,a,text\nx,y,z\n", "line 1: 2 columns are called 'text': rename them"),
-        ("p.csv", "text\n" + "a" * 200_000, r"line \d: field larger .*: put texts that long into"),
+        ("p.csv", "text\n" + "a" * 200_000, r"row from line 2 on: field larger .*; put texts that"),
     ],
 )
 def test_a_malformed_file_is_refused_with_its_name_and_line(prompt_file, name, content, message):
@@ -237,7 +237,7 @@ def test_a_malformed_file_is_refused_with_its_name_and_line(prompt_file, name, c
 
 @pytest.mark.parametrize("header", ['"text\nx\n', '"te"xt,topic\nx,y\n'])
 def test_a_malformed_header_is_refused_as_any_other_line(prompt_file, header):
-    with pytest.raises(PromptError, match=r"p\.csv, line \d: "):
+    with pytest.raises(PromptError, match=r"p\.csv, the row from line 1 on: "):
         read_prompts(prompt_file("p.csv", header))
 
 
@@ -263,13 +263,26 @@ def test_a_file_that_is_not_parquet_is_refused(prompt_file):
         read_prompts(prompt_file("p.parquet", "text\nx\n"))
 
 
-@pytest.mark.parametrize("name", ["p.md", "p", "p.CSV", "p.txt.gz"])
+@pytest.mark.parametrize("name", ["p.md", "p", "p.tsv", "p.txt.gz"])
 def test_a_file_of_another_kind_is_refused_and_the_kinds_named(prompt_file, name):
     with pytest.raises(PromptError, match=r"ending must be \.txt, \.csv, \.jsonl, \.parquet"):
         read_prompts(prompt_file(name, "x"))
 
 
+def test_the_ending_may_be_in_capitals(prompt_file):
+    assert read_prompts(prompt_file("P.CSV", "text\nx\n")).texts == ["x"]
+
+
+def test_labels_that_are_no_text_stay_json(prompt_file):
+    row = {"text": "x", "at": [1, 2], "of": {"k": "ä"}, "ok": True, "n": 3, "none": None}
+    (prompt,) = read_prompts(prompt_file("p.jsonl", json.dumps(row)))
+    assert prompt.labels == {"at": "[1, 2]", "of": '{"k": "ä"}', "ok": "true", "n": "3"}
+
+
 def test_a_missing_file_is_refused(tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(PromptError, match=r"folder.csv' is a folder"):
+        read_prompts(tmp_path / "folder.csv")
     with pytest.raises(PromptError, match=r"prompt file '.*none\.txt' does not exist"):
         read_prompts(tmp_path / "none.txt")
 

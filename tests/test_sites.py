@@ -178,5 +178,7 @@ def test_resolving_refuses_what_the_model_does_not_have():
         resolve_sites("mlp_out.3", "all", 3)
     with pytest.raises(SiteError, match=r"no sites were given: name at least one of resid_pre"):
         resolve_sites([], "all", 3)
+    with pytest.raises(SiteError, match=r"layers '1' are for sites named without one, and each of"):
+        resolve_sites(["mlp_out.2", "blocks.0.hook_mlp_out"], "1", 3)
     with pytest.raises(SiteError, match="unknown site 'mlp'"):
         resolve_sites(["resid_post", "mlp"], "all", 3)

@@ -373,6 +373,26 @@ def test_a_device_without_the_memory_is_told_with_the_remedy(streamed):
     extract(streamed, PROMPTS, budget=24)
 
 
+def test_a_model_of_which_two_layers_do_not_fit_is_refused(folder, monkeypatch):
+    layer = max(layer_sizes(load_model(str(folder), memory="resident")).values())
+    for free, fits in ((1.9 * layer, False), (4 * layer, True)):
+        monkeypatch.setattr(
+            "neuroscope.extraction.streaming.free_memory", lambda device, free=free: free
+        )
+        if fits:
+            load_model(str(folder), memory="stream")
+        else:
+            with pytest.raises(ModelError, match=r"as float32 and 0.0 GB are free on cpu: choose"):
+                load_model(str(folder), memory="stream")
+
+
+def layer_sizes(model):
+    return {
+        index: sum(weight.nbytes for weight in model.layer(index).state_dict().values())
+        for index in range(model.layer_count)
+    }
+
+
 def test_a_resident_model_is_not_streamed(folder):
     with pytest.raises(ModelError, match="in memory as a whole"):
         streaming(load_model(str(folder), memory="resident"))

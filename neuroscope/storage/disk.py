@@ -12,7 +12,7 @@ from neuroscope.errors import ActivationError
 _TOKEN_BYTES = 6  # of a row of the tokens' table, compressed
 _ROW_BYTES = 6  # of a row's id and position at a site, likewise
 _PART_BYTES = 4096  # of a file's own framing
-_SPARE = 100_000_000  # left free: a disk that is full to the last byte stops other programs too
+_SPARE = 100e6  # most that is left free: a full disk stops other programs too
 
 
 def estimated_bytes(
@@ -53,12 +53,13 @@ def free_bytes(folder: Path) -> int:
 
 def check_room(folder: Path, needed: int) -> None:
     """Raises ActivationError unless `needed` bytes fit on the folder's disk."""
-    free = free_bytes(folder)
-    if needed + _SPARE > free:
+    free, spare = free_bytes(folder), min(_SPARE, needed)
+    if needed + spare > free:
+        needed_mb, spare_mb, free_mb = (f"{size / 1e6:,.1f}" for size in (needed, spare, free))
         raise ActivationError(
-            f"about {needed / 1e6:,.0f} MB are needed for {folder}, {free / 1e6:,.0f} MB are free:"
-            " name a folder on another disk (--out), or ask for fewer sites, layers or prompts, or"
-            " for pooled values instead of every token"
+            f"{folder} needs about {needed_mb} MB, and {spare_mb} MB to spare, but {free_mb} MB are"
+            " free: name a folder on another disk (--out), or ask for fewer sites, layers or"
+            " prompts, or for pooled values instead of every token"
         )
 
 
