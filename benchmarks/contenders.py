@@ -39,14 +39,14 @@ Contend = Callable[[list[str]], Outcome]
 """Loads a model, warms up, and is timed over the texts."""
 
 
-def ours(texts: list[str], dtype: str) -> Outcome:
-    """`neuroscope.extract` of two sites at every layer."""
+def ours(texts: list[str], dtype: str, sites: Sequence[str] = ("resid_post", "mlp_act")) -> Outcome:
+    """`neuroscope.extract` at every layer."""
     import neuroscope as ns
 
     model = ns.load_model(MODEL, device="cpu", dtype=dtype)
 
     def run(texts: list[str]) -> Pooled:
-        found = ns.extract(model, texts, ["resid_post", "mlp_act"], pool="mean", budget=BUDGET)
+        found = ns.extract(model, texts, sites, pool="mean", budget=BUDGET)
         return {str(site): found[site] for site in found}
 
     return timed(run, texts)

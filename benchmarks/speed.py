@@ -12,7 +12,7 @@ from benchmarks.child import CHECKED, Failed, Run, run_contender
 from benchmarks.contenders import Pooled
 from benchmarks.options import parser
 from benchmarks.prompts import load_prompts, write_texts
-from benchmarks.tables import machine, publish, table
+from benchmarks.tables import aim, cpu_flags, machine, publish, table
 
 BOTH = "`resid_post`, `mlp_act`"
 
@@ -139,6 +139,28 @@ def figures(name: str, result: Result, results: Mapping[str, Result | Failed]) -
     ]
 
 
+def aims(results: Mapping[str, Result | Failed]) -> list[str]:
+    """What is aimed at, beside what was found."""
+
+    def ratio(name: str, other: str) -> float | None:
+        one, two = results.get(name), results.get(other)
+        found = isinstance(one, Result) and isinstance(two, Result)
+        return one.rate / two.rate if found else None
+
+    amx = "" if "amx_bf16" in cpu_flags() else " (meant for CPUs with AMX, which this one has not)"
+    wanted = (
+        ("time / bare passes, float32", ratio("bare-fp32", "ours-fp32"), {"most": 1.1}),
+        ("time / bare passes, bfloat16", ratio("bare-bf16", "ours-bf16"), {"most": 1.1}),
+        ("speed / plain loop, float32", ratio("ours-fp32", "plain-loop"), {"least": 3}),
+        (
+            "speed / plain loop, bfloat16",
+            ratio("ours-bf16", "plain-loop"),
+            {"least": 8, "note": amx},
+        ),
+    )
+    return [aim(what, found, **bounds) for what, found, bounds in wanted if found is not None]
+
+
 def astray(results: Mapping[str, Result | Failed]) -> list[str]:
     """Contenders whose values are not Hugging Face's."""
     return [
@@ -173,7 +195,7 @@ def main() -> None:
     results = compare(texts, given.only, given.rounds)
     found = table(HEADER, lines(results), names=2)
     where = machine("nnsight", "transformer-lens", "neurox")
-    publish("speed", f"{found}\n\n{where}", write=given.write)
+    publish("speed", "\n\n".join([found, "\n".join(aims(results)), where]), write=given.write)
     if wrong := astray(results):
         sys.exit(f"values differ from Hugging Face's: {', '.join(wrong)}")
 

@@ -1,6 +1,7 @@
 """Tables in Markdown, and the sections of docs/performance.md that they are written into."""
 
 import datetime
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -18,6 +19,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 
     """A table in Markdown; the first columns hold `names`, the others figures."""
     rule = ["---"] * names + ["---:"] * (len(header) - names)
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+
+
+def aim(
+    what: str, found: float, *, least: float = 0, most: float = math.inf, note: str = ""
+) -> str:
+    """One line that says whether a figure is what is aimed at, as far as it is printed."""
+    bound = f"at most {most:.2f}" if least == 0 else f"at least {least:g}"
+    reached = "reached" if least <= round(found, 2) <= most else "not reached"
+    return f"- {what}: {found:.2f}; {bound} is aimed at, {reached}{note}"
 
 
 def publish(section: str, content: str, *, write: bool) -> None:
@@ -43,7 +53,7 @@ def write_section(path: Path, section: str, content: str) -> None:
 
 def machine(*libraries: str) -> str:
     """One line that says where and with what was measured: libraries beside the usual ones."""
-    flags = _cpu("flags").split()
+    flags = cpu_flags()
     gigabytes = psutil.virtual_memory().total / 1e9
     parts = [
         _cpu("model name") or platform.processor() or platform.machine(),
@@ -53,6 +63,11 @@ def machine(*libraries: str) -> str:
         *_versions([*_LIBRARIES, *libraries]),
     ]
     return f"Measured on {datetime.date.today()}: {', '.join(parts)}."
+
+
+def cpu_flags() -> list[str]:
+    """Instruction sets of this machine's processor, as Linux names them."""
+    return _cpu("flags").split()
 
 
 def _supported(flags: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from benchmarks.child import Failed, measure, run_contender
 from benchmarks.options import parser
 from benchmarks.prompts import load_prompts, write_texts
 from benchmarks.speed import words
-from benchmarks.tables import machine, publish, table
+from benchmarks.tables import aim, machine, publish, table
 from neuroscope.extraction.hardware import resolve_dtype
 
 COMMAND = Path(sys.executable).with_name("neuroscope")
@@ -72,11 +72,15 @@ def extraction(texts: Sequence[str], dtype: str) -> Extraction:
     return Extraction(len(texts), ended.seconds, bare, ended.peak, disk)
 
 
-def growth(found: Sequence[Extraction]) -> str:
-    """What the largest run took of memory over the smallest."""
+def aims(found: Sequence[Extraction]) -> list[str]:
+    """What is aimed at, beside what was found: the largest run's time and growth of memory."""
     small, large = (pick(found, key=lambda one: one.prompts) for pick in (min, max))
-    ratio = large.peak / small.peak
-    return f"Peak memory at {large.prompts:,} prompts / at {small.prompts:,}: {ratio:.2f}."
+    time = f"time / bare passes, {large.prompts:,} prompts"
+    memory = f"peak memory, {large.prompts:,} prompts / {small.prompts:,}"
+    return [
+        aim(time, large.seconds / large.bare, most=1.25),
+        aim(memory, large.peak / small.peak, most=1.05),
+    ]
 
 
 def main() -> None:
@@ -90,8 +94,8 @@ def main() -> None:
         print(f"{size} prompts", file=sys.stderr)
         found.append(extraction(load_prompts(given.prompts, size), dtype))
     shown = table(HEADER, [one.figures() for one in found], names=0)
-    text = f"{shown}\n\n{growth(found)} Model in {dtype}.\n\n{machine()}"
-    publish("volume", text, write=given.write)
+    text = [shown, "\n".join(aims(found)), f"Model in {dtype}. {machine()}"]
+    publish("volume", "\n\n".join(text), write=given.write)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ from benchmarks.child import Failed, Run
 from benchmarks.contenders import OWN
 from benchmarks.larger_than_memory import make_checkpoint, offloaded, streamed
 from benchmarks.prompts import LONGEST, lengths, load_prompts, make_prompts, write_texts
-from benchmarks.speed import HEADER, ROWS, Result, Row, astray, differences, lines, result_of
+from benchmarks.speed import HEADER, ROWS, Result, Row, aims, astray, differences, lines, result_of
 from benchmarks.tables import PERFORMANCE, machine, table, write_section
+from benchmarks.volume import Extraction
+from benchmarks.volume import aims as volume_aims
 from neuroscope.extraction.checkpoints import find_checkpoint
 
 
@@ -93,6 +95,24 @@ def test_what_does_not_run_says_why():
     assert peer[1] == "does not run: ModuleNotFoundError: No module named 'nnsight'"
     assert {len(row) for row in (plain, bare, own, peer)} == {len(HEADER)}
     assert astray(results) == ["ours-fp32"]
+    assert aims(results) == [
+        "- time / bare passes, float32: 1.10; at most 1.10 is aimed at, reached",
+        "- speed / plain loop, float32: 4.00; at least 3 is aimed at, reached",
+    ]
+
+
+def test_aims_that_are_missed_say_so(monkeypatch):
+    monkeypatch.setattr("benchmarks.speed.cpu_flags", lambda: ["avx2"])
+    results = {"plain-loop": Result(10, 50.0, 1, 0, 0), "ours-bf16": Result(10, 300.0, 1, 0, 0)}
+    assert aims(results) == [
+        "- speed / plain loop, bfloat16: 6.00; at least 8 is aimed at, not reached (meant for CPUs"
+        " with AMX, which this one has not)"
+    ]
+    small, large = (Extraction(10, 9.0, 8.0, 1000, 1), Extraction(100, 80.0, 50.0, 1056, 1))
+    assert volume_aims([large, small]) == [
+        "- time / bare passes, 100 prompts: 1.60; at most 1.25 is aimed at, not reached",
+        "- peak memory, 100 prompts / 10: 1.06; at most 1.05 is aimed at, not reached",
+    ]
 
 
 def test_values_that_are_not_finite_are_no_agreement():

@@ -110,6 +110,16 @@ def test_every_experiment_key_is_documented():
             assert f"`{key}`" in text, f"docs/experiments.md does not explain {key}"
 
 
+def test_every_site_and_alias_is_documented():
+    from neuroscope.sites import _ALIASES, COMPONENTS
+
+    lines = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8").splitlines()
+    rows = {line.split("`")[1]: line for line in lines if line.startswith("| `")}
+    assert set(rows) >= set(COMPONENTS)
+    for alias, component in _ALIASES.items():
+        assert f"`{alias}`" in rows[component], f"docs/comparing.md does not name {alias}"
+
+
 def test_nothing_unsafe_is_called():
     for path in sources():
         text = path.read_text(encoding="utf-8")
