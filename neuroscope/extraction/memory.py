@@ -28,7 +28,7 @@ _VERSIONS = (
         "total_inactive_file",
     ),
 )
-_KERNELS = 64  # a batch needs some ten of them
+_KERNELS = 32  # a batch needs some ten of them
 
 
 def free_memory(
@@ -53,11 +53,13 @@ def free_memory(
 def keep_few_kernels() -> None:
     """Keeps oneDNN, which multiplies matrices on the CPU, from growing with the work it has done.
 
-    It keeps a kernel for each shape of batch that it has met, 1,024 of them unless it is told
-    otherwise, which takes 100 MB in the end and makes nothing faster where shapes seldom return.
-    Heeded if nothing was computed in this process before; a setting of the user's own stays.
+    It and torch's layer above it each keep a kernel for every shape of batch that they have met,
+    1,024 of them unless they are told otherwise, which takes 100 MB in the end and makes nothing
+    faster where shapes seldom return. Heeded if nothing was computed in this process before; a
+    setting of the user's own stays.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS))
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, str(_KERNELS))
 
 
 def give_back_memory() -> None:
