@@ -2,8 +2,8 @@
 
 import json
 import math
-import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -59,39 +59,47 @@ def test_a_budget_holds_something_and_less_once_memory_did_not_suffice():
         TokenBudget(0)
 
 
-@contextmanager
-def passes_that_take(model, seconds, most=math.inf):
-    """Each pass takes as long, whatever its size; memory suffices for `most` tokens."""
+@pytest.fixture
+def passes_that_take(model, monkeypatch):
+    """Each pass takes as long by a clock of its own; memory suffices for `most` tokens."""
+    now = [0.0]
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
-    def wait(module, args, inputs):
-        time.sleep(seconds)
-        if inputs["input_ids"].numel() > most:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+    @contextmanager
+    def passes(seconds, most=math.inf):
+        def go_on(module, args, inputs):
+            now[0] += seconds
+            if inputs["input_ids"].numel() > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
 
-    watch = model.module.register_forward_pre_hook(wait, with_kwargs=True)
-    try:
-        yield
-    finally:
-        watch.remove()
+        watch = model.module.register_forward_pre_hook(go_on, with_kwargs=True)
+        try:
+            yield
+        finally:
+            watch.remove()
+
+    return passes
 
 
-def test_speeds_are_those_of_real_passes(model):
+def test_speeds_are_those_of_passes(model, passes_that_take):
     block = tokenise(model, PROMPTS.prompts)
-    with passes_that_take(model, 0.05):
+    with passes_that_take(0.5):
         slow, fast = measure(model, SITES, block, [20, 80])
-    # 0.05 s for the 18 tokens of two long prompts, or 20 of five short ones
-    assert slow == pytest.approx(18 / 0.05, rel=0.3)
-    assert fast == pytest.approx(4 * slow, rel=0.3)
+    # three passes: two of two prompts with 9 tokens, one of five with 4; then four times as many
+    assert slow == pytest.approx((2 * 9 + 2 * 9 + 5 * 4) / 1.5)
+    assert fast == pytest.approx(4 * slow)
 
 
-def test_a_budget_that_memory_does_not_suffice_for_is_never_the_fastest(model):
+def test_a_budget_that_memory_does_not_suffice_for_is_never_the_fastest(model, passes_that_take):
     block = tokenise(model, PROMPTS.prompts)
-    with passes_that_take(model, 0, most=50):
+    with passes_that_take(1, most=50):
         small, large = measure(model, SITES, block, [20, 80])
     assert small > 0 == large
 
 
-def test_what_was_found_is_remembered_for_the_model_and_the_machine(model, home, monkeypatch):
+def test_what_was_found_is_remembered_for_the_model_and_the_machine(
+    model, home, monkeypatch, passes_that_take
+):
     monkeypatch.setattr(tuning, "usual_budget", lambda device: 20)
     asked = []
 
@@ -99,16 +107,20 @@ def test_what_was_found_is_remembered_for_the_model_and_the_machine(model, home,
         asked.append(1)
         return tokenise(model, PROMPTS.prompts)
 
-    with passes_that_take(model, 0.02):
+    with passes_that_take(1):
         found = fastest_budget(model, SITES, sample)
-    assert found >= 80
-    (kept,) = (home / "budgets").iterdir()
-    assert json.loads(kept.read_text())["tokens"] == found
-    assert fastest_budget(model, SITES, sample) == found
-    assert len(asked) == 1
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
-    fastest_budget(model, SITES, sample)
-    assert len(asked) == 2
+        assert found >= 80
+        (kept,) = (home / "budgets").iterdir()
+        assert json.loads(kept.read_text())["tokens"] == found
+        assert fastest_budget(model, SITES, sample) == found
+        assert len(asked) == 1
+        kept.write_text('{"tokens"')  # damaged: tried anew
+        assert fastest_budget(model, SITES, sample) == found
+        assert len(asked) == 2
+        assert json.loads(kept.read_text())["tokens"] == found
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
+        fastest_budget(model, SITES, sample)
+    assert len(asked) == 3
 
 
 @pytest.fixture

@@ -127,8 +127,8 @@ def load_model(
     Args:
         name: `minilm`, a folder, a hub id such as `bert-base-uncased` or `bert-base-uncased@main`,
             or a found checkpoint.
-        device: `auto` (a GPU if there is one), `cpu`, `cpu:4` (four threads), `cuda`, `cuda:1`,
-            `mps`, or `all` (the layers spread over all GPUs).
+        device: `auto` (a GPU if there is one), `cpu`, `cpu:4` (four threads, for all of this
+            process's models), `cuda`, `cuda:1`, `mps`, or `all` (the layers spread over all GPUs).
         dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the device is fast in it.
         attention: `sdpa` or `eager`.
         padding_side: `right` or `left`; results do not depend on it.

@@ -42,8 +42,8 @@ def fastest_budget(model: Model, sites: Sequence[Site], sample: Callable[[], Tok
         sample: gives prompts to try with, asked only if this model has not been tried here yet.
     """
     path = _remembered_at(model)
-    if path.is_file():
-        return int(json.loads(path.read_text(encoding="utf-8"))["tokens"])
+    if remembered := _remembered(path):
+        return remembered
     block = sample()
     found = climb(
         usual_budget(str(model.device)), lambda budgets: measure(model, sites, block, budgets)
@@ -52,6 +52,14 @@ def fastest_budget(model: Model, sites: Sequence[Site], sample: Callable[[], Tok
     with written_whole(path, alone=False) as file:
         file.write(json.dumps({"tokens": found, "model": model.name}).encode())
     return found
+
+
+def _remembered(path: Path) -> int | None:
+    """What was found earlier, or None where nothing was, or a damaged file tells nothing."""
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["tokens"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def climb(start: int, speeds: Callable[[Sequence[int]], Sequence[float]]) -> int:
