@@ -122,7 +122,8 @@ def extract(
         typer.Option(help="resident, stream (weights stay on disk) or auto (stream if need be)."),
     ] = "auto",
     budget: Annotated[
-        int | None, typer.Option(help="Tokens a batch. [default: what is fastest, as found once]")
+        int | None,
+        typer.Option(help="Tokens a batch. [default: the device's usual; if many, the fastest]"),
     ] = None,
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Keep and count NaN and infinity.")

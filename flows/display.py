@@ -164,7 +164,7 @@ def show_extraction(stored: "Stored", seconds: float, *, json: bool) -> None:
                 "sites": [str(site) for site in manifest.sites],
                 "prompts": manifest.prompts,
                 "computed": stored.computed,
-                "parts": manifest.parts,
+                "parts": len(manifest.parts),
                 "bytes": stored.size,
                 "nonfinite": manifest.nonfinite,
                 "seconds": round(seconds, 3),

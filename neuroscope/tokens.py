@@ -130,6 +130,12 @@ class TokenBlock(Sequence[Tokens]):
             return [self[one] for one in range(*index.indices(len(self)))]
         return self._tokens(int(self.starts[index]), int(self.ends[index]))
 
+    def of(self, prompts: slice) -> "TokenBlock":
+        """The tokens of some neighbouring prompts."""
+        starts, ends = self.starts[prompts], self.ends[prompts]
+        first, last = int(starts[0]), int(ends[-1])
+        return TokenBlock(self.ids[first:last], ends - first, self.vocabulary)
+
     @cached_property
     def starts(self) -> NDArray[np.int64]:
         """(prompts,) the place of each prompt's first token."""

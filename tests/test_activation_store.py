@@ -54,7 +54,7 @@ def key(pool="mean", rule="content", **others):
     return ActivationKey(**values | {"dtype": "float32", "attention": "sdpa"} | others)
 
 
-def manifest(pool="mean", rule="content", per_part=2):
+def manifest(pool="mean", rule="content", per_part=2, tokens_per_part=1000):
     provenance = Provenance(
         model="tiny",
         architecture="bert",
@@ -72,7 +72,17 @@ def manifest(pool="mean", rule="content", per_part=2):
         prompts_digest=PROMPTS.digest,
         versions={"python": "3.11"},
     )
-    return Manifest(key(pool, rule), len(PROMPTS), per_part, provenance)
+    return Manifest(key(pool, rule), len(PROMPTS), per_part, tokens_per_part, provenance)
+
+
+def complete(pool="mean", **options):
+    return replace(manifest(pool, **options), parts=(2, 1))
+
+
+def opened(folder, plan, prompts=PROMPTS, **options):
+    return unfinished_activations(
+        folder, plan.key, lambda begun: plan, prompts, tokenise, **options
+    )
 
 
 def make(pool="mean", rule="content", seed=0):
@@ -89,11 +99,11 @@ def make(pool="mean", rule="content", seed=0):
     return Activations(PROMPTS, tokenise(PROMPTS), arrays, manifest(pool, rule).provenance)
 
 
-def write(folder, acts, per_part=2, prompts=PROMPTS):
+def write(folder, acts, per_part=2, prompts=PROMPTS, tokens_per_part=1000):
     """Writes activations part by part, and gives the numbers of the parts that were missing."""
     pool, rule = acts.provenance.pool, acts.provenance.tokens
-    plan = manifest(pool, rule, per_part)
-    with unfinished_activations(folder, plan, prompts, tokenise) as unfinished:
+    plan = manifest(pool, rule, per_part, tokens_per_part)
+    with opened(folder, plan, prompts) as unfinished:
         missing = list(unfinished.missing)
         for number in missing:
             write_part(unfinished, number, acts)
@@ -102,8 +112,8 @@ def write(folder, acts, per_part=2, prompts=PROMPTS):
 
 
 def write_part(unfinished, number, acts):
-    per_part = unfinished.manifest.prompts_per_part
-    span = slice(number * per_part, (number + 1) * per_part)
+    place = unfinished.manifest.part("prompts", number)
+    span = slice(place.first, place.first + place.prompts)
     ids, block = unfinished.inputs(number, VOCABULARY)
     join = np.concatenate if acts.provenance.pool == "none" else np.asarray
     values = ((site, join(acts[site][span])) for site in acts)
@@ -195,17 +205,17 @@ def test_a_folder_holds_what_it_says_and_no_scaffolding(folder):
     names = {path.name for path in folder.iterdir()}
     assert names == {MANIFEST, "prompts", "tokens", "resid_post.0", "mlp_act.11"}
     document = json.loads((folder / MANIFEST).read_text())
-    assert (document["schema"], document["prompts"]) == (3, 3)
+    assert (document["schema"], document["prompts"]) == (4, 3)
     assert document["digest"] == key("none").digest
     assert document["key"]["sites"] == ["resid_post.0", "mlp_act.11"]
-    assert read_manifest(folder) == manifest("none")
+    assert read_manifest(folder) == complete("none")
     assert stored_bytes(folder) == sum(path.stat().st_size for path in folder.rglob("*.parquet"))
 
 
 def test_what_is_complete_is_found_by_its_key(folder):
     assert complete_manifest(folder, key()) is None
     write(folder, make())
-    assert complete_manifest(folder, key()) == manifest()
+    assert complete_manifest(folder, key()) == complete()
     assert write(folder, make()) == []
 
 
@@ -225,7 +235,7 @@ def test_activations_of_another_key_are_kept_and_it_is_told_how_they_differ(fold
         complete_manifest(folder, key(**other))
     with (
         pytest.raises(ActivationError, match=message),
-        unfinished_activations(folder, replace(manifest(), key=key(**other)), PROMPTS, tokenise),
+        opened(folder, replace(manifest(), key=key(**other))),
     ):
         pass
     assert_same(read_activations(folder), make())
@@ -233,15 +243,81 @@ def test_activations_of_another_key_are_kept_and_it_is_told_how_they_differ(fold
 
 def test_a_folder_begun_with_another_key_is_taken_over_unless_it_holds_values(folder):
     for pool in ("max", "none"):
-        with unfinished_activations(folder, manifest(pool), PROMPTS, tokenise):
+        with opened(folder, manifest(pool)):
             pass
-    with unfinished_activations(folder, manifest("none"), PROMPTS, tokenise) as unfinished:
+    with opened(folder, manifest("none")) as unfinished:
         write_part(unfinished, 1, make("none"))
     with pytest.raises(ActivationError, match=r"holds other activations \(pool none\)"):
         write(folder, make())
     (folder / PARTS[1]).unlink()
     (folder / "resid_post.0" / "part-00001.parquet").unlink()
     assert write(folder, make()) == [0, 1]
+    assert_same(read_activations(folder), make())
+
+
+def test_nothing_is_left_of_a_key_that_a_folder_was_begun_with(folder):
+    """Neither by one that takes it over, nor by one whose prompts are refused."""
+    shutil.rmtree(folder, ignore_errors=True)
+    other = replace(manifest("max"), key=key("max", sites=(Site("mlp_out", 5),)))
+    with opened(folder, other):
+        (folder / "mlp_out.5").mkdir()
+        (folder / "mlp_out.5" / ".part-00000.parquet").write_bytes(b"killed while it was written")
+        (folder / ".inputs" / "tokens").mkdir(parents=True)  # likewise
+    refused = PromptError("prompt '9' is too long")
+
+    def refuse(prompts):
+        raise refused
+
+    with (
+        pytest.raises(PromptError, match="too long"),
+        unfinished_activations(folder, key(), lambda begun: manifest(), PROMPTS, refuse),
+    ):
+        pass
+    assert list(folder.iterdir()) == []
+    with opened(folder, other):
+        (folder / "mlp_out.5").mkdir()
+    write(folder, make())
+    names = {path.name for path in folder.iterdir()}
+    assert names == {MANIFEST, "prompts", "tokens", "resid_post.0", "mlp_act.11"}
+
+
+def test_what_a_folder_is_to_hold_is_planned_from_what_has_been_begun(folder):
+    """By one process at a time, or a second would plan from what was there before the first."""
+    told = []
+
+    def plan(begun):
+        told.append(begun)
+        return manifest()
+
+    for _ in range(2):
+        with unfinished_activations(folder, key(), plan, PROMPTS, tokenise) as unfinished:
+            assert (folder / ".lock").exists()
+    assert told == [None, manifest()]
+    for number in (0, 1):
+        with unfinished_activations(folder, key(), plan, PROMPTS, tokenise) as unfinished:
+            write_part(unfinished, number, make())
+    unfinished.finish()
+    with unfinished_activations(folder, key(), plan, PROMPTS, tokenise):
+        assert len(told) == 4
+
+
+def test_prompts_are_divided_by_their_tokens_too(folder):
+    """4, 6 and 3 tokens: three parts where each may have 6, two where it may have 10."""
+    write(folder, make(), per_part=3, tokens_per_part=6)
+    assert read_manifest(folder).parts == (1, 1, 1)
+    assert_same(read_activations(folder), make())
+    shutil.rmtree(folder)
+    write(folder, make("none"), per_part=3, tokens_per_part=10)
+    assert read_manifest(folder).parts == (1, 2)
+    assert_same(read_activations(folder), make("none"))
+
+
+def test_values_are_made_anew_where_the_prompts_have_to_be_divided_anew(folder):
+    write(folder, make(), per_part=1)
+    for name in (MANIFEST, "prompts/part-00002.parquet"):
+        (folder / name).unlink()
+    assert write(folder, make(), per_part=2) == [0, 1]
+    assert len(list((folder / "mlp_act.11").iterdir())) == 2
     assert_same(read_activations(folder), make())
 
 
@@ -264,8 +340,12 @@ def test_a_part_of_other_activations_is_not_taken_for_ones_own(folder, tmp_path,
     name = f"{table}/part-00001.parquet"
     shutil.copy(tmp_path / "other" / name, folder / name)
     assert complete_manifest(folder, key()) is None
+    with pytest.raises(ActivationError, match=rf"{name} is damaged .it is a part of something"):
+        read_activations(folder)
     assert write(folder, make("mean")) == ([1] if table == "resid_post.0" else [])
     assert_same(read_activations(folder), make("mean"))
+    shutil.copy(folder / table / "part-00000.parquet", folder / name)
+    assert complete_manifest(folder, key()) is None
 
 
 class Killed(BaseException):
@@ -305,7 +385,7 @@ def test_what_is_cut_short_is_not_found_and_goes_on_where_it_was(folder, monkeyp
 def test_finished_parts_are_not_computed_again(folder):
     first, second = make(seed=1), make(seed=2)
     plan = manifest()
-    with unfinished_activations(folder, plan, PROMPTS, tokenise) as unfinished:
+    with opened(folder, plan) as unfinished:
         write_part(unfinished, 1, first)
         assert unfinished.missing == [0]
         assert unfinished.finished_prompts == 1
@@ -327,15 +407,13 @@ def test_of_two_writers_one_waits_and_finds_it_done(folder):
             assert task.startswith("wait for another process")
             waits.set()
 
-        with unfinished_activations(
-            folder, plan, PROMPTS, tokenise, progress=progress
-        ) as unfinished:
+        with opened(folder, plan, progress=progress) as unfinished:
             parts.append(list(unfinished.missing))
             unfinished.finish()
 
     thread = threading.Thread(target=second)
     thread.start()
-    with unfinished_activations(folder, manifest(), PROMPTS, tokenise) as unfinished:
+    with opened(folder, manifest()) as unfinished:
         began.set()
         assert waits.wait(10)
         for number in (0, 1):
@@ -344,6 +422,28 @@ def test_of_two_writers_one_waits_and_finds_it_done(folder):
     thread.join(10)
     assert parts == [[]]
     assert_same(read_activations(folder), make())
+
+
+def test_one_that_waits_goes_on_where_the_first_fails_and_takes_its_folder_away(folder):
+    waits, done = threading.Event(), []
+
+    def second():
+        with opened(folder, manifest(), progress=lambda task, *_: waits.set()) as unfinished:
+            done.append(list(unfinished.missing))
+
+    def refuse(prompts):
+        thread.start()
+        assert waits.wait(10)
+        raise PromptError("prompt '9' is too long")
+
+    thread = threading.Thread(target=second)
+    with (
+        pytest.raises(PromptError),
+        unfinished_activations(folder, key(), lambda begun: manifest(), PROMPTS, refuse),
+    ):
+        pass
+    thread.join(10)
+    assert done == [[0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -404,12 +504,24 @@ def test_a_value_that_changed_on_the_disk_is_noticed(folder):
         read_activations(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 3}', '{"schema": 3, "key": {}}'])
+def changed(**entries):
+    """A manifest with other entries."""
+    return lambda text: json.dumps({**json.loads(text), **entries})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("", "{", "[]", "{}", '{"schema": 4}', '{"schema": 4, "key": {}}'),
+        *(changed(prompts_per_part=0), changed(tokens_per_part=0), changed(parts=[2])),
+    ],
+)
 @pytest.mark.parametrize("name", [MANIFEST, UNFINISHED])
-def test_a_damaged_manifest_is_told_with_the_remedy(folder, text, name):
+def test_a_damaged_manifest_is_told_with_the_remedy(folder, change, name):
     write(folder, make())
     (folder / MANIFEST).rename(folder / name)
-    (folder / name).write_text(text)
+    text = (folder / name).read_text()
+    (folder / name).write_text(change if isinstance(change, str) else change(text))
     with pytest.raises(ActivationError, match=rf"{name} is damaged .*delete this file and run"):
         complete_manifest(folder, key())
     (folder / name).unlink()  # as told
@@ -423,7 +535,7 @@ def test_another_schema_is_refused_and_nothing_is_changed(folder):
     (folder / MANIFEST).write_text(json.dumps({**document, "schema": 99}))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for attempt in (lambda: read_activations(folder), lambda: write(folder, make())):
-        with pytest.raises(ActivationError, match=r"schema 99, this version reads 3: extract"):
+        with pytest.raises(ActivationError, match=r"schema 99, this version reads 4: extract"):
             attempt()
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -432,7 +544,7 @@ def test_counts_of_values_that_are_not_finite_stay_with_their_parts(folder):
     """Whatever is made anew or cut short."""
 
     def write_zeros(sites, counts):
-        with unfinished_activations(folder, manifest(per_part=3), PROMPTS, tokenise) as unfinished:
+        with opened(folder, manifest(per_part=3)) as unfinished:
             ids, block = unfinished.inputs(0, VOCABULARY)
             values = ((site, np.zeros((3, 3), "f4")) for site in sites)
             unfinished.write(0, ids, block, values, counts)
@@ -445,13 +557,30 @@ def test_counts_of_values_that_are_not_finite_stay_with_their_parts(folder):
     (folder / "resid_post.0" / "part-00000.parquet").unlink()
     with pytest.raises(Killed):
         write_zeros((RESID,), {})
-    with unfinished_activations(folder, manifest(per_part=3), PROMPTS, tokenise) as unfinished:
+    with opened(folder, manifest(per_part=3)) as unfinished:
         assert (unfinished.missing, unfinished.nonfinite) == ([], {"mlp_act.11": 3})
         unfinished.finish()
     assert read_manifest(folder).nonfinite == {"mlp_act.11": 3}
     (folder / "mlp_act.11" / "part-00000.parquet").unlink()
     write_zeros((RESID, MLP), {RESID: 1})
     assert read_manifest(folder).nonfinite == {"resid_post.0": 1}
+
+
+def test_counts_are_kept_where_only_the_last_step_is_cut_short(folder):
+    """The manifest is there, and that of the unfinished folder has not been taken away."""
+    with opened(folder, manifest(per_part=3)) as unfinished:
+        ids, block = unfinished.inputs(0, VOCABULARY)
+        values = [(site, np.zeros((3, 3), "f4")) for site in (RESID, MLP)]
+        unfinished.write(0, ids, block, values, {MLP: 2})
+        left = (folder / UNFINISHED).read_bytes()
+        unfinished.finish()
+    (folder / UNFINISHED).write_bytes(left)
+    assert complete_manifest(folder, key()) is None
+    with opened(folder, manifest(per_part=3)) as unfinished:
+        assert (unfinished.missing, unfinished.nonfinite) == ([], {"mlp_act.11": 2})
+        unfinished.finish()
+    assert complete_manifest(folder, key()).nonfinite == {"mlp_act.11": 2}
+    assert not (folder / UNFINISHED).exists()
 
 
 def test_what_computes_the_rest_of_a_folder_is_noted_where_it_differs(folder):
@@ -461,9 +590,7 @@ def test_what_computes_the_rest_of_a_folder_is_noted_where_it_differs(folder):
     (folder / PARTS[0]).unlink()
     other = replace(first.provenance, device="cuda:0", created="later")
     for provenance in (replace(first.provenance, created="later"), other, other):
-        with unfinished_activations(
-            folder, replace(manifest(), provenance=provenance), PROMPTS, tokenise
-        ):
+        with opened(folder, replace(manifest(), provenance=provenance)):
             pass
     write(folder, replace(make(), provenance=other))
     found = read_manifest(folder)
@@ -500,7 +627,7 @@ def test_the_size_is_told_while_another_process_writes(folder):
         thread.join()
 
 
-@pytest.mark.parametrize("moment", range(4))
+@pytest.mark.parametrize("moment", range(5))
 def test_another_process_may_begin_and_finish_at_any_moment(folder, monkeypatch, moment):
     """While one looks at what is there, another begins, and then ends."""
     looks, read = iter(range(10)), Manifest.read
@@ -568,7 +695,7 @@ def test_a_disk_that_fills_keeps_what_is_finished(folder, monkeypatch):
 
 
 def test_rows_that_are_not_finite_are_counted_by_site(folder):
-    with unfinished_activations(folder, manifest(), PROMPTS, tokenise) as unfinished:
+    with opened(folder, manifest()) as unfinished:
         for number, rows in ((0, {MLP: 2, RESID: 1}), (1, {MLP: 1})):
             ids, block = unfinished.inputs(number, VOCABULARY)
             values = [(site, np.zeros((len(ids), 3), "f4")) for site in (RESID, MLP)]
@@ -624,7 +751,7 @@ def test_the_key_differs_with_everything_that_decides_the_values(name, other):
 
 
 def test_the_key_is_the_same_in_every_process_and_on_every_machine(home):
-    assert key().digest == "0592ff0b7ad0ace3ef84f52a4e6c145d"
+    assert key().digest == "27d92e79c7012262b08e4188a8817013"
     assert stored_at(key()) == home / "activations" / key().digest
 
 

@@ -153,6 +153,8 @@ def test_the_fingerprint_follows_weights_configuration_and_tokenizer(folder):
         assert find_checkpoint(str(folder)).fingerprint != before
         (folder / name).write_bytes(content)
     assert find_checkpoint(str(folder)).fingerprint == before
+    (folder / "added_tokens.json").write_text('{"zzz": 43}')  # tokenizers read it, too
+    assert find_checkpoint(str(folder)).fingerprint != before
 
 
 def test_the_built_in_model_is_checked_before_it_is_loaded(monkeypatch):

@@ -8,9 +8,11 @@ import resource
 import signal
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import WORDS
@@ -72,7 +74,7 @@ def assert_same(one, other, exact=False):
 def test_what_is_on_disk_is_what_is_in_memory(models, tmp_path, small_parts, pool):
     model, prompts = models["bert", "right"], prompts_of(40)
     stored = extract_to(tmp_path / "acts", model, prompts, SITES, pool=pool, tokens="all")
-    assert stored.manifest.parts > 3
+    assert len(stored.manifest.parts) > 3
     assert stored.computed == 40
     in_memory = extract(model, prompts, SITES, pool=pool, tokens="all")
     found = read_activations(stored.folder)
@@ -94,18 +96,20 @@ texts = st.lists(
     side=st.sampled_from(["right", "left"]),
     budget=st.one_of(st.none(), st.integers(1, 400)),
     per_part=st.integers(1, 30),
+    tokens_per_part=st.integers(1, 500),
     pool=st.sampled_from(["mean", "max", "first", "last", "none"]),
     rule=st.sampled_from(["content", "all"]),
     killed=st.integers(0, 80),
 )
 def test_any_prompts_budget_padding_and_kill_point_give_the_same(
-    models, texts, family, side, budget, per_part, pool, rule, killed
+    models, texts, family, side, budget, per_part, tokens_per_part, pool, rule, killed
 ):
     """The values are those of each prompt alone, also after being cut short at any file."""
     model, prompts = models[family, side], PromptSet.of(texts)
     options = {"pool": pool, "tokens": rule, "budget": budget}
     with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
         patch.setattr(Estimate, "prompts_per_part", lambda *_: per_part)
+        patch.setattr(Estimate, "tokens_per_part", lambda *_: tokens_per_part)
         kill_at_file(patch, killed)
         cut, whole = Path(root) / "cut", Path(root) / "whole"
         try:
@@ -265,7 +269,8 @@ def test_noted_values_that_are_not_finite_are_refused_before_more_is_computed(
     (tmp_path / "acts" / "mlp_out.0" / "part-00000.parquet").unlink()
     ran = []
     model.module.register_forward_pre_hook(lambda *_: ran.append(1))
-    with pytest.raises(ActivationError, match=r"not finite at mlp_out.1 .40 rows"):
+    kept = 40 - len(pq.read_table(tmp_path / "acts" / "mlp_out.1" / "part-00000.parquet"))
+    with pytest.raises(ActivationError, match=rf"not finite at mlp_out.1 .{kept} rows"):
         extract_to(tmp_path / "acts", model, prompts, "mlp_out")
     assert ran == []
 
@@ -302,21 +307,78 @@ def test_a_file_of_prompts_is_read_in_memory_and_to_disk_alike(models, tmp_path)
 def test_parts_are_bounded_by_memory_and_by_the_work_that_a_kill_may_cost(models, monkeypatch):
     def per_part(tokens_per_prompt, batch_tokens=2048, pool="mean"):
         wanted = Extraction(model.checkpoint, prompts, (Site("resid_post", 0),), pool)
-        return Estimate(wanted, model, tokens_per_prompt * len(prompts)).prompts_per_part(
-            batch_tokens
-        )
+        estimate = Estimate(wanted, model, tokens_per_prompt * len(prompts), tokens_per_prompt)
+        return estimate.prompts_per_part(batch_tokens)
 
     model, prompts = models["bert", "right"], range(10**9)
     few, many = per_part(10), per_part(1000)
     assert few == int(128e6 / (32 * 4 + 10 * 256))
     assert many * 1000 * 256 < 128e6
     assert per_part(1000, pool="none") == int(128e6 / (1000 * (32 * 4 + 256)))
-    assert per_part(1000, batch_tokens=10**6) == 4000  # four batches, whatever they take
-    monkeypatch.setattr(extract_plan, "free_memory", lambda device="cpu": 2e9)
-    assert per_part(1000, batch_tokens=10**6) == int(2e9 / 8 / (32 * 4 + 1000 * 256))
+    assert per_part(1000, batch_tokens=300_000) == 1200  # four batches
+    assert per_part(1000, batch_tokens=10**6) == int(512e6 / (32 * 4 + 1000 * 256))
     weights = sum(one.numel() for index in (0, 1) for one in model.layer(index).parameters())
     monkeypatch.setattr(extract_plan, "_PART_WORK", {"cpu": 2 * weights * 1000 * 77.5})
     assert per_part(1000) == 77
+
+
+@pytest.mark.parametrize("order", ["short first", "long first", "mixed"])
+def test_a_part_has_no_more_tokens_where_long_prompts_stand_together(
+    models, tmp_path, monkeypatch, order
+):
+    texts = ["dog"] * 300 + ["the cat sits on the mat . " * 8] * 30
+    if order == "mixed":
+        random.Random(0).shuffle(texts)
+    model, prompts = models["bert", "right"], PromptSet.of(texts[:: -1 if "long" in order else 1])
+    monkeypatch.setattr(extract_plan, "_PART_BYTES", 40 * (32 + 32) * 4)
+    monkeypatch.setattr(extract_plan, "_TOKEN_BYTES", 0)
+    monkeypatch.setattr(extract_plan, "_FULL_BATCHES", 0)
+    stored = extract_to(tmp_path / "acts", model, prompts, pool="none")
+    rows = [len(pq.read_table(path)) for path in sorted(stored.folder.glob("resid_post.0/*"))]
+    assert sum(rows) == 300 + 30 * 56
+    assert max(rows) <= 1.5 * 40 + 58
+    assert_same(read_activations(stored.folder), extract(model, prompts, pool="none"))
+
+
+def test_a_folder_goes_on_with_its_budget_unless_it_is_another_device(models, tmp_path):
+    """A graphics card's would be too large for a processor."""
+    model, prompts, folder = models["bert", "right"], prompts_of(20), tmp_path / "acts"
+    stored = extract_to(folder, model, prompts, budget=64)
+    for device, tokens in (("cpu", 64), ("cuda:0", 2048)):
+        provenance = replace(stored.manifest.provenance, device=device)
+        replace(stored.manifest, provenance=provenance).write(folder / "manifest.json")
+        (folder / "resid_post.0" / "part-00000.parquet").unlink(missing_ok=True)
+        assert extract_to(folder, model, prompts).manifest.latest.batch_tokens == tokens
+
+
+def test_what_memory_did_not_suffice_for_changes_no_later_part(models, tmp_path, small_parts):
+    """Or a folder that was cut short would not be the same as one that was not."""
+    model, prompts = models["bert", "right"], prompts_of(40)
+    room = [1]  # passes of the first part that fail
+
+    def fail(module, args, inputs):
+        if room[0] and len(inputs["input_ids"]) > 1:
+            room[0] -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    watch = model.module.register_forward_pre_hook(fail, with_kwargs=True)
+    whole = extract_to(tmp_path / "whole", model, prompts)
+    watch.remove()
+    assert room == [0]
+    assert whole.manifest.provenance.batch_tokens == 2048
+    other = extract_to(tmp_path / "other", model, prompts)
+    for number in range(1, len(whole.manifest.parts)):
+        name = f"resid_post.1/part-{number:05d}.parquet"
+        assert pq.read_table(whole.folder / name).equals(pq.read_table(other.folder / name))
+
+
+def test_memory_that_cannot_be_had_is_told(models, monkeypatch):
+    def refuse(*_):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("mmap.mmap", refuse)
+    with pytest.raises(ActivationError, match=r"has not the 0 MB .*Cannot allocate.* to disk"):
+        extract(models["bert", "right"], ["the cat"])
 
 
 def test_a_prompt_that_cannot_be_read_is_found_before_anything_is_computed(
@@ -391,7 +453,7 @@ def test_a_streamed_model_reads_its_weights_once_for_all_prompts(family_folder, 
         for name, weight in load_model(folder).module.state_dict().items()
         if name.startswith("layers.")
     )
-    assert stored.manifest.parts == 1
+    assert stored.manifest.parts == (40,)
     assert streamed.stream.bytes_read - before == layers
     ordinary = extract(load_model(folder), prompts, SITES)
     found = read_activations(stored.folder)

@@ -280,6 +280,24 @@ def test_roberta_counts_positions_from_its_padding_wherever_that_is(family_folde
             np.testing.assert_allclose(found[f"resid_post.{layer}"][index], state, **CLOSE)
 
 
+def test_roberta_without_a_padding_token_is_refused(family_folder, tmp_path):
+    folder = shutil.copytree(family_folder("roberta"), tmp_path / "roberta")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))
+    with pytest.raises(ModelError, match=r"counts positions from its pad_token_id.*give it the"):
+        extract(load_model(str(folder)), PROMPTS)
+
+
+@pytest.mark.parametrize("memory", ["resident", "stream"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_an_mlp_that_is_run_in_pieces_gives_the_same(family_folder, tmp_path, family, memory):
+    folder = shutil.copytree(family_folder(family), tmp_path / family)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"chunk_size_feed_forward": 1}))
+    expected = extract(load_model(str(family_folder(family))), PROMPTS, COMPONENTS)
+    assert_equal(extract(load_model(str(folder), memory=memory), PROMPTS, COMPONENTS), expected)
+
+
 def test_a_padding_token_that_the_model_has_not_is_no_fault(family_folder):
     model = load_model(str(family_folder("llama")))
     model.tokenizer.add_special_tokens({"pad_token": "[PAD]"})

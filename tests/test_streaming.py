@@ -426,8 +426,8 @@ def test_sizes_are_those_of_the_loaded_weights(family, family_folder):
     assert weight_bytes(model.checkpoint, "float16") == whole
 
 
-VERSION_2 = ("memory.max", "memory.current", "inactive_file")
-VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+VERSION_2 = ("memory.max", "memory.current", "")
+VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
 
 
 @pytest.mark.parametrize(
@@ -440,15 +440,17 @@ def test_free_memory_heeds_the_limits_of_control_groups(tmp_path, line, below, f
     own.write_text(f"1:name=systemd:/\n{line}\n")
     free = partial(free_memory, cgroups=groups, own=own)
     assert free() > 2**20
-    limit, use, cache = files
+    limit, use, prefix = files
     group = groups / below / limited
     group.mkdir(parents=True)
     (group / limit).write_text("max\n")
     assert free() > 2**20
     (group / limit).write_text("1000\n")
     (group / use).write_text("700\n")
-    (group / "memory.stat").write_text(f"anon 500\n{cache} 200\n")
-    assert free() == 500
+    # pages of files are given back when they are needed, whether read once or twice
+    cached = f"{prefix}inactive_file 200\n{prefix}active_file 150\n"
+    (group / "memory.stat").write_text(f"anon 350\n{cached}")
+    assert free() == 650
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text("0::/jobs/18\n2:memory:/jobs/18\n")
     assert (free(own=elsewhere) > 2**20) == (limited == "jobs/17")

@@ -114,13 +114,35 @@ def test_what_was_found_is_remembered_for_the_model_and_the_machine(
         assert json.loads(kept.read_text())["tokens"] == found
         assert fastest_budget(model, SITES, sample) == found
         assert len(asked) == 1
-        kept.write_text('{"tokens"')  # damaged: tried anew
-        assert fastest_budget(model, SITES, sample) == found
-        assert len(asked) == 2
+        for damaged in ('{"tokens"', "[]", '{"tokens": 0}'):  # tried anew
+            kept.write_text(damaged)
+            assert fastest_budget(model, SITES, sample) == found
+        assert len(asked) == 4
         assert json.loads(kept.read_text())["tokens"] == found
         monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
         fastest_budget(model, SITES, sample)
-    assert len(asked) == 3
+    assert len(asked) == 5
+
+
+def test_what_cannot_be_remembered_is_used_all_the_same(model, home, passes_that_take, caplog):
+    home.mkdir(exist_ok=True)
+    (home / "budgets").write_text("in the way")
+    with passes_that_take(1):
+        found = fastest_budget(model, SITES, lambda: tokenise(model, PROMPTS.prompts))
+    assert found == 2048
+    assert "2048 tokens a batch are fastest, which cannot be remembered in" in caplog.text
+
+
+def test_of_two_that_try_at_once_both_take_what_was_remembered_first(model, home, passes_that_take):
+    def sample():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tuning, "climb", lambda start, speeds: 77)
+            fastest_budget(model, SITES, lambda: tokenise(model, PROMPTS.prompts))
+        return tokenise(model, PROMPTS.prompts)
+
+    with passes_that_take(1):
+        assert fastest_budget(model, SITES, sample) == 77
+        assert fastest_budget(model, SITES, sample) == 77
 
 
 @pytest.fixture

@@ -32,8 +32,20 @@ class Architecture:
         return int(config[self.layer_count])
 
     def first_position(self, config: Mapping[str, Any]) -> int:
-        """The position id of a prompt's first token."""
-        return int(config.get("pad_token_id", 1)) + 1 if self.positions_after_padding else 0
+        """The position id of a prompt's first token.
+
+        Raises:
+            ModelError: it follows from the padding token, and there is none.
+        """
+        if not self.positions_after_padding:
+            return 0
+        padding = config.get("pad_token_id", 1)
+        if padding is None:
+            raise ModelError(
+                f"a {self.family} model counts positions from its pad_token_id, and config.json has"
+                " null there: give it the padding token's id"
+            )
+        return int(padding) + 1
 
     def token_limit(self, config: Mapping[str, Any]) -> int:
         """The longest prompt the model can read, in tokens."""

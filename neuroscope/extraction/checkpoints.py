@@ -24,10 +24,19 @@ BUILT_IN = {
 SAFE: Any = {"local_files_only": True, "trust_remote_code": False}
 """How transformers is to read a checkpoint's files."""
 
-READING: Any = SAFE | {"output_hidden_states": False, "output_attentions": False}
-"""Likewise its model: what config.json may ask for would fill the memory beside what is kept."""
+READING: Any = SAFE | {
+    # what config.json may ask for would fill the memory beside what is kept,
+    "output_hidden_states": False,
+    "output_attentions": False,
+    # or divide the MLP's work, which changes no value, but of which only the last piece is seen
+    "chunk_size_feed_forward": 0,
+}
+"""How transformers is to read a checkpoint's model."""
 
-_FILES = ("config.json", "tokenizer*", "*.model", "vocab*", "merges.txt", "*special_tokens_map*")
+_FILES = (
+    *("config.json", "tokenizer*", "*.model", "vocab*", "merges.txt"),
+    *("*special_tokens_map*", "added_tokens*"),
+)
 _WEIGHTS = "*.safetensors"
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neuroscope.activations import Activations, Floats, Provenance, check_pooling
+from neuroscope.errors import ActivationError
 from neuroscope.extraction.batching import Batch, batches, tokenise
 from neuroscope.extraction.budget import TokenBudget, usual_budget
 from neuroscope.extraction.finite import FiniteCheck
@@ -68,7 +69,8 @@ def extract(
     known = PromptSet.of(prompts)
     check_pooling(pool, tokens)
     wanted = resolve_sites(sites, layers, model.layer_count)
-    token_budget = TokenBudget(usual_budget(str(model.device)) if budget is None else budget)
+    batch_tokens = usual_budget(str(model.device)) if budget is None else budget
+    token_budget = TokenBudget(batch_tokens)
     block = tokenise(model, known.prompts, truncate=truncate)
     progress("extract", 0, len(known))
     found = dict(
@@ -93,7 +95,7 @@ def extract(
         pool=pool,
         tokens=tokens,
         truncate=truncate,
-        batch_tokens=token_budget(),
+        batch_tokens=batch_tokens,
         seed=seed,
     )
     return Activations(known, block, arrays, provenance)
@@ -171,8 +173,19 @@ def _apart(rows: int, neurons: int) -> Floats:
 
     Among the small and short-lived tensors of a pass it would leave gaps behind, and memory would
     grow with the number of parts.
+
+    Raises:
+        ActivationError: there is not so much.
     """
-    space = mmap.mmap(-1, max(rows * neurons * 4, 1))
+    size = max(rows * neurons * 4, 1)
+    try:
+        space = mmap.mmap(-1, size)
+    except OSError as error:
+        raise ActivationError(
+            f"memory has not the {size / 1e6:,.0f} MB that the values of a site take"
+            f" ({error.strerror}): extract them to disk, which takes a part at a time, or fewer"
+            " prompts, or pooled values instead of every token"
+        ) from error
     return np.frombuffer(space, dtype=np.float32, count=rows * neurons).reshape(rows, neurons)
 
 

@@ -15,17 +15,17 @@ class _CgroupFiles:
     controller: str  # as /proc/self/cgroup names it
     limit: str
     use: str
-    cache: str  # line of memory.stat: the part of the use that is given back when it is needed
+    cache: tuple[str, ...]  # lines of memory.stat: what of the use is given back when it is needed
 
 
 _VERSIONS = (
-    _CgroupFiles(".", "", "memory.max", "memory.current", "inactive_file"),
+    _CgroupFiles(".", "", "memory.max", "memory.current", ("inactive_file", "active_file")),
     _CgroupFiles(
         "memory",
         "memory",
         "memory.limit_in_bytes",
         "memory.usage_in_bytes",
-        "total_inactive_file",
+        ("total_inactive_file", "total_active_file"),
     ),
 )
 _KERNELS = 32  # a batch needs some ten of them
@@ -85,8 +85,9 @@ def _left_to_cgroups(cgroups: Path, own: Path) -> Iterator[int]:
                 lines = (folder / "memory.stat").read_text().splitlines()
             except (OSError, ValueError):  # not this version, not seen from here, or "max"
                 continue
-            spare = dict(line.split() for line in lines).get(version.cache, "0")
-            yield max(0, total - used + int(spare))
+            figures = dict(line.split() for line in lines)
+            spare = sum(int(figures.get(name, 0)) for name in version.cache)
+            yield max(0, total - used + spare)
 
 
 def _own_group(own: Path, controller: str) -> PurePosixPath:

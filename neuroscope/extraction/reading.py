@@ -69,8 +69,8 @@ def _stream(
         if not _is_out_of_memory(error):
             raise
         raise ActivationError(
-            f"the device has not the memory for '{model.name}': give a smaller --budget than"
-            f" {max(batch.ids.numel() for batch in batches)} tokens, or choose --device cpu"
+            f"there is not the memory for '{model.name}' on {model.device}: give a smaller --budget"
+            f" than {max(batch.ids.numel() for batch in batches)} tokens, or free some"
         ) from error
 
 
@@ -90,8 +90,8 @@ def _divided(
             raise
         if len(batch.members) == 1:
             raise ActivationError(
-                f"the device has not the memory for one prompt of {batch.ids.shape[1]} tokens:"
-                " shorten it, free some memory, or choose --memory stream or --device cpu"
+                f"there is not the memory for one prompt of {batch.ids.shape[1]} tokens on"
+                f" {batch.ids.device}: shorten it, free some memory, or choose --memory stream"
             ) from error
     if found is not None:
         yield batch, found
@@ -103,4 +103,5 @@ def _divided(
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device had not the memory; torch has a type of its own for CUDA only."""
-    return any(words in str(error) for words in ("out of memory", "can't allocate memory"))
+    told = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return any(words in str(error) for words in told)

@@ -7,6 +7,7 @@ one size, and the same job gives the same values again.
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 SAMPLE = 16
 """Times the usual budget: tokens of prompts that the trials should be given."""
 
+_log = logging.getLogger("neuroscope")
+
 _SHARES = (0.15, 0.5, 0.85)  # where among the batches, the longest prompts first, trials are taken
 _ROUNDS = 2  # of trials; the faster one counts, as the first meets cold caches
 _WORTHWHILE = 1.03  # less of a gain may be chance
@@ -48,18 +51,30 @@ def fastest_budget(model: Model, sites: Sequence[Site], sample: Callable[[], Tok
     found = climb(
         usual_budget(str(model.device)), lambda budgets: measure(model, sites, block, budgets)
     )
-    path.parent.mkdir(exist_ok=True)
-    with written_whole(path, alone=False) as file:
-        file.write(json.dumps({"tokens": found, "model": model.name}).encode())
-    return found
+    return _remembered(path) or _remember(path, found, model.name)  # another may have been faster
 
 
 def _remembered(path: Path) -> int | None:
     """What was found earlier, or None where nothing was, or a damaged file tells nothing."""
     try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["tokens"])
+        tokens = int(json.loads(path.read_text(encoding="utf-8"))["tokens"])
+        return tokens if tokens > 0 else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _remember(path: Path, tokens: int, name: str) -> int:
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with written_whole(path, alone=False) as file:
+            file.write(json.dumps({"tokens": tokens, "model": name}).encode())
+    except OSError as error:
+        _log.warning(
+            "%d tokens a batch are fastest, which cannot be remembered in %s (%s): the next large"
+            " job will try again",
+            *(tokens, path.parent, error.strerror),
+        )
+    return tokens
 
 
 def climb(start: int, speeds: Callable[[Sequence[int]], Sequence[float]]) -> int:

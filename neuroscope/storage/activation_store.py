@@ -1,7 +1,6 @@
 """Activations on disk: where they are kept, and reading them."""
 
 from collections.abc import Sequence
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,8 @@ from neuroscope.prompts import Prompt, PromptSet
 from neuroscope.sites import Site, parse_site
 from neuroscope.storage.manifest import ActivationKey, Manifest, read_manifest
 from neuroscope.storage.parts import (
+    PROMPTS,
+    TOKENS,
     damaged,
     read_prompt_part,
     read_site_part,
@@ -47,12 +48,13 @@ def read_activations(
     wanted = manifest.sites if sites is None else _chosen(folder, manifest, sites)
     prompts: list[Prompt] = []
     tables = []
-    for number in range(manifest.parts):
-        part = read_prompt_part(folder, number)
-        tables.append(read_token_table(folder, number, [prompt.id for prompt in part]))
+    for number in range(len(manifest.parts)):
+        part = read_prompt_part(folder, manifest.part(PROMPTS, number))
+        ids = [prompt.id for prompt in part]
+        tables.append(read_token_table(folder, manifest.part(TOKENS, number), ids))
         prompts += part
     if len(prompts) != manifest.prompts:
-        raise damaged(folder / "prompts", f"{len(prompts)} of {manifest.prompts} prompts")
+        raise damaged(folder / PROMPTS, f"{len(prompts)} of {manifest.prompts} prompts")
     found, tokens = PromptSet(tuple(prompts)), token_block(tables)
     kept = tokens.kept_counts(manifest.key.tokens)
     counts = kept if manifest.key.pool == "none" else np.ones_like(kept)
@@ -70,9 +72,10 @@ def _read_site(
     """(rows of all prompts, neurons), put together as the parts are read."""
     values: Floats | None = None
     filled = 0
-    for number, start in zip(range(manifest.parts), count(0, manifest.prompts_per_part)):
-        span = slice(start, start + manifest.prompts_per_part)
-        part = read_site_part(folder, str(site), number, ids[span], counts[span])
+    for number in range(len(manifest.parts)):
+        place = manifest.part(str(site), number)
+        span = slice(place.first, place.first + place.prompts)
+        part = read_site_part(folder, place, ids[span], counts[span])
         if values is None:
             values = np.empty((int(counts.sum()), part.shape[1]), dtype=np.float32)
         values[filled : filled + len(part)] = part

@@ -3,7 +3,10 @@
 import itertools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from neuroscope.errors import PromptError
 from neuroscope.progress import Progress
@@ -13,14 +16,38 @@ from neuroscope.storage.manifest import Manifest
 from neuroscope.storage.parts import (
     PROMPTS,
     TOKENS,
-    PartFacts,
+    Part,
+    part_at,
     prompt_columns,
     token_columns,
+    whole_part,
     write_part,
 )
 from neuroscope.tokens import TokenBlock
 
 Tokenise = Callable[[Sequence[Prompt]], TokenBlock]
+
+_UNFINISHED = ".inputs"  # folder in which they are written
+
+
+def written_inputs(folder: Path, manifest: Manifest) -> tuple[int, ...] | None:
+    """How many prompts each part has, or None unless prompts and tokens are there, all of them."""
+    sizes: list[int] = []
+    first = 0
+    while first < manifest.prompts:
+        place = Part(manifest.key.digest, PROMPTS, len(sizes), first, prompts=0)
+        found = part_at(place.path(folder))
+        if (
+            not found
+            or found.prompts < 1
+            or not found.is_for(replace(place, prompts=found.prompts))
+        ):
+            return None
+        if not whole_part(folder, replace(found, table=TOKENS)):
+            return None
+        sizes.append(found.prompts)
+        first += found.prompts
+    return tuple(sizes) if first == manifest.prompts else None
 
 
 def write_inputs(
@@ -32,9 +59,9 @@ def write_inputs(
         ActivationError: the disk is full or fails.
         PromptError: a prompt cannot be read by the model, or they are not those of the manifest.
     """
-    unfinished = folder / ".inputs"
+    unfinished = folder / _UNFINISHED
     with disk_errors(folder):
-        shutil.rmtree(unfinished, ignore_errors=True)
+        discard_unfinished(folder)
         unfinished.mkdir()
     try:
         written = _writing(prompts, unfinished, manifest, tokenise, progress)
@@ -45,25 +72,41 @@ def write_inputs(
                 shutil.rmtree(folder / table, ignore_errors=True)
                 (unfinished / table).rename(folder / table)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        discard_unfinished(folder)
+
+
+def discard_unfinished(folder: Path) -> None:
+    """Takes away what a killed process had begun to write."""
+    shutil.rmtree(folder / _UNFINISHED, ignore_errors=True)
 
 
 def _writing(
     prompts: Prompts, folder: Path, manifest: Manifest, tokenise: Tokenise, progress: Progress
 ) -> Iterator[Prompt]:
     """The prompts, written part by part as they go by."""
-    rest, key = iter(prompts), manifest.key.digest
-    for number in range(manifest.parts):
-        progress("read prompts", number * manifest.prompts_per_part, manifest.prompts)
-        part = list(itertools.islice(rest, manifest.prompts_per_part))
-        if not part:  # the file has shrunk
-            break
-        tokens = tokenise(part)
-        ids = [prompt.id for prompt in part]
-        with disk_errors(folder.parent):
-            facts = PartFacts(key, PROMPTS, len(part))
-            write_part(folder, number, prompt_columns(part), facts)
-            facts = PartFacts(key, TOKENS, len(tokens.ids))
-            write_part(folder, number, token_columns(ids, tokens), facts)
-        yield from part
-    yield from rest  # there are none, unless the file has grown
+    rest, key, first, number = iter(prompts), manifest.key.digest, 0, 0
+    while chunk := list(itertools.islice(rest, manifest.prompts_per_part)):
+        progress("read prompts", first, manifest.prompts)
+        tokens = tokenise(chunk)
+        for span in _pieces(tokens, manifest.tokens_per_part):
+            part = chunk[span]
+            about = (number, first, len(part))
+            with disk_errors(folder.parent):
+                write_part(folder, Part(key, PROMPTS, *about), prompt_columns(part))
+                columns = token_columns([prompt.id for prompt in part], tokens.of(span))
+                write_part(folder, Part(key, TOKENS, *about), columns)
+            number, first = number + 1, first + len(part)
+        yield from chunk
+
+
+def _pieces(tokens: TokenBlock, most: int) -> list[slice]:
+    """Neighbouring prompts that go into one part: of about as many tokens each, `most` or fewer.
+
+    A piece may have a prompt's tokens more than that.
+    """
+    total = len(tokens.ids)
+    count = -(-total // most)
+    middles = (tokens.starts + tokens.ends) / 2
+    cuts = np.searchsorted(middles, [total * one / count for one in range(1, count)])
+    edges = np.unique([0, *cuts, len(tokens)]).tolist()
+    return list(itertools.starmap(slice, itertools.pairwise(edges)))

@@ -4,6 +4,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ from neuroscope.activations import Provenance
 from neuroscope.errors import ActivationError, SiteError
 from neuroscope.files import written_whole
 from neuroscope.sites import Site
+from neuroscope.storage.parts import Part
 
-SCHEMA = 3
+SCHEMA = 4
 MANIFEST = "manifest.json"
 
 
@@ -29,7 +32,7 @@ class ActivationKey:
     dtype: str
     attention: str
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """32 hexadecimal digits."""
         return hashlib.sha256(json.dumps([self.to_dict(), SCHEMA]).encode()).hexdigest()[:32]
@@ -56,18 +59,21 @@ class ActivationKey:
 class Manifest:
     """What a folder of activations holds, or is to hold while it is on its way.
 
-    Beside it stand the folders `prompts` and `tokens` and one for each site, each with `parts`
-    Parquet files. A site's rows have the columns `prompt` (its id), at token level `position`, and
+    Beside it stand the folders `prompts` and `tokens` and one for each site, with a Parquet file
+    for each part. A site's rows have the columns `prompt` (its id), at token level `position`, and
     `values`, a list as long as the layer has neurons.
     """
 
     key: ActivationKey
     prompts: int
-    prompts_per_part: int
+    prompts_per_part: int  # at most
+    tokens_per_part: int  # about as many at most
     provenance: Provenance
     later: tuple[Provenance, ...] = ()
     """What was at work when the folder was continued, where that had changed: another device or
     version of a library gives values that differ in their last bits. The oldest first."""
+    parts: tuple[int, ...] = ()
+    """How many prompts each part holds, in their order; known once all prompts are written."""
     nonfinite: Mapping[str, int] = field(default_factory=dict)
     """Site -> rows with a value that is not finite, where these were allowed; once complete."""
 
@@ -75,9 +81,14 @@ class Manifest:
     def sites(self) -> tuple[Site, ...]:
         return self.key.sites
 
-    @property
-    def parts(self) -> int:
-        return -(-self.prompts // self.prompts_per_part)
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """(parts,) the place of each part's first prompt among all."""
+        return tuple(accumulate(self.parts[:-1], initial=0))
+
+    def part(self, table: str, number: int) -> Part:
+        """What a file of a table is to say of itself; `number` counts the parts from 0."""
+        return Part(self.key.digest, table, number, self.starts[number], self.parts[number])
 
     @property
     def latest(self) -> Provenance:
@@ -115,7 +126,13 @@ class Manifest:
             found["key"] = ActivationKey.from_dict(found["key"])
             found["provenance"] = Provenance(**found["provenance"])
             found["later"] = tuple(Provenance(**one) for one in found["later"])
-            return cls(**found)
+            found["parts"] = tuple(found["parts"])
+            manifest = cls(**found)
+            if min(manifest.prompts_per_part, manifest.tokens_per_part, *manifest.parts) < 1:
+                raise ValueError("an empty part")
+            if manifest.parts and sum(manifest.parts) != manifest.prompts:
+                raise ValueError(f"parts of {sum(manifest.parts)} prompts")
+            return manifest
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SiteError) as error:

@@ -1,8 +1,8 @@
 """The Parquet files of stored activations: what is in them, and how one is written whole."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +15,45 @@ from neuroscope.files import written_whole
 from neuroscope.prompts import Prompt
 from neuroscope.tokens import TokenBlock, Vocabulary
 
-_FACTS = b"neuroscope"  # the entry in a file's metadata that holds its `PartFacts`, as JSON
+_FACTS = b"neuroscope"  # the entry in a file's metadata that holds its `Part`, as JSON
 _VALUES_A_GROUP = 2**25  # 134 MB; readers count those of a group of rows with 32 bits
 
 PROMPTS, TOKENS = "prompts", "tokens"
 """Folders of the tables that stand beside the sites."""
 
 
-def part_path(folder: Path, table: str, number: int) -> Path:
-    """Where a part of a table is: parts count from 0, in the order of the prompts."""
-    return folder / table / f"part-{number:05d}.parquet"
-
-
 @dataclass(frozen=True)
-class PartFacts:
-    """What a part says of itself, so that it cannot be taken for another's.
+class Part:
+    """One Parquet file, as it says of itself, so that it cannot be taken for another.
 
-    `key` is the digest of what it belongs to, `table` the site or other table that it is a part of,
-    `rows` how many it has, `nonfinite` how many of them hold a value that is not finite.
+    It is about `prompts` prompts, of which `first` is the place of the first among all.
     """
 
-    key: str
-    table: str
-    rows: int
-    nonfinite: int = 0
+    key: str  # digest of the key that it belongs to
+    table: str  # a site, or what stands beside the sites
+    number: int  # of the part, from 0
+    first: int
+    prompts: int
+    nonfinite: int = 0  # rows with a value that is not finite
+
+    def path(self, folder: Path) -> Path:
+        return folder / self.table / f"part-{self.number:05d}.parquet"
+
+    def is_for(self, place: "Part") -> bool:
+        """Whether it is what belongs in a place, whatever its values."""
+        return replace(self, nonfinite=0) == replace(place, nonfinite=0)
 
 
-def write_part(folder: Path, number: int, columns: dict[str, Any], facts: PartFacts) -> int:
-    """Writes a part, which gets its name when it is whole and on the disk; gives its bytes.
+def write_part(folder: Path, part: Part, columns: dict[str, Any]) -> int:
+    """Writes a part, which gets its name when it is whole and on the disk.
 
     Args:
         folder: of the activations.
-        number: of the part.
+        part: what it is, and is to say of itself.
         columns: name -> values of all rows.
-        facts: what the part is to say of itself.
+
+    Returns:
+        By how many bytes the folder has grown.
 
     Raises:
         OSError: the disk is full or fails; the part is not there then.
@@ -56,9 +61,10 @@ def write_part(folder: Path, number: int, columns: dict[str, Any], facts: PartFa
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = part_path(folder, facts.table, number)
+    path = part.path(folder)
     path.parent.mkdir(exist_ok=True)
-    found = pa.table(columns, metadata={_FACTS: json.dumps(asdict(facts))})
+    before = path.stat().st_size if path.is_file() else 0
+    found = pa.table(columns, metadata={_FACTS: json.dumps(asdict(part))})
     options: dict[str, Any] = {"compression": "zstd"}
     if "values" in columns:
         # compression takes time and makes floats no smaller
@@ -68,11 +74,11 @@ def write_part(folder: Path, number: int, columns: dict[str, Any], facts: PartFa
     with written_whole(path) as file:
         pq.write_table(found, file, write_page_checksum=True, **options)
         size = file.tell()
-    return size
+    return size - before
 
 
-def part_facts(folder: Path, table: str, number: int) -> PartFacts | None:
-    """What a part says of itself, or None unless it is there to its end.
+def part_at(path: Path) -> Part | None:
+    """What a file says of itself, or None unless it is there to its end.
 
     Its pages are checked when they are read.
     """
@@ -80,36 +86,46 @@ def part_facts(folder: Path, table: str, number: int) -> PartFacts | None:
     from pyarrow import ArrowException
 
     try:
-        found = pq.read_metadata(part_path(folder, table, number)).metadata or {}
-        return PartFacts(**json.loads(found[_FACTS]))
-    except (ArrowException, OSError, KeyError, ValueError, TypeError):
+        return _part_of(pq.read_metadata(path).metadata)
+    except (ArrowException, OSError):
         return None
 
 
-def whole_part(folder: Path, key: str, table: str, number: int) -> PartFacts | None:
-    """What a part says of itself if it is whole and belongs to this key, else None."""
-    facts = part_facts(folder, table, number)
-    return facts if facts and (facts.key, facts.table) == (key, table) else None
+def whole_part(folder: Path, place: Part) -> Part | None:
+    """The part in its place, with its count of values that are not finite; None if not whole."""
+    found = part_at(place.path(folder))
+    return found if found and found.is_for(place) else None
 
 
-def read_part(folder: Path, table: str, number: int, columns: list[str]) -> Any:
+def read_part(folder: Path, place: Part, columns: list[str]) -> Any:
     """Columns of a part as an Arrow table.
 
     Raises:
-        ActivationError: it is missing, damaged or lacks a column.
+        ActivationError: it is missing, damaged, or another's.
     """
     import pyarrow.parquet as pq
     from pyarrow import ArrowException
 
-    path = part_path(folder, table, number)
+    path = place.path(folder)
     try:
-        return pq.read_table(path, columns=columns, page_checksum_verification=True)
+        table = pq.read_table(path, columns=columns, page_checksum_verification=True)
     except FileNotFoundError as error:
         raise ActivationError(
             f"{path} is missing: run the same extraction again, which makes only what is missing"
         ) from error
     except (ArrowException, OSError) as error:
         raise damaged(path, str(error).partition("\n")[0]) from error
+    found = _part_of(table.schema.metadata)
+    if not found or not found.is_for(place):
+        raise damaged(path, "it is a part of something else")
+    return table
+
+
+def _part_of(metadata: Mapping[bytes, bytes] | None) -> Part | None:
+    try:
+        return Part(**json.loads((metadata or {})[_FACTS]))
+    except (KeyError, ValueError, TypeError):
+        return None
 
 
 def damaged(path: Path, reason: object) -> ActivationError:
@@ -128,17 +144,17 @@ def prompt_columns(prompts: Sequence[Prompt]) -> dict[str, Any]:
     }
 
 
-def read_prompt_part(folder: Path, number: int) -> list[Prompt]:
+def read_prompt_part(folder: Path, place: Part) -> list[Prompt]:
     """The prompts of a part.
 
     Raises:
         ActivationError: it is missing or damaged.
     """
-    rows = read_part(folder, PROMPTS, number, ["id", "text", "labels"]).to_pylist()
+    rows = read_part(folder, place, ["id", "text", "labels"]).to_pylist()
     try:
         return [Prompt(row["id"], row["text"], json.loads(row["labels"])) for row in rows]
     except (TypeError, ValueError) as error:
-        raise damaged(part_path(folder, PROMPTS, number), error) from error
+        raise damaged(place.path(folder), error) from error
 
 
 def token_columns(ids: Sequence[str], tokens: TokenBlock) -> dict[str, Any]:
@@ -156,19 +172,19 @@ def token_columns(ids: Sequence[str], tokens: TokenBlock) -> dict[str, Any]:
     }
 
 
-def read_token_table(folder: Path, number: int, ids: Sequence[str]) -> Any:
+def read_token_table(folder: Path, place: Part, ids: Sequence[str]) -> Any:
     """The tokens of a part as an Arrow table; `ids` are those of its prompts.
 
     Raises:
         ActivationError: it is missing or damaged, or its rows are not those of the prompts.
     """
     names = ["prompt", "position", "id", "text", "special", "unknown"]
-    table = read_part(folder, TOKENS, number, names)
+    table = read_part(folder, place, names)
     ends = _ends(table)
     if len(ends) == len(ids):
-        _check_rows(part_path(folder, TOKENS, number), table, ids, np.diff(ends, prepend=0))
+        _check_rows(place.path(folder), table, ids, np.diff(ends, prepend=0))
         return table
-    raise damaged(part_path(folder, TOKENS, number), f"{len(ends)} of {len(ids)} prompts")
+    raise damaged(place.path(folder), f"{len(ends)} of {len(ids)} prompts")
 
 
 def token_block(tables: Sequence[Any]) -> TokenBlock:
@@ -190,13 +206,13 @@ def token_block(tables: Sequence[Any]) -> TokenBlock:
     )
 
 
-def read_token_block(folder: Path, number: int, vocabulary: Vocabulary) -> TokenBlock:
+def read_token_block(folder: Path, place: Part, vocabulary: Vocabulary) -> TokenBlock:
     """The tokens of a part's prompts, end to end.
 
     Raises:
         ActivationError: it is missing or damaged.
     """
-    table = read_part(folder, TOKENS, number, ["position", "id"])
+    table = read_part(folder, place, ["position", "id"])
     return TokenBlock(table["id"].to_numpy(), _ends(table), vocabulary)
 
 
@@ -224,7 +240,7 @@ def site_columns(
 
 
 def read_site_part(
-    folder: Path, site: str, number: int, ids: Sequence[str], counts: NDArray[np.int64]
+    folder: Path, place: Part, ids: Sequence[str], counts: NDArray[np.int64]
 ) -> Floats:
     """(rows, neurons) of a part.
 
@@ -235,8 +251,8 @@ def read_site_part(
     Raises:
         ActivationError: it is missing or damaged, or its rows are not those of the prompts.
     """
-    table = read_part(folder, site, number, ["prompt", "values"])
-    _check_rows(part_path(folder, site, number), table, ids, counts)
+    table = read_part(folder, place, ["prompt", "values"])
+    _check_rows(place.path(folder), table, ids, counts)
     column = table["values"].combine_chunks()
     values: Floats = column.flatten().to_numpy()
     return values.reshape(len(column), -1)

@@ -1,8 +1,10 @@
 """A folder of activations on its way: written part by part, by one process at a time."""
 
+import itertools
 import logging
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +17,13 @@ from neuroscope.progress import Progress, silent
 from neuroscope.prompts import Prompts
 from neuroscope.sites import Site
 from neuroscope.storage.disk import disk_errors, stored_bytes
-from neuroscope.storage.inputs import Tokenise, write_inputs
+from neuroscope.storage.inputs import Tokenise, discard_unfinished, write_inputs, written_inputs
 from neuroscope.storage.manifest import MANIFEST, ActivationKey, Manifest
 from neuroscope.storage.parts import (
     PROMPTS,
     TOKENS,
-    PartFacts,
+    Part,
+    part_at,
     read_prompt_part,
     read_token_block,
     site_columns,
@@ -44,35 +47,28 @@ class UnfinishedActivations:
 
     def __init__(self, folder: Path, manifest: Manifest):
         self.folder, self.manifest = folder, manifest
-        self._found = {
-            (str(site), number): whole_part(folder, manifest.key.digest, str(site), number)
-            for site in manifest.sites
-            for number in range(manifest.parts)
-        }
-        self.missing = sorted({number for (_, number), facts in self._found.items() if not facts})
-        """Parts to be written."""
         self.size = stored_bytes(folder)
         """Bytes of the parts on the disk."""
-
-    @property
-    def finished_prompts(self) -> int:
-        """How many prompts the parts that are there already hold."""
-        count = self.manifest.prompts
-        return count - sum(len(self._span(number)) for number in self.missing)
-
-    @property
-    def nonfinite(self) -> dict[str, int]:
-        """Site -> rows with a value that is not finite, of the parts that are there."""
-        total: Counter[str] = Counter()
-        for (site, _), facts in self._found.items():
-            if facts and facts.nonfinite:
-                total[site] += facts.nonfinite
-        return dict(total)
+        self.missing: list[int] = []
+        """Numbers of the parts to be written."""
+        self.finished_prompts = 0
+        """How many prompts the other parts hold."""
+        self.nonfinite: Counter[str] = Counter()
+        """Site -> rows with a value that is not finite, of the other parts."""
+        for number in range(len(manifest.parts)):
+            places = (manifest.part(str(site), number) for site in manifest.sites)
+            found = [whole_part(folder, place) for place in places]
+            whole = [part for part in found if part]
+            if len(whole) == len(found):
+                self._count(number, whole)
+            else:
+                self.missing.append(number)
 
     def inputs(self, number: int, vocabulary: Vocabulary) -> tuple[list[str], TokenBlock]:
         """Ids and tokens of a part's prompts."""
-        ids = [prompt.id for prompt in read_prompt_part(self.folder, number)]
-        return ids, read_token_block(self.folder, number, vocabulary)
+        prompts = read_prompt_part(self.folder, self.manifest.part(PROMPTS, number))
+        tokens = read_token_block(self.folder, self.manifest.part(TOKENS, number), vocabulary)
+        return [prompt.id for prompt in prompts], tokens
 
     def write(
         self,
@@ -94,25 +90,30 @@ class UnfinishedActivations:
         Raises:
             ActivationError: the disk is full or fails; the other parts are kept.
         """
-        key = self.manifest.key
+        key, written = self.manifest.key, []
         for site, rows in values:
-            facts = PartFacts(key.digest, str(site), len(rows), nonfinite.get(site, 0))
+            place = self.manifest.part(str(site), number)
+            part = replace(place, nonfinite=nonfinite.get(site, 0))
             columns = site_columns(ids, tokens, rows, key.pool, key.tokens)
             with disk_errors(self.folder):
-                self.size += write_part(self.folder, number, columns, facts)
-            self._found[str(site), number] = facts
+                self.size += write_part(self.folder, part, columns)
+            written.append(part)
         self.missing.remove(number)
+        self._count(number, written)
 
     def finish(self) -> None:
         """Declares the folder complete."""
-        self.manifest = replace(self.manifest, nonfinite=self.nonfinite)
+        self.manifest = replace(self.manifest, nonfinite=dict(self.nonfinite))
         with disk_errors(self.folder):
             self.manifest.write(self.folder / MANIFEST)
             (self.folder / UNFINISHED).unlink(missing_ok=True)
 
-    def _span(self, number: int) -> range:
-        per_part = self.manifest.prompts_per_part
-        return range(number * per_part, min((number + 1) * per_part, self.manifest.prompts))
+    def _count(self, number: int, parts: Iterable[Part]) -> None:
+        """Takes the sites' parts of this number for finished."""
+        self.finished_prompts += self.manifest.parts[number]
+        for part in parts:
+            if part.nonfinite:
+                self.nonfinite[part.table] += part.nonfinite
 
 
 def complete_manifest(folder: Path, key: ActivationKey) -> Manifest | None:
@@ -121,17 +122,22 @@ def complete_manifest(folder: Path, key: ActivationKey) -> Manifest | None:
     Raises:
         ActivationError: the folder holds something else, or is damaged or of another schema.
     """
-    manifest = begun_manifest(folder, key)
-    if manifest is None or not (folder / MANIFEST).is_file():
+    begun_manifest(folder, key)
+    if (folder / UNFINISHED).is_file():  # under way, or killed before it was taken away
+        return None
+    manifest = Manifest.read(folder / MANIFEST)
+    if manifest is None or manifest.key != key:
         return None
     tables = (PROMPTS, TOKENS, *map(str, manifest.sites))
-    return manifest if _are_whole(folder, manifest, tables) else None
+    places = (manifest.part(table, at) for table in tables for at in range(len(manifest.parts)))
+    return manifest if all(whole_part(folder, place) for place in places) else None
 
 
 @contextmanager
 def unfinished_activations(
     folder: Path,
-    manifest: Manifest,
+    key: ActivationKey,
+    plan: Callable[[Manifest | None], Manifest],
     prompts: Prompts,
     tokenise: Tokenise,
     *,
@@ -145,7 +151,9 @@ def unfinished_activations(
 
     Args:
         folder: new, empty, with parts of the same key, or begun with another and left without any.
-        manifest: what the folder is to hold.
+        key: of what it is to hold.
+        plan: gives the manifest of what is to be written, from that of what has been begun, if
+            anything has; asked unless everything is there.
         prompts: to be written.
         tokenise: gives their tokens.
         progress: told how many prompts are read, and when another process has to be waited for.
@@ -155,35 +163,61 @@ def unfinished_activations(
         PromptError: a prompt cannot be read by the model, or the prompts are not those of the
             manifest: their file has changed. What was begun here is taken away.
     """
-    begun_manifest(folder, manifest.key)
+    begun_manifest(folder, key)
     with _made(folder), _only_here(folder, progress):
         # another process may have finished it while this one waited
-        complete = complete_manifest(folder, manifest.key)
-        yield UnfinishedActivations(
-            folder, complete or _begin(folder, manifest, prompts, tokenise, progress)
-        )
+        manifest = complete_manifest(folder, key)
+        if manifest is None:
+            begun = begun_manifest(folder, key)
+            planned = plan(begun)
+            manifest = begun.continued(planned.provenance) if begun else planned
+            manifest = _begin(folder, manifest, prompts, tokenise, progress)
+        yield UnfinishedActivations(folder, manifest)
 
 
 def _begin(
     folder: Path, manifest: Manifest, prompts: Prompts, tokenise: Tokenise, progress: Progress
 ) -> Manifest:
     """Notes what the folder is to hold, and writes prompts and tokens unless they are there."""
-    begun = begun_manifest(folder, manifest.key)
-    if begun:
-        manifest = begun.continued(manifest.provenance)
-    elif first := whole_part(folder, manifest.key.digest, PROMPTS, 0):  # its manifest was lost
-        manifest = replace(manifest, prompts_per_part=first.rows)
     with disk_errors(folder):
-        manifest.write(folder / UNFINISHED)
+        _discard_another(folder, manifest.key)
+        replace(manifest, parts=()).write(folder / UNFINISHED)
         (folder / MANIFEST).unlink(missing_ok=True)
-    if not _are_whole(folder, manifest, (PROMPTS, TOKENS)):
+    discard_unfinished(folder)
+    parts = written_inputs(folder, manifest)
+    if parts is None:
         try:
             write_inputs(folder, manifest, prompts, tokenise, progress)
         except PromptError:
             if not _holds_values(folder, manifest):
+                _discard_tables(folder, manifest)
                 (folder / UNFINISHED).unlink()
             raise
-    return manifest
+        parts = written_inputs(folder, manifest)
+        assert parts is not None
+        _discard_beyond(folder, manifest, len(parts))
+    return replace(manifest, parts=parts)
+
+
+def _discard_another(folder: Path, key: ActivationKey) -> None:
+    """Takes away what was begun with another key and holds no values."""
+    another = Manifest.read(folder / UNFINISHED)
+    if another and another.key != key:
+        _discard_tables(folder, another)
+
+
+def _discard_tables(folder: Path, manifest: Manifest) -> None:
+    for table in (PROMPTS, TOKENS, *map(str, manifest.sites)):
+        shutil.rmtree(folder / table, ignore_errors=True)
+
+
+def _discard_beyond(folder: Path, manifest: Manifest, parts: int) -> None:
+    """Takes away values of prompts that were divided in another way and had to be divided anew."""
+    for site in manifest.sites:
+        for path in (folder / str(site)).glob("part-*.parquet"):
+            found = part_at(path)
+            if found is None or found.number >= parts:
+                path.unlink()
 
 
 @contextmanager
@@ -208,12 +242,7 @@ def _made(folder: Path) -> Iterator[None]:
 def _only_here(folder: Path, progress: Progress) -> Iterator[None]:
     lock = FileLock(folder / _LOCK)
     with disk_errors(folder):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            _log.info("another process writes to %s: waiting for it", folder)
-            progress("wait for another process", 0, 1)
-            lock.acquire()
+        _acquire(lock, folder, progress)
     try:
         yield
     finally:
@@ -221,6 +250,20 @@ def _only_here(folder: Path, progress: Progress) -> Iterator[None]:
             with suppress(OSError):  # Windows deletes no file that is open; then it stays, empty
                 (folder / _LOCK).unlink()
         lock.release()
+
+
+def _acquire(lock: FileLock, folder: Path, progress: Progress) -> None:
+    """Waits for another process that has the lock."""
+    timeout = 0
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=timeout)
+        except Timeout:
+            _log.info("another process writes to %s: waiting for it", folder)
+            progress("wait for another process", 0, 1)
+            timeout = -1
+        except FileNotFoundError:  # it has failed and taken the folder away
+            folder.mkdir(parents=True, exist_ok=True)
 
 
 def begun_manifest(folder: Path, key: ActivationKey) -> Manifest | None:
@@ -233,7 +276,7 @@ def begun_manifest(folder: Path, key: ActivationKey) -> Manifest | None:
         raise ActivationError(f"{folder} is a file: name a new folder")
     # in this order, nothing that another process does meanwhile looks like a foreign folder: it
     # writes the second before it takes the first away, and the other way round
-    filled = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+    filled = _is_filled(folder)
     for name in (UNFINISHED, MANIFEST, UNFINISHED):
         found = Manifest.read(folder / name)
         if found and found.key == key:
@@ -245,20 +288,24 @@ def begun_manifest(folder: Path, key: ActivationKey) -> Manifest | None:
             )
         if found:
             return None
-    if filled and not whole_part(folder, key.digest, PROMPTS, 0):
+    first = part_at(Part(key.digest, PROMPTS, 0, 0, 0).path(folder))
+    if first and first.key == key.digest:  # only the manifest was lost
+        return None
+    if filled and _is_filled(folder):  # still: what a process had begun may just have been removed
         raise ActivationError(f"{folder} is not empty: name a new folder")
     return None
 
 
+def _is_filled(folder: Path) -> bool:
+    with disk_errors(folder):
+        try:
+            return any(not path.name.startswith(".") for path in folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+
 def _holds_values(folder: Path, manifest: Manifest) -> bool:
     """Whether any part of a site is there."""
-    return any(
-        whole_part(folder, manifest.key.digest, str(site), number)
-        for site in manifest.sites
-        for number in range(manifest.parts)
-    )
-
-
-def _are_whole(folder: Path, manifest: Manifest, tables: Iterable[str]) -> bool:
-    key, numbers = manifest.key.digest, range(manifest.parts)
-    return all(whole_part(folder, key, table, at) for table in tables for at in numbers)
+    paths = (folder.joinpath(str(site)).glob("part-*.parquet") for site in manifest.sites)
+    found = map(part_at, itertools.chain.from_iterable(paths))
+    return any(part and part.key == manifest.key.digest for part in found)

@@ -143,13 +143,16 @@ def _complete(
     progress: Progress,
 ) -> tuple[Manifest, int]:
     """The manifest of the folder once it is complete, and how many prompts were computed."""
-    planned = plan(wanted, folder, model, budget, progress)
-    token_budget = TokenBudget(planned.provenance.batch_tokens)
+
+    def planned(begun: Manifest | None) -> Manifest:
+        return plan(wanted, folder, model, budget, begun, progress)
+
     read = partial(tokenise, model, truncate=wanted.truncate)
     with unfinished_activations(
-        folder, planned, wanted.prompts, read, progress=progress
+        folder, wanted.key, planned, wanted.prompts, read, progress=progress
     ) as unfinished:
         before = unfinished.finished_prompts
+        batch_tokens = unfinished.manifest.latest.batch_tokens
         _check_nonfinite(unfinished.nonfinite, folder, allow_nonfinite)
         for number in list(unfinished.missing):
             ids, block = unfinished.inputs(number, model.vocabulary)
@@ -160,7 +163,7 @@ def _complete(
                 wanted.sites,
                 pool=wanted.pool,
                 rule=wanted.tokens,
-                budget=token_budget,
+                budget=TokenBudget(batch_tokens),  # of its own, whatever came before
                 check=check,
                 progress=_progress_of_part(unfinished, progress),
             )

@@ -20,14 +20,14 @@ from neuroscope.prompts import Prompts
 from neuroscope.sites import Site
 from neuroscope.storage.disk import check_room, estimated_bytes, stored_bytes
 from neuroscope.storage.manifest import ActivationKey, Manifest
-from neuroscope.storage.unfinished import begun_manifest
 from neuroscope.tokens import TokenBlock
 
 _PART_BYTES = 128e6  # of a part's values and tokens: what memory holds at a time
 _PART_WORK = {"cpu": 3e13, "cuda": 3e15, "mps": 3e14}  # operations: what a kill may cost, minutes
 _STREAMED_WORK = 10  # times that: a streamed model is read anew for each part
 _FULL_BATCHES = 4  # a part should fill so many, or the device would wait for prompts
-_MOST = 1 / 8  # of free memory for a part, whatever it is to fill
+_FULL_BYTES = 512e6  # unless its values and tokens would then be larger
+_UNEVEN = 1.5  # times the tokens of as many prompts on average: a part that has more is divided
 _TOKEN_BYTES = 256  # of a token while a part's texts become tokens and these a table
 _STATES = 12  # bytes for each number of the residual stream: what goes into a layer and out of it
 _COPIES = 12  # bytes for each value of a streamed site: as it comes, put in order, being written
@@ -84,13 +84,15 @@ class Estimate:
     wanted: Extraction
     model: Model
     tokens: int  # of all prompts together
+    longest: int  # tokens of the longest prompt
 
     @classmethod
     def of(cls, wanted: Extraction, model: Model) -> "Estimate":
-        tokens = len(_sample(wanted, model, _SAMPLE).ids)
+        sample = _sample(wanted, model, _SAMPLE)
         texts = itertools.islice(wanted.prompts, _SAMPLE)
-        share = tokens / sum(len(prompt.text) for prompt in texts)
-        return cls(wanted, model, math.ceil(wanted.prompts.characters * share))
+        share = len(sample.ids) / sum(len(prompt.text) for prompt in texts)
+        tokens = math.ceil(wanted.prompts.characters * share)
+        return cls(wanted, model, tokens, int(sample.lengths.max()))
 
     @property
     def tokens_per_prompt(self) -> float:
@@ -116,15 +118,19 @@ class Estimate:
     def prompts_per_part(self, batch_tokens: int) -> int:
         """As many as memory should hold at a time, and as a kill may cost the work of."""
         if self.model.streamed:
-            found = min(self._held_at_once(), _STREAMED_WORK * self._prompts_of_minutes())
+            work = _STREAMED_WORK * self._prompts_of_minutes()
+            found = min(self._held_at_once() / _UNEVEN, work)
         else:
             size = self.rows_per_prompt * self.wanted.neurons * 4 + self._text_bytes
             fill = _FULL_BATCHES * batch_tokens / self.tokens_per_prompt
             found = max(
-                min(_PART_BYTES / size, self._prompts_of_minutes()),
-                min(fill, _MOST * free_memory() / size),
+                min(_PART_BYTES / size, self._prompts_of_minutes()), min(fill, _FULL_BYTES / size)
             )
         return max(1, min(len(self.wanted.prompts), int(found)))
+
+    def tokens_per_part(self, prompts_per_part: int) -> int:
+        """As many as its memory and work allow where long prompts stand together."""
+        return math.ceil(_UNEVEN * prompts_per_part * self.tokens_per_prompt)
 
     @property
     def _text_bytes(self) -> float:
@@ -140,7 +146,8 @@ class Estimate:
     def _held_at_once(self) -> float:
         """As many as half of the free memory can hold between two layers of a streamed model."""
         width = self.wanted.checkpoint.neurons("resid_post")
-        states = self.tokens_per_prompt * width * _STATES
+        masks = self.longest * (4 if self.wanted.attention == "eager" else 1)
+        states = self.tokens_per_prompt * (width * _STATES + masks)
         values = self.rows_per_prompt * self._widest_layer() * _COPIES + self._text_bytes
         device = str(self.model.device)
         if device == "cpu":
@@ -157,25 +164,29 @@ class Estimate:
 
 
 def plan(
-    wanted: Extraction, folder: Path, model: Model, budget: int | None, progress: Progress
+    wanted: Extraction,
+    folder: Path,
+    model: Model,
+    budget: int | None,
+    begun: Manifest | None,
+    progress: Progress,
 ) -> Manifest:
     """What the folder is to hold, once it is known that the disk has the room.
 
     Args:
-        budget: tokens a batch. If not given, what the folder was begun with; else, for a large
-            job, what is fastest; else what is usual for the device.
+        budget: tokens a batch. If not given, what the folder was begun with on such a device; else,
+            for a large job, what is fastest; else what is usual for the device.
+        begun: what the folder holds of this already.
 
     Raises:
-        ActivationError: the disk has not the room, or the folder holds something else.
+        ActivationError: the disk has not the room.
         NeuroscopeError: the budget is less than one token.
     """
-    begun = begun_manifest(folder, wanted.key)
-    if budget is None and begun:
+    if budget is None and begun and begun.latest.device == str(model.device):
         budget = begun.latest.batch_tokens
     usual = TokenBudget(usual_budget(str(model.device)) if budget is None else budget)()
     estimate = Estimate.of(wanted, model)
-    per_part = estimate.prompts_per_part(usual)
-    _check_room(folder, estimate.bytes(per_part))
+    _check_room(folder, estimate.bytes(estimate.prompts_per_part(usual)))
     if budget is None and not model.streamed and estimate.tokens > _WORTH_TUNING * usual:
         progress("find the fastest size of batches", 0, 1)
         prompts = math.ceil(SAMPLE * usual / estimate.tokens_per_prompt)
@@ -189,7 +200,9 @@ def plan(
         batch_tokens=budget or usual,
         seed=wanted.seed,
     )
-    return Manifest(wanted.key, len(wanted.prompts), per_part, provenance)
+    prompts_per_part = estimate.prompts_per_part(budget or usual)
+    tokens_per_part = estimate.tokens_per_part(prompts_per_part)
+    return Manifest(wanted.key, len(wanted.prompts), prompts_per_part, tokens_per_part, provenance)
 
 
 def _check_room(folder: Path, size: int) -> None:
