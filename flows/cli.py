@@ -123,7 +123,7 @@ def extract(
     ] = "auto",
     budget: Annotated[
         int | None,
-        typer.Option(help="Tokens a batch. [default: the device's usual; if many, the fastest]"),
+        typer.Option(help="Tokens a batch. [default: the device's usual, or the fastest]"),
     ] = None,
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Keep and count NaN and infinity.")
