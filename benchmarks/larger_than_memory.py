@@ -349,8 +349,10 @@ def limit(arguments: argparse.Namespace) -> str:
 def shown(rows: dict[str, dict[str, float]]) -> str:
     lines = []
     for name, meaning in COLUMNS.items():
+        counted = name == "major faults"
         values = (row[name] for row in rows.values())
-        lines.append([name, *(f"{v:,.0f}" if v > 100 else f"{v:.2f}" for v in values), meaning])
+        cells = (f"{v:,.0f}" if counted or v > 100 else f"{v:.2f}" for v in values)
+        lines.append([name, *cells, meaning])
     return table(["", *rows, "what it counts"], lines)
 
 

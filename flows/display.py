@@ -97,7 +97,8 @@ class Pace:
         rate = (done - before) / (now - then)
         left = str(timedelta(seconds=math.ceil((total - done) / rate)))
         clock = left.removeprefix("0:").removeprefix("0")
-        return f"{rate:,.0f} prompts/s, {clock} left"
+        digits = 0 if rate >= 10 else 2
+        return f"{rate:,.{digits}f} prompts/s, {clock} left"
 
 
 @contextmanager
@@ -124,7 +125,8 @@ def extraction_bar() -> Iterator[Progress]:
             bar.update(task, description=name, completed=done, total=total, pace=rate)
             if bar.disable and time.monotonic() - told > _SECONDS_A_LINE:
                 told = time.monotonic()
-                line = f"{name}: {done:,} of {total:,} prompts, {rate}"
+                line = f"{name}: {done:,} of {total:,} prompts"
+                line = f"{line}, {rate}" if rate else line
                 errors.print(line, markup=False, highlight=False, soft_wrap=True)
 
         yield report

@@ -285,7 +285,7 @@ def test_extract_refuses_options_that_do_not_exist(refused, tmp_path, options, m
 
 
 def test_the_pace_is_that_of_the_task_at_hand(monkeypatch):
-    now = iter([0.0, 10.0, 20.0, 20.0, 24.0])
+    now = iter([0.0, 10.0, 20.0, 20.0, 24.0, 60.0])
     monkeypatch.setattr("flows.display.time.monotonic", lambda: next(now))
     pace = Pace()
     assert pace.told("read prompts", 0, 100_000) == ""
@@ -293,6 +293,7 @@ def test_the_pace_is_that_of_the_task_at_hand(monkeypatch):
     assert pace.told("extract", 60_000, 100_000) == ""  # what was there before does not count
     assert pace.told("extract", 60_000, 100_000) == ""
     assert pace.told("extract", 62_000, 100_000) == "500 prompts/s, 1:16 left"
+    assert pace.told("extract", 62_009, 100_000) == "0.25 prompts/s, 1 day, 18:12:44 left"
 
 
 def test_the_pace_is_that_of_late(monkeypatch):
