@@ -138,3 +138,9 @@ def make_tokenizer(family: str):
         names |= {"bos_token": first or unknown, "eos_token": end or unknown}
     names = {key: value for key, value in names.items() if value}
     return PreTrainedTokenizerFast(tokenizer_object=fast, **names)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """For activations; not there yet."""
+    return tmp_path / "acts"
