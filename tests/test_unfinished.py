@@ -83,11 +83,6 @@ def test_nothing_is_left_of_a_key_that_a_folder_was_begun_with(folder):
         (folder / "mlp_out.5").mkdir()
         (folder / "mlp_out.5" / ".part-00000.parquet").write_bytes(b"killed while it was written")
         (folder / ".inputs" / "tokens").mkdir(parents=True)  # likewise
-    refused = PromptError("prompt '9' is too long")
-
-    def refuse(prompts):
-        raise refused
-
     with (
         pytest.raises(PromptError, match="too long"),
         unfinished_activations(folder, key(), lambda begun: manifest(), PROMPTS, refuse),
@@ -136,8 +131,37 @@ def test_values_are_made_anew_where_the_prompts_have_to_be_divided_anew(folder):
     write(folder, make(), per_part=1)
     for name in (MANIFEST, "prompts/part-00002.parquet"):
         (folder / name).unlink()
+    with opened(folder, manifest(per_part=2)) as unfinished:
+        assert unfinished.missing == [0, 1]
+    stray = folder / "mlp_act.11" / "part-00002.parquet"  # as if killed before it was removed
+    for name in (stray, stray.with_name(".part-00000.parquet")):
+        name.write_bytes((folder / "prompts" / "part-00000.parquet").read_bytes())
     assert write(folder, make(), per_part=2) == [0, 1]
     assert len(list((folder / "mlp_act.11").iterdir())) == 2
+    assert_same(read_activations(folder), make())
+
+
+def test_values_that_cannot_be_read_for_a_moment_are_kept(folder, monkeypatch):
+    with opened(folder, manifest()) as unfinished:
+        write_part(unfinished, 0, make())
+
+    def refuse(*_):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(pq, "read_metadata", refuse)
+    with pytest.raises(ActivationError, match=r"holds other activations \(pool mean\)"):
+        write(folder, make("none"))
+    monkeypatch.undo()
+    assert write(folder, make()) == [1]
+
+
+def test_prompts_are_divided_as_now_planned_until_there_are_values(folder):
+    """A machine with less memory could not go on with what one with more has planned."""
+    for per_part, parts in ((3, (3,)), (1, (1, 1, 1))):
+        with opened(folder, manifest(per_part=per_part)) as unfinished:
+            assert unfinished.manifest.parts == parts
+    write_part(unfinished, 1, make())
+    assert write(folder, make(), per_part=3) == [0, 2]
     assert_same(read_activations(folder), make())
 
 
@@ -247,15 +271,15 @@ def test_one_that_waits_goes_on_where_the_first_fails_and_takes_its_folder_away(
         with opened(folder, manifest(), progress=lambda task, *_: waits.set()) as unfinished:
             done.append(list(unfinished.missing))
 
-    def refuse(prompts):
+    def refuse_later(prompts):
         thread.start()
         assert waits.wait(10)
-        raise PromptError("prompt '9' is too long")
+        refuse(prompts)
 
     thread = threading.Thread(target=second)
     with (
         pytest.raises(PromptError),
-        unfinished_activations(folder, key(), lambda begun: manifest(), PROMPTS, refuse),
+        unfinished_activations(folder, key(), lambda begun: manifest(), PROMPTS, refuse_later),
     ):
         pass
     thread.join(10)
@@ -304,7 +328,8 @@ def changed(**entries):
     "change",
     [
         *("", "{", "[]", "{}", '{"schema": 4}', '{"schema": 4, "key": {}}'),
-        *(changed(prompts_per_part=0), changed(tokens_per_part=0), changed(parts=[2])),
+        *(changed(prompts_per_part=0), changed(tokens_per_part=0)),
+        *(changed(parts=[2]), changed(parts=[4, -1])),
     ],
 )
 @pytest.mark.parametrize("name", [MANIFEST, UNFINISHED])
@@ -405,12 +430,23 @@ def test_another_process_may_begin_and_finish_at_any_moment(folder, monkeypatch,
     assert write(folder, make()) == []
 
 
+def refuse(prompts):
+    raise PromptError("prompt '9' is too long")
+
+
 def test_a_folder_that_holds_something_else_is_not_written_to(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ActivationError, match="is not empty: name a new folder"):
         write(tmp_path, make())
     with pytest.raises(ActivationError, match="is a file: name a new folder"):
         write(tmp_path / "notes.txt", make())
+    with (
+        pytest.raises(PromptError),
+        unfinished_activations(
+            tmp_path / "new" / "acts", key(), lambda begun: manifest(), PROMPTS, refuse
+        ),
+    ):
+        pass
     with pytest.raises(ActivationError, match=r"cannot be made .*: name another"):
         write(tmp_path / "notes.txt" / "acts", make())
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -59,7 +59,7 @@ def _remembered(path: Path) -> int | None:
     try:
         tokens = int(json.loads(path.read_text(encoding="utf-8"))["tokens"])
         return tokens if tokens > 0 else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

@@ -27,7 +27,7 @@ from neuroscope.tokens import TokenBlock
 
 Tokenise = Callable[[Sequence[Prompt]], TokenBlock]
 
-_UNFINISHED = ".inputs"  # folder in which they are written
+_INPUTS = ".inputs"  # folder in which they are written, until all of them are there
 
 
 def written_inputs(folder: Path, manifest: Manifest) -> tuple[int, ...] | None:
@@ -37,11 +37,7 @@ def written_inputs(folder: Path, manifest: Manifest) -> tuple[int, ...] | None:
     while first < manifest.prompts:
         place = Part(manifest.key.digest, PROMPTS, len(sizes), first, prompts=0)
         found = part_at(place.path(folder))
-        if (
-            not found
-            or found.prompts < 1
-            or not found.is_for(replace(place, prompts=found.prompts))
-        ):
+        if not found or found.prompts < 1 or found != replace(place, prompts=found.prompts):
             return None
         if not whole_part(folder, replace(found, table=TOKENS)):
             return None
@@ -59,25 +55,25 @@ def write_inputs(
         ActivationError: the disk is full or fails.
         PromptError: a prompt cannot be read by the model, or they are not those of the manifest.
     """
-    unfinished = folder / _UNFINISHED
+    half = folder / _INPUTS
     with disk_errors(folder):
-        discard_unfinished(folder)
-        unfinished.mkdir()
+        discard_half_written(folder)
+        half.mkdir()
     try:
-        written = _writing(prompts, unfinished, manifest, tokenise, progress)
+        written = _writing(prompts, half, manifest, tokenise, progress)
         if digest_of(written) != manifest.key.prompts_digest:
             raise PromptError("the prompts changed while they were read: run the extraction again")
         with disk_errors(folder):
             for table in (PROMPTS, TOKENS):
                 shutil.rmtree(folder / table, ignore_errors=True)
-                (unfinished / table).rename(folder / table)
+                (half / table).rename(folder / table)
     finally:
-        discard_unfinished(folder)
+        discard_half_written(folder)
 
 
-def discard_unfinished(folder: Path) -> None:
+def discard_half_written(folder: Path) -> None:
     """Takes away what a killed process had begun to write."""
-    shutil.rmtree(folder / _UNFINISHED, ignore_errors=True)
+    shutil.rmtree(folder / _INPUTS, ignore_errors=True)
 
 
 def _writing(

@@ -91,6 +91,11 @@ class Manifest:
         return Part(self.key.digest, table, number, self.starts[number], self.parts[number])
 
     @property
+    def division(self) -> tuple[ActivationKey, int, int]:
+        """What decides which prompts are in which part."""
+        return self.key, self.prompts_per_part, self.tokens_per_part
+
+    @property
     def latest(self) -> Provenance:
         """What was at work when a part was computed last."""
         return self.later[-1] if self.later else self.provenance
@@ -130,7 +135,8 @@ class Manifest:
             manifest = cls(**found)
             if min(manifest.prompts_per_part, manifest.tokens_per_part, *manifest.parts) < 1:
                 raise ValueError("an empty part")
-            if manifest.parts and sum(manifest.parts) != manifest.prompts:
+            divided = manifest.parts or path.name == MANIFEST
+            if divided and sum(manifest.parts) != manifest.prompts:
                 raise ValueError(f"parts of {sum(manifest.parts)} prompts")
             return manifest
         except (FileNotFoundError, NotADirectoryError):

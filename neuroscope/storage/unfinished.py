@@ -1,6 +1,5 @@
 """A folder of activations on its way: written part by part, by one process at a time."""
 
-import itertools
 import logging
 import shutil
 from collections import Counter
@@ -17,7 +16,7 @@ from neuroscope.progress import Progress, silent
 from neuroscope.prompts import Prompts
 from neuroscope.sites import Site
 from neuroscope.storage.disk import disk_errors, stored_bytes
-from neuroscope.storage.inputs import Tokenise, discard_unfinished, write_inputs, written_inputs
+from neuroscope.storage.inputs import Tokenise, discard_half_written, write_inputs, written_inputs
 from neuroscope.storage.manifest import MANIFEST, ActivationKey, Manifest
 from neuroscope.storage.parts import (
     PROMPTS,
@@ -169,8 +168,9 @@ def unfinished_activations(
         manifest = complete_manifest(folder, key)
         if manifest is None:
             begun = begun_manifest(folder, key)
-            planned = plan(begun)
-            manifest = begun.continued(planned.provenance) if begun else planned
+            manifest = plan(begun)
+            if begun and _holds_values(folder, begun):
+                manifest = begun.continued(manifest.provenance)
             manifest = _begin(folder, manifest, prompts, tokenise, progress)
         yield UnfinishedActivations(folder, manifest)
 
@@ -180,10 +180,10 @@ def _begin(
 ) -> Manifest:
     """Notes what the folder is to hold, and writes prompts and tokens unless they are there."""
     with disk_errors(folder):
-        _discard_another(folder, manifest.key)
+        _discard_another(folder, manifest)
         replace(manifest, parts=()).write(folder / UNFINISHED)
         (folder / MANIFEST).unlink(missing_ok=True)
-    discard_unfinished(folder)
+    discard_half_written(folder)
     parts = written_inputs(folder, manifest)
     if parts is None:
         try:
@@ -195,14 +195,15 @@ def _begin(
             raise
         parts = written_inputs(folder, manifest)
         assert parts is not None
-        _discard_beyond(folder, manifest, len(parts))
-    return replace(manifest, parts=parts)
+    manifest = replace(manifest, parts=parts)
+    _discard_strays(folder, manifest)
+    return manifest
 
 
-def _discard_another(folder: Path, key: ActivationKey) -> None:
-    """Takes away what was begun with another key and holds no values."""
+def _discard_another(folder: Path, manifest: Manifest) -> None:
+    """Takes away what was begun with another key or division, which holds no values."""
     another = Manifest.read(folder / UNFINISHED)
-    if another and another.key != key:
+    if another and another.division != manifest.division:
         _discard_tables(folder, another)
 
 
@@ -211,19 +212,19 @@ def _discard_tables(folder: Path, manifest: Manifest) -> None:
         shutil.rmtree(folder / table, ignore_errors=True)
 
 
-def _discard_beyond(folder: Path, manifest: Manifest, parts: int) -> None:
-    """Takes away values of prompts that were divided in another way and had to be divided anew."""
-    for site in manifest.sites:
-        for path in (folder / str(site)).glob("part-*.parquet"):
-            found = part_at(path)
-            if found is None or found.number >= parts:
+def _discard_strays(folder: Path, manifest: Manifest) -> None:
+    """Takes away values that are no part: half written, or of prompts divided anew since."""
+    for site in map(str, manifest.sites):
+        parts = {manifest.part(site, at).path(folder) for at in range(len(manifest.parts))}
+        for pattern in ("part-*.parquet", ".part-*.parquet"):
+            for path in set((folder / site).glob(pattern)) - parts:
                 path.unlink()
 
 
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
     """Makes a folder, and takes it away again if nothing came into it."""
-    there = folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -233,9 +234,9 @@ def _made(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if not there:
-            with suppress(OSError):  # something is in it
-                folder.rmdir()
+        with suppress(OSError):  # something is in it
+            for path in made:
+                path.rmdir()
 
 
 @contextmanager
@@ -255,9 +256,10 @@ def _only_here(folder: Path, progress: Progress) -> Iterator[None]:
 def _acquire(lock: FileLock, folder: Path, progress: Progress) -> None:
     """Waits for another process that has the lock."""
     timeout = 0
-    while not lock.is_locked:
+    while True:
         try:
             lock.acquire(timeout=timeout)
+            return
         except Timeout:
             _log.info("another process writes to %s: waiting for it", folder)
             progress("wait for another process", 0, 1)
@@ -292,6 +294,8 @@ def begun_manifest(folder: Path, key: ActivationKey) -> Manifest | None:
     if first and first.key == key.digest:  # only the manifest was lost
         return None
     if filled and _is_filled(folder):  # still: what a process had begun may just have been removed
+        if any((folder / name).is_file() for name in (UNFINISHED, MANIFEST)):  # and another begun
+            return begun_manifest(folder, key)
         raise ActivationError(f"{folder} is not empty: name a new folder")
     return None
 
@@ -305,7 +309,5 @@ def _is_filled(folder: Path) -> bool:
 
 
 def _holds_values(folder: Path, manifest: Manifest) -> bool:
-    """Whether any part of a site is there."""
-    paths = (folder.joinpath(str(site)).glob("part-*.parquet") for site in manifest.sites)
-    found = map(part_at, itertools.chain.from_iterable(paths))
-    return any(part and part.key == manifest.key.digest for part in found)
+    """Whether any part of a site is there: it has its name once it is whole."""
+    return any(any((folder / str(site)).glob("part-*.parquet")) for site in manifest.sites)
