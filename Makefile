@@ -30,7 +30,7 @@ bench: $(VENV)/installed-bench ## Measure speed, precision and volume, into docs
 	$(BIN)/python -m benchmarks.volume $(WRITE) $(VOLUME)
 
 # make bench-memory MODEL=folder takes 14.5 GB of disk and half an hour on two cores
-MODEL ?= $(HOME)/.neuroscope/benchmarks/mistral-shaped
+MODEL ?= $(or $(NEUROSCOPE_HOME),$(HOME)/.neuroscope)/benchmarks/mistral-shaped
 bench-memory: $(VENV)/installed ## Measure streaming a model of 7B parameters, into docs/performance.md
 	$(BIN)/python -m benchmarks.larger_than_memory $(MODEL) --write $(MEMORY)
 

@@ -145,7 +145,7 @@ def extract(
     check_pooling(pool, tokens)
     with _resumable(), show_log(), extraction_bar() as progress:
         prompts = PromptFile.open(file)
-        progress("start", 0, len(prompts))
+        progress("load the model", 0, len(prompts))
         from neuroscope.extraction.hardware import resolve_device, resolve_dtype
         from neuroscope.extraction.models import load_model
         from neuroscope.storage.activation_store import stored_at

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from flows.stack import StackAddresses
 from neuroscope.align import VIEWS
+from neuroscope.files import size_text
 from neuroscope.progress import Progress
 from neuroscope.reporting.report import number
 from neuroscope.results import Comparison, ComparisonRow, model_label, pair_labels
@@ -177,13 +178,12 @@ def show_extraction(stored: "Stored", seconds: float, *, json: bool) -> None:
     lines = [
         f"{_counted(manifest.prompts, 'prompt')} at {_counted(len(manifest.sites), 'site')}"
         f" ({manifest.provenance.dtype}) in {stored.folder}",
-        f"{stored.size / 1e6:,.1f} MB, {seconds:,.1f} s"
+        f"{size_text(stored.size)}, {seconds:,.1f} s"
         + (f"; {kept:,} of the prompts were there already" if kept else ""),
     ]
-    lines += [
-        f"note: {rows:,} rows of {site} hold values that are not finite"
-        for site, rows in manifest.nonfinite.items()
-    ]
+    if manifest.nonfinite:
+        rows = ", ".join(f"{site} ({rows:,} rows)" for site, rows in manifest.nonfinite.items())
+        lines.append(f"note: values are not finite at {rows}")
     for line in lines:
         output.print(line, markup=False, highlight=False, soft_wrap=True)
 

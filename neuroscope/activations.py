@@ -68,6 +68,11 @@ class Activations:
     arrays: Mapping[Site, Floats | list[Floats]]
     provenance: Provenance
 
+    def __repr__(self) -> str:
+        made = self.provenance
+        held = f"{len(self.prompts):,} prompts, {len(self.arrays)} sites"
+        return f"Activations({held}, model {made.model!r}, pool {made.pool!r})"
+
     @property
     def sites(self) -> tuple[Site, ...]:
         return tuple(self.arrays)

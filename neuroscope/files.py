@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Files: where they are, how large, and writing one whole or not at all."""
 
 import errno
 import os
@@ -6,6 +6,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+
+def located(path: str | Path) -> Path:
+    """The absolute path of a file or folder, `~` being the user's home.
+
+    Libraries take other paths for addresses: `run:1` for something on a server named `run`.
+    """
+    return Path(path).expanduser().absolute()
+
+
+def size_text(size: float) -> str:
+    """Bytes, for a person to read.
+
+    >>> size_text(4_642_000_000)
+    '4.6 GB'
+    """
+    for unit, bytes_ in (("GB", 1e9), ("MB", 1e6)):
+        if size >= bytes_:
+            return f"{size / bytes_:,.1f} {unit}"
+    return f"{size / 1e3:,.1f} kB"
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from neuroscope.errors import NeuroscopeError
+from neuroscope.files import located
 
 
 def home() -> Path:
@@ -14,8 +15,7 @@ def home() -> Path:
     Raises:
         NeuroscopeError: it cannot be made.
     """
-    folder = Path(os.environ.get("NEUROSCOPE_HOME") or Path.home() / ".neuroscope")
-    folder = folder.expanduser().absolute()
+    folder = located(os.environ.get("NEUROSCOPE_HOME") or Path.home() / ".neuroscope")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -62,6 +62,11 @@ class PromptSet:
         for _ in checked(self.prompts):
             pass
 
+    def __repr__(self) -> str:
+        texts = ", ".join(repr(prompt.text) for prompt in self.prompts[:3])
+        more = f", ... {len(self):,} in all" if len(self) > 3 else ""
+        return f"PromptSet({texts}{more})"
+
     def __len__(self) -> int:
         return len(self.prompts)
 

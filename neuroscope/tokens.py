@@ -83,6 +83,9 @@ class Vocabulary:
     special: frozenset[int]  # ids that frame or pad a prompt
     unknown: int | None  # id that stands for words the tokenizer has no token for
 
+    def __repr__(self) -> str:
+        return f"Vocabulary({len(self.texts):,} tokens)"
+
     @cached_property
     def is_special(self) -> Flags:
         """(ids,)"""
@@ -112,6 +115,9 @@ class TokenBlock(Sequence[Tokens]):
     ids: Integers
     ends: NDArray[np.int64]
     vocabulary: Vocabulary
+
+    def __repr__(self) -> str:
+        return f"TokenBlock({len(self):,} prompts, {len(self.ids):,} tokens)"
 
     def __len__(self) -> int:
         return len(self.ends)

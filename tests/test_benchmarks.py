@@ -108,10 +108,10 @@ def test_aims_that_are_missed_say_so(monkeypatch):
         "- speed / plain loop, bfloat16: 6.00; at least 8 is aimed at, not reached (meant for CPUs"
         " with AMX, which this one has not)"
     ]
-    small, large = (Extraction(10, 9.0, 8.0, 1000, 1), Extraction(100, 80.0, 50.0, 1056, 1))
+    small, large = (Extraction(10_000, 9.0, 8.0, 1000, 1), Extraction(100_000, 80.0, 50.0, 1056, 1))
     assert volume_aims([large, small]) == [
-        "- time / bare passes, 100 prompts: 1.60; at most 1.25 is aimed at, not reached",
-        "- peak memory, 100 prompts / 10: 1.06; at most 1.05 is aimed at, not reached",
+        "- time / bare passes, 100,000 prompts: 1.60; at most 1.25 is aimed at, not reached",
+        "- peak memory, 100,000 prompts / 10,000: 1.06; at most 1.05 is aimed at, not reached",
     ]
 
 

@@ -63,7 +63,7 @@ def test_what_cannot_fit_is_refused_with_the_figures(tmp_path):
     check_room(tmp_path / "not" / "there", 1000)
     with pytest.raises(
         ActivationError,
-        match=r"needs about 9,000,000,000.0 MB, and 100.0 MB to spare, but [\d,]+\.\d MB are free",
+        match=r"needs about 9,000,000.0 GB, and 100.0 MB to spare, but [\d,]+\.\d GB are free",
     ):
         check_room(tmp_path / "not" / "there", 9 * 10**15)
     assert free_bytes(tmp_path / "x") == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)

@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import os
 import random
+import re
 import resource
 import signal
 import tempfile
@@ -372,12 +373,37 @@ def test_what_memory_did_not_suffice_for_changes_no_later_part(models, tmp_path,
         assert pq.read_table(whole.folder / name).equals(pq.read_table(other.folder / name))
 
 
+@pytest.mark.parametrize("name", ["run:1", "file:x", "~/acts"])
+def test_folders_are_those_that_a_shell_would_name(models, tmp_path, monkeypatch, name):
+    """A library that reads them takes some for addresses."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    stored = extract_to(name, models["bert", "right"], ["the cat"])
+    assert stored.folder == tmp_path / name.replace("~", "user")
+    assert extract_to(name, models["bert", "right"], ["the cat"]).computed == 0
+    assert_same(read_activations(name), extract(models["bert", "right"], ["the cat"]))
+    assert {path.name for path in tmp_path.iterdir()} == {name.replace("~/acts", "user")}
+
+
+def test_what_python_shows_of_activations_is_short(models, tmp_path):
+    """However many prompts there are."""
+    model = models["bert", "right"]
+    stored = extract_to(tmp_path / "acts", model, prompts_of(200), SITES)
+    assert len(repr(stored)) < 200
+    found = read_activations(stored.folder)
+    about = f"200 prompts, 4 sites, model {model.name!r}, pool 'mean'"
+    assert repr(found) == f"Activations({about})"
+    assert repr(found.tokens) == f"TokenBlock(200 prompts, {len(found.tokens.ids):,} tokens)"
+    assert len(repr(found.prompts)) < 1000
+    assert repr(PromptSet.of(["a", "b"])) == "PromptSet('a', 'b')"
+
+
 def test_memory_that_cannot_be_had_is_told(models, monkeypatch):
     def refuse(*_):
         raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr("mmap.mmap", refuse)
-    with pytest.raises(ActivationError, match=r"has not the 0 MB .*Cannot allocate.* to disk"):
+    with pytest.raises(ActivationError, match=r"has not the 0.1 kB .*Cannot allocate.* to disk"):
         extract(models["bert", "right"], ["the cat"])
 
 
@@ -397,7 +423,9 @@ def test_a_prompt_that_cannot_be_read_is_found_before_anything_is_computed(
 
 def test_what_the_disk_has_no_room_for_is_refused_before_it_starts(models, tmp_path, monkeypatch):
     monkeypatch.setattr("neuroscope.storage.disk.free_bytes", lambda folder: 400_000)
-    with pytest.raises(ActivationError, match=r"needs about 0.3 MB, and 0.3 MB .* 0.4 MB are free"):
+    with pytest.raises(
+        ActivationError, match=r"needs about 2\d\d.\d kB, and 2.* to spare, but 400.0 kB are free"
+    ):
         extract_to(tmp_path / "acts", models["bert", "right"], prompts_of(300), SITES)
     assert not (tmp_path / "acts").exists()
     extract_to(tmp_path / "acts", models["bert", "right"], prompts_of(2), "resid_post", 0)
@@ -439,7 +467,7 @@ def test_progress_tells_prompts_and_bytes(models, tmp_path, small_parts):
     assert reading == sorted(reading)
     assert [done for _, done in extracting] == sorted(done for _, done in extracting)
     assert extracting[-1][1] == 40
-    assert all("MB written" in task for task, _ in extracting)
+    assert all(re.search(r", \d+\.\d kB written$", task) for task, _ in extracting)
     assert {total for *_, total in told} == {40}
 
 

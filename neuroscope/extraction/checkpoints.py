@@ -11,6 +11,7 @@ from typing import Any
 
 from neuroscope.errors import ModelError
 from neuroscope.extraction.architectures import Architecture, architecture_of
+from neuroscope.files import located
 
 BUILT_IN = {
     # all-MiniLM-L6-v2 (Apache-2.0), whose weights come inside a package
@@ -97,8 +98,8 @@ def find_checkpoint(name: str) -> Checkpoint:
     """
     if name in BUILT_IN:
         checkpoint = _built_in(name)
-    elif Path(name).expanduser().is_dir():
-        checkpoint = Checkpoint(name, Path(name).expanduser().absolute())
+    elif located(name).is_dir():
+        checkpoint = Checkpoint(name, located(name))
     else:
         checkpoint = _from_hub(name)
     _refuse_unsafe(checkpoint)

@@ -17,6 +17,7 @@ from neuroscope.extraction.finite import FiniteCheck
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.pooling import pooling
 from neuroscope.extraction.reading import read_sites
+from neuroscope.files import size_text
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import Prompts, PromptSet
 from neuroscope.provenance import git_commit, library_versions
@@ -182,7 +183,7 @@ def _apart(rows: int, neurons: int) -> Floats:
         space = mmap.mmap(-1, size)
     except OSError as error:
         raise ActivationError(
-            f"memory has not the {size / 1e6:,.0f} MB that the values of a site take"
+            f"memory has not the {size_text(size)} that the values of a site take"
             f" ({error.strerror}): extract them to disk, which takes a part at a time, or fewer"
             " prompts, or pooled values instead of every token"
         ) from error

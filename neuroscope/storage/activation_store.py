@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from neuroscope.activations import Activations, Floats
 from neuroscope.errors import ActivationError
+from neuroscope.files import located
 from neuroscope.home import home
 from neuroscope.prompts import Prompt, PromptSet
 from neuroscope.sites import Site, parse_site
@@ -43,7 +44,7 @@ def read_activations(
         SiteError: a name is unknown.
         ActivationError: the folder is incomplete, damaged or of another schema, or lacks a site.
     """
-    folder = Path(folder)
+    folder = located(folder)
     manifest = read_manifest(folder)
     wanted = manifest.sites if sites is None else _chosen(folder, manifest, sites)
     prompts: list[Prompt] = []

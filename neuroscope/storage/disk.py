@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from neuroscope.errors import ActivationError
+from neuroscope.files import size_text
 
 _TOKEN_BYTES = 6  # of a row of the tokens' table, compressed
 _ROW_BYTES = 6  # of a row's id and position at a site, likewise
@@ -55,9 +56,9 @@ def check_room(folder: Path, needed: int) -> None:
     """Raises ActivationError unless `needed` bytes fit on the folder's disk."""
     free, spare = free_bytes(folder), min(_SPARE, needed)
     if needed + spare > free:
-        needed_mb, spare_mb, free_mb = (f"{size / 1e6:,.1f}" for size in (needed, spare, free))
+        needed_text, spare_text, free_text = map(size_text, (needed, spare, free))
         raise ActivationError(
-            f"{folder} needs about {needed_mb} MB, and {spare_mb} MB to spare, but {free_mb} MB are"
+            f"{folder} needs about {needed_text}, and {spare_text} to spare, but {free_text} are"
             " free: name a folder on another disk (--out), or ask for fewer sites, layers or"
             " prompts, or for pooled values instead of every token"
         )

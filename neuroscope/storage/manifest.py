@@ -142,8 +142,10 @@ class Manifest:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SiteError) as error:
+            told = isinstance(error, OSError | ValueError | SiteError)
+            reason = error if told else "an entry is missing or of another kind"
             raise ActivationError(
-                f"{path} is damaged ({error!r}): delete this file and run the same extraction"
+                f"{path} is damaged ({reason}): delete this file and run the same extraction"
                 " again, which keeps the finished parts"
             ) from error
 

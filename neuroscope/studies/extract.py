@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -14,6 +14,7 @@ from neuroscope.extraction.extract import record
 from neuroscope.extraction.finite import FiniteCheck
 from neuroscope.extraction.memory import give_back_memory
 from neuroscope.extraction.models import Model
+from neuroscope.files import located, size_text
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import Prompts, PromptSet
 from neuroscope.sites import resolve_sites
@@ -32,7 +33,7 @@ class Stored:
     """Activations on the disk."""
 
     folder: Path
-    manifest: Manifest
+    manifest: Manifest = field(repr=False)
     computed: int
     """Prompts that were run through the model; those of parts that were there before were not."""
 
@@ -87,7 +88,7 @@ def extract_to(
     )
     return store_activations(
         wanted,
-        Path(folder),
+        folder,
         lambda: model,
         budget=budget,
         allow_nonfinite=allow_nonfinite,
@@ -97,7 +98,7 @@ def extract_to(
 
 def store_activations(
     wanted: Extraction,
-    folder: Path,
+    folder: str | Path,
     load: Callable[[], Model],
     *,
     budget: int | None = None,
@@ -117,6 +118,7 @@ def store_activations(
     Raises:
         ActivationError, PromptError: as `extract_to`.
     """
+    folder = located(folder)
     manifest, computed = complete_manifest(folder, wanted.key), 0
     if manifest is None:
         manifest, computed = _complete(wanted, folder, load(), budget, allow_nonfinite, progress)
@@ -179,6 +181,6 @@ def _progress_of_part(unfinished: UnfinishedActivations, progress: Progress) -> 
     before, total = unfinished.finished_prompts, unfinished.manifest.prompts
 
     def report(task: str, done: int, of: int) -> None:
-        progress(f"{task}, {unfinished.size / 1e6:,.0f} MB written", before + done, total)
+        progress(f"{task}, {size_text(unfinished.size)} written", before + done, total)
 
     return report

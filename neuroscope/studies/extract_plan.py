@@ -15,6 +15,7 @@ from neuroscope.extraction.extract import provenance_of
 from neuroscope.extraction.memory import free_memory
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.tuning import SAMPLE, fastest_budget
+from neuroscope.files import size_text
 from neuroscope.progress import Progress
 from neuroscope.prompts import Prompts
 from neuroscope.sites import Site
@@ -214,7 +215,7 @@ def _check_room(folder: Path, size: int) -> None:
     left = size - stored_bytes(folder)
     check_room(folder, left)
     if left > _LARGE:
-        _log.info("about %s MB will be written to %s", f"{left / 1e6:,.0f}", folder)
+        _log.info("about %s will be written to %s", size_text(left), folder)
 
 
 def _sample(wanted: Extraction, model: Model, count: int) -> TokenBlock:
