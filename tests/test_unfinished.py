@@ -1,9 +1,11 @@
 """Folders of activations on their way: cut short, damaged, foreign, or written by two at once."""
 
+import itertools
 import json
 import os
 import shutil
 import threading
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -475,3 +477,81 @@ def test_rows_that_are_not_finite_are_counted_by_site(folder):
             unfinished.write(number, ids, block, values, rows)
         unfinished.finish()
     assert read_manifest(folder).nonfinite == {"mlp_act.11": 3, "resid_post.0": 1}
+
+
+def not_begun(folder):
+    pass
+
+
+def begun_with_another_key(folder):
+    with opened(folder, manifest("max")):
+        pass
+
+
+def divided_otherwise(folder):
+    """And so it has to be done again, as a file of prompts is lost, too."""
+    write(folder, make(), per_part=1)
+    for name in (MANIFEST, "prompts/part-00002.parquet"):
+        (folder / name).unlink()
+
+
+def without_a_part(folder):
+    write(folder, make())
+    (folder / PARTS[0]).unlink()
+
+
+def without_its_manifest(folder):
+    write(folder, make())
+    (folder / MANIFEST).unlink()
+
+
+CHANGES = ("replace", "rename", "unlink", "rmdir", "mkdir", "fsync")
+
+
+def kill_after(patch, changes):
+    """Ends the process, so to speak, after so many changes of the disk: none comes after that."""
+    left = iter(range(changes))
+
+    def unless_killed(change):
+        def attempt(*arguments, **options):
+            if next(left, None) is None:
+                raise Killed
+            return change(*arguments, **options)
+
+        return attempt
+
+    for name in CHANGES:
+        patch.setattr(os, name, unless_killed(getattr(os, name)))
+
+
+def contents(folder):
+    """Path -> bytes, or none where it is a folder."""
+    found = (path for path in folder.rglob("*") if path.name != ".lock")
+    return {str(one.relative_to(folder)): one.is_file() and one.read_bytes() for one in found}
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        not_begun,
+        begun_with_another_key,
+        divided_otherwise,
+        without_a_part,
+        without_its_manifest,
+    ],
+)
+def test_killed_at_any_change_of_the_disk_it_ends_as_if_undisturbed(tmp_path, begin):
+    write(tmp_path / "new", make())
+    whole = contents(tmp_path / "new")
+    for changes in itertools.count():
+        folder = tmp_path / str(changes)
+        begin(folder)
+        with pytest.MonkeyPatch.context() as patch:
+            kill_after(patch, changes)
+            with suppress(Killed):
+                write(folder, make())
+                break
+        write(folder, make())
+        assert contents(folder) == whole, changes
+    assert contents(folder) == whole
+    assert changes > 8
