@@ -75,8 +75,8 @@ def extraction(texts: Sequence[str], dtype: str) -> Extraction:
 def aims(found: Sequence[Extraction]) -> list[str]:
     """What is aimed at, beside what was found: the largest run's time and growth of memory."""
     small, large = (pick(found, key=lambda one: one.prompts) for pick in (min, max))
-    if large.prompts < 10_000:  # starting takes longer than the work
-        return ["fewer than 10,000 prompts: too few to tell what is aimed at"]
+    if large.prompts < 100_000:  # the start of Python would weigh too much
+        return ["What is aimed at is meant for 100,000 prompts."]
     time = f"time / bare passes, {large.prompts:,} prompts"
     memory = f"peak memory, {large.prompts:,} prompts / {small.prompts:,}"
     return [
