@@ -17,7 +17,6 @@ from neuroscope.extraction.batching import batches, tokenise
 from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.checkpoints import find_checkpoint
 from neuroscope.extraction.extract import extract
-from neuroscope.extraction.memory import free_memory
 from neuroscope.extraction.models import load_model
 from neuroscope.extraction.recorder import Recorder
 from neuroscope.extraction.streaming import stream_sites
@@ -26,6 +25,8 @@ from neuroscope.prompts import PromptSet
 from neuroscope.sites import COMPONENTS, Site
 
 PROMPTS = PromptSet.of([" ".join(WORDS[start : start + start % 7 + 1]) for start in range(12)])
+
+
 LAYERS = 4
 
 
@@ -424,37 +425,6 @@ def test_sizes_are_those_of_the_loaded_weights(family, family_folder):
     model = load_model(str(family_folder(family)), memory="resident", dtype="float16")
     whole = sum(weight.nbytes for weight in model.module.parameters())
     assert weight_bytes(model.checkpoint, "float16") == whole
-
-
-VERSION_2 = ("memory.max", "memory.current", "")
-VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
-
-
-@pytest.mark.parametrize(
-    ("line", "below", "files"),
-    [("0::/jobs/17", "", VERSION_2), ("4:cpu,memory:/jobs/17", "memory", VERSION_1)],
-)
-@pytest.mark.parametrize("limited", ["", "jobs", "jobs/17"])
-def test_free_memory_heeds_the_limits_of_control_groups(tmp_path, line, below, files, limited):
-    own, groups = tmp_path / "own", tmp_path / "groups"
-    own.write_text(f"1:name=systemd:/\n{line}\n")
-    free = partial(free_memory, cgroups=groups, own=own)
-    assert free() > 2**20
-    limit, use, prefix = files
-    group = groups / below / limited
-    group.mkdir(parents=True)
-    (group / limit).write_text("max\n")
-    assert free() > 2**20
-    (group / limit).write_text("1000\n")
-    (group / use).write_text("700\n")
-    # pages of files are given back when they are needed, whether read once or twice
-    cached = f"{prefix}inactive_file 200\n{prefix}active_file 150\n"
-    (group / "memory.stat").write_text(f"anon 350\n{cached}")
-    assert free() == 650
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.write_text("0::/jobs/18\n2:memory:/jobs/18\n")
-    assert (free(own=elsewhere) > 2**20) == (limited == "jobs/17")
-    assert (free(own=tmp_path / "no Linux") > 2**20) == (limited != "")
 
 
 def test_missing_weights_are_refused_by_name(folder, tmp_path):

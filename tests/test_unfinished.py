@@ -1,12 +1,10 @@
-"""Folders of activations on their way: cut short, damaged, foreign, or written by two at once."""
+"""Folders of activations on their way: damaged, foreign, or written by two at once."""
 
-import itertools
 import json
-import os
 import shutil
 import threading
-from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -194,36 +192,6 @@ def test_a_part_of_other_activations_is_not_taken_for_ones_own(folder, tmp_path,
     assert complete_manifest(folder, key()) is None
 
 
-@pytest.mark.parametrize("written", range(12))
-def test_what_is_cut_short_is_not_found_and_goes_on_where_it_was(folder, monkeypatch, written):
-    calls, rename = [], os.replace
-
-    def cut_short(source, target):
-        if len(calls) == written:
-            raise Killed
-        calls.append(target)
-        rename(source, target)
-
-    monkeypatch.setattr(os, "replace", cut_short)
-    cut = False
-    try:
-        write(folder, make())
-    except Killed:
-        cut = True
-    monkeypatch.undo()
-    assert cut == (written < 10)  # plan, 2 x (prompts, tokens), 2 x 2 sites, manifest
-    if cut:
-        with pytest.raises(ActivationError, match=r"no complete activations .*same extraction"):
-            read_activations(folder)
-    whole = {path: path.stat().st_mtime_ns for path in folder.rglob("[!.]*/[!.]*.parquet")}
-    missing = write(folder, make())
-    assert missing == [number for number in (0, 1) if written < 7 + 2 * number]
-    assert_same(read_activations(folder), make())
-    if written >= 5:  # nothing that was whole is written again
-        kept = {path for path, time in whole.items() if path.stat().st_mtime_ns == time}
-        assert {path for path in whole if path.parent.name in ("prompts", "tokens")} <= kept
-
-
 def test_finished_parts_are_not_computed_again(folder):
     first, second = make(seed=1), make(seed=2)
     plan = manifest()
@@ -347,6 +315,26 @@ def test_a_damaged_manifest_is_told_with_the_remedy(folder, change, name):
     assert_same(read_activations(folder), make())
 
 
+def test_what_may_not_be_read_is_not_called_damaged(folder, monkeypatch):
+    """The remedy for that is to delete it."""
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    write(folder, make())
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "read_table", refuse)
+        with pytest.raises(
+            ActivationError, match=r"part-00000.parquet cannot be read \(Permission"
+        ):
+            read_activations(folder)
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(
+        ActivationError, match=r"manifest.json cannot be read \(Permission denied\)"
+    ):
+        read_activations(folder)
+
+
 def test_another_schema_is_refused_and_nothing_is_changed(folder):
     write(folder, make())
     document = json.loads((folder / MANIFEST).read_text())
@@ -382,23 +370,6 @@ def test_counts_of_values_that_are_not_finite_stay_with_their_parts(folder):
     (folder / "mlp_act.11" / "part-00000.parquet").unlink()
     write_zeros((RESID, MLP), {RESID: 1})
     assert read_manifest(folder).nonfinite == {"resid_post.0": 1}
-
-
-def test_counts_are_kept_where_only_the_last_step_is_cut_short(folder):
-    """The manifest is there, and that of the unfinished folder has not been taken away."""
-    with opened(folder, manifest(per_part=3)) as unfinished:
-        ids, block = unfinished.inputs(0, VOCABULARY)
-        values = [(site, np.zeros((3, 3), "f4")) for site in (RESID, MLP)]
-        unfinished.write(0, ids, block, values, {MLP: 2})
-        left = (folder / UNFINISHED).read_bytes()
-        unfinished.finish()
-    (folder / UNFINISHED).write_bytes(left)
-    assert complete_manifest(folder, key()) is None
-    with opened(folder, manifest(per_part=3)) as unfinished:
-        assert (unfinished.missing, unfinished.nonfinite) == ([], {"mlp_act.11": 2})
-        unfinished.finish()
-    assert complete_manifest(folder, key()).nonfinite == {"mlp_act.11": 2}
-    assert not (folder / UNFINISHED).exists()
 
 
 def test_what_computes_the_rest_of_a_folder_is_noted_where_it_differs(folder):
@@ -477,81 +448,3 @@ def test_rows_that_are_not_finite_are_counted_by_site(folder):
             unfinished.write(number, ids, block, values, rows)
         unfinished.finish()
     assert read_manifest(folder).nonfinite == {"mlp_act.11": 3, "resid_post.0": 1}
-
-
-def not_begun(folder):
-    pass
-
-
-def begun_with_another_key(folder):
-    with opened(folder, manifest("max")):
-        pass
-
-
-def divided_otherwise(folder):
-    """And so it has to be done again, as a file of prompts is lost, too."""
-    write(folder, make(), per_part=1)
-    for name in (MANIFEST, "prompts/part-00002.parquet"):
-        (folder / name).unlink()
-
-
-def without_a_part(folder):
-    write(folder, make())
-    (folder / PARTS[0]).unlink()
-
-
-def without_its_manifest(folder):
-    write(folder, make())
-    (folder / MANIFEST).unlink()
-
-
-CHANGES = ("replace", "rename", "unlink", "rmdir", "mkdir", "fsync")
-
-
-def kill_after(patch, changes):
-    """Ends the process, so to speak, after so many changes of the disk: none comes after that."""
-    left = iter(range(changes))
-
-    def unless_killed(change):
-        def attempt(*arguments, **options):
-            if next(left, None) is None:
-                raise Killed
-            return change(*arguments, **options)
-
-        return attempt
-
-    for name in CHANGES:
-        patch.setattr(os, name, unless_killed(getattr(os, name)))
-
-
-def contents(folder):
-    """Path -> bytes, or none where it is a folder."""
-    found = (path for path in folder.rglob("*") if path.name != ".lock")
-    return {str(one.relative_to(folder)): one.is_file() and one.read_bytes() for one in found}
-
-
-@pytest.mark.parametrize(
-    "begin",
-    [
-        not_begun,
-        begun_with_another_key,
-        divided_otherwise,
-        without_a_part,
-        without_its_manifest,
-    ],
-)
-def test_killed_at_any_change_of_the_disk_it_ends_as_if_undisturbed(tmp_path, begin):
-    write(tmp_path / "new", make())
-    whole = contents(tmp_path / "new")
-    for changes in itertools.count():
-        folder = tmp_path / str(changes)
-        begin(folder)
-        with pytest.MonkeyPatch.context() as patch:
-            kill_after(patch, changes)
-            with suppress(Killed):
-                write(folder, make())
-                break
-        write(folder, make())
-        assert contents(folder) == whole, changes
-    assert contents(folder) == whole
-    assert changes > 8

@@ -13,7 +13,7 @@ from neuroscope.activations import Provenance
 from neuroscope.errors import ActivationError, SiteError
 from neuroscope.files import written_whole
 from neuroscope.sites import Site
-from neuroscope.storage.parts import Part
+from neuroscope.storage.parts import Part, unreadable
 
 SCHEMA = 4
 MANIFEST = "manifest.json"
@@ -141,8 +141,10 @@ class Manifest:
             return manifest
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SiteError) as error:
-            told = isinstance(error, OSError | ValueError | SiteError)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        except (ValueError, KeyError, TypeError, AttributeError, SiteError) as error:
+            told = isinstance(error, ValueError | SiteError)
             reason = error if told else "an entry is missing or of another kind"
             raise ActivationError(
                 f"{path} is damaged ({reason}): delete this file and run the same extraction"

@@ -113,6 +113,8 @@ def read_part(folder: Path, place: Part, columns: list[str]) -> Any:
         raise ActivationError(
             f"{path} is missing: run the same extraction again, which makes only what is missing"
         ) from error
+    except PermissionError as error:
+        raise unreadable(path, error) from error
     except (ArrowException, OSError) as error:
         raise damaged(path, str(error).partition("\n")[0]) from error
     found = _part_of(table.schema.metadata)
@@ -133,6 +135,13 @@ def damaged(path: Path, reason: object) -> ActivationError:
     return ActivationError(
         f"{path} is damaged ({reason}): delete it and run the same extraction again, which makes"
         " only what is missing"
+    )
+
+
+def unreadable(path: Path, error: OSError) -> ActivationError:
+    """What to do about a file that may be whole but cannot be opened."""
+    return ActivationError(
+        f"{path} cannot be read ({error.strerror}): see to its permissions and its disk"
     )
 
 

@@ -1,0 +1,37 @@
+"""How much memory is free, by the limits that hold for this process."""
+
+from functools import partial
+
+import pytest
+
+from neuroscope.extraction.memory import free_memory
+
+VERSION_2 = ("memory.max", "memory.current", "")
+VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+
+
+@pytest.mark.parametrize(
+    ("line", "below", "files"),
+    [("0::/jobs/17", "", VERSION_2), ("4:cpu,memory:/jobs/17", "memory", VERSION_1)],
+)
+@pytest.mark.parametrize("limited", ["", "jobs", "jobs/17"])
+def test_free_memory_heeds_the_limits_of_control_groups(tmp_path, line, below, files, limited):
+    own, groups = tmp_path / "own", tmp_path / "groups"
+    own.write_text(f"1:name=systemd:/\n{line}\n")
+    free = partial(free_memory, cgroups=groups, own=own)
+    assert free() > 2**20
+    limit, use, prefix = files
+    group = groups / below / limited
+    group.mkdir(parents=True)
+    (group / limit).write_text("max\n")
+    assert free() > 2**20
+    (group / limit).write_text("1000\n")
+    (group / use).write_text("700\n")
+    # pages of files are given back when they are needed, whether read once or twice
+    cached = f"{prefix}inactive_file 200\n{prefix}active_file 150\n"
+    (group / "memory.stat").write_text(f"anon 350\n{cached}")
+    assert free() == 650
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("0::/jobs/18\n2:memory:/jobs/18\n")
+    assert (free(own=elsewhere) > 2**20) == (limited == "jobs/17")
+    assert (free(own=tmp_path / "no Linux") > 2**20) == (limited != "")
