@@ -76,7 +76,7 @@ def model_inputs(model: "Model", texts: list[str]) -> list[dict[str, Any]]:
     from neuroscope.prompts import PromptSet
 
     block = tokenise(model, PromptSet.of(texts).prompts)
-    found = batches(model, block, rule="content", budget=TokenBudget(BUDGET))
+    found = batches(model, block, token_rule="content", budget=TokenBudget(BUDGET))
     return [dict(batch.inputs(model)) for batch in found]
 
 

@@ -67,5 +67,5 @@ def write_texts(path: Path, texts: Sequence[str]) -> Path:
 
 
 def _words() -> list[str]:
-    text = files("neuroscope").joinpath("data/reference_prompts.txt").read_text(encoding="utf-8")
+    text = files("neuroscope").joinpath("data/baseline_prompts.txt").read_text(encoding="utf-8")
     return text.split()  # as often as they stand there

@@ -110,7 +110,7 @@ def extract(
     pool: Annotated[
         str, typer.Option(help="mean, max, last, first; none keeps every token.")
     ] = "mean",
-    tokens: Annotated[
+    token_rule: Annotated[
         str, typer.Option(help="content (without special tokens) or all.")
     ] = "content",
     truncate: Truncate = False,
@@ -123,7 +123,7 @@ def extract(
     ] = "auto",
     budget: Annotated[
         int | None,
-        typer.Option(help="Tokens a batch. [default: the device's usual, or the fastest]"),
+        typer.Option(help="Tokens a batch. [default: the device's usual]"),
     ] = None,
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Keep and count NaN and infinity.")
@@ -142,24 +142,24 @@ def extract(
     started = time.perf_counter()
     checkpoint = find_checkpoint(model)
     sites = resolve_sites(site or ["resid_post"], layers, checkpoint.layer_count)
-    check_pooling(pool, tokens)
+    check_pooling(pool, token_rule)
     with _resumable(), show_log(), extraction_bar() as progress:
         prompts = PromptFile.open(file)
         progress("load the model", 0, len(prompts))
         from neuroscope.extraction.hardware import resolve_device, resolve_dtype
         from neuroscope.extraction.models import load_model
-        from neuroscope.storage.activation_store import stored_at
-        from neuroscope.studies.extract import store_activations
-        from neuroscope.studies.extract_plan import Extraction
+        from neuroscope.storage.activation_store import store_folder
+        from neuroscope.studies.store.plan import ExtractionSpec
+        from neuroscope.studies.store.store import store_activations
 
         device = resolve_device(device)
         dtype = resolve_dtype(dtype, device)
-        wanted = Extraction(
-            checkpoint, prompts, tuple(sites), pool, tokens, truncate, dtype, attention
+        wanted = ExtractionSpec(
+            checkpoint, prompts, tuple(sites), pool, token_rule, truncate, dtype, attention
         )
         stored = store_activations(
             wanted,
-            out or stored_at(wanted.key),
+            out or store_folder(wanted.key),
             lambda: load_model(
                 checkpoint, device=device, dtype=dtype, attention=attention, memory=memory
             ),

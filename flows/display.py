@@ -25,7 +25,7 @@ from neuroscope.reporting.report import number
 from neuroscope.results import Comparison, ComparisonRow, model_label, pair_labels
 
 if TYPE_CHECKING:
-    from neuroscope.studies.extract import Stored
+    from neuroscope.studies.store.store import StoredActivations
 
 errors = Console(stderr=True)
 output = Console()
@@ -152,7 +152,7 @@ def show_log() -> Iterator[None]:
         log.setLevel(level)
 
 
-def show_extraction(stored: "Stored", seconds: float, *, json: bool) -> None:
+def show_extraction(stored: "StoredActivations", seconds: float, *, json: bool) -> None:
     """Where the activations are, and what it took to get them."""
     manifest = stored.manifest
     if json:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from neuroscope.sites import Site
     from neuroscope.storage.activation_store import read_activations
     from neuroscope.studies.compare import compare, run_comparison
-    from neuroscope.studies.extract import extract_to
+    from neuroscope.studies.store.store import extract_to
 
 _HOMES = {
     "Activations": "neuroscope.activations",
@@ -41,7 +41,7 @@ _HOMES = {
     "Tracker": "neuroscope.reporting.tracking",
     "compare": "neuroscope.studies.compare",
     "extract": "neuroscope.extraction.extract",
-    "extract_to": "neuroscope.studies.extract",
+    "extract_to": "neuroscope.studies.store.store",
     "load_experiment": "neuroscope.experiment",
     "load_model": "neuroscope.extraction.models",
     "read_activations": "neuroscope.storage.activation_store",

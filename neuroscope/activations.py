@@ -19,9 +19,9 @@ TOKEN_RULES = ("content", "all")
 """Which tokens count: without special tokens, or with them; padding never counts."""
 
 
-def check_pooling(pool: str, tokens: str) -> None:
+def check_pooling(pool: str, token_rule: str) -> None:
     """Raises NeuroscopeError unless both names are known ones."""
-    for option, value, known in (("pool", pool, POOLS), ("token rule", tokens, TOKEN_RULES)):
+    for option, value, known in (("pool", pool, POOLS), ("token rule", token_rule, TOKEN_RULES)):
         if value not in known:
             raise NeuroscopeError(f"unknown {option} '{value}': it is one of {', '.join(known)}")
 
@@ -38,11 +38,10 @@ class Provenance:
     dtype: str
     device: str
     padding_side: str
-    tokens: str
+    token_rule: str
     pool: str
     truncated: bool
     batch_tokens: int  # how many a batch held at most, on which the last bits depend
-    seed: int
     prompts_digest: str
     versions: Mapping[str, str] = field(default_factory=dict)
     git_commit: str | None = None
@@ -86,8 +85,3 @@ class Activations:
 
     def __iter__(self) -> Iterator[Site]:
         return iter(self.arrays)
-
-    def kept_tokens(self, prompt: int) -> NDArray[np.bool_]:
-        """(tokens,) of the prompt at this position: which ones the token rule counts."""
-        tokens = self.tokens[prompt]
-        return tokens.content if self.provenance.tokens == "content" else np.full(len(tokens), True)

@@ -99,7 +99,7 @@ class PromptGroup(_Part):
         return filled
 
 
-class ReferencePair(_Part):
+class PublishedPair(_Part):
     """Published figures for one pair of prompts."""
 
     a: str = Field(description="First prompt, word for word")
@@ -108,15 +108,15 @@ class ReferencePair(_Part):
     mse: float = Field(description="Published mean squared error")
 
 
-class ReferenceFigures(_Part):
-    """Figures that the measured ones are set beside; they hold for one model and site only."""
+class PublishedFigures(_Part):
+    """Published figures to set beside the measured ones; they hold for one model and site only."""
 
     model: str = Field(description="Model the figures were measured on, as in `models`")
     site: Annotated[str, AfterValidator(_whole_site_text)] = Field(
         description="Site they were measured at, with its layer"
     )
     source: str = Field(description="Where the figures come from")
-    pairs: list[ReferencePair] = Field(min_length=1, description="The figures, one pair each")
+    pairs: list[PublishedPair] = Field(min_length=1, description="The figures, one pair each")
 
 
 class Experiment(_Part):
@@ -154,8 +154,7 @@ class Experiment(_Part):
     )
     attention: Literal["sdpa", "eager"] = Field("sdpa", description="Implementation of attention")
     truncate: bool = Field(False, description="Cut prompts at the model's limit")
-    seed: int = Field(0, description="Seed of whatever is drawn at random; recorded")
-    reference: ReferenceFigures | None = Field(
+    published: PublishedFigures | None = Field(
         None, description="Published figures to set beside the measured ones"
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def located(path: str | Path) -> Path:
+def absolute(path: str | Path) -> Path:
     """The absolute path of a file or folder, `~` being the user's home.
 
     Libraries take other paths for addresses: `run:1` for something on a server named `run`.
@@ -29,12 +29,12 @@ def size_text(size: float) -> str:
 
 
 @contextmanager
-def written_whole(path: Path, *, alone: bool = True) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, *, alone: bool = True) -> Iterator[BinaryIO]:
     """A file that gets its name once it is whole and on the disk; if writing fails, none is left.
 
     Until then it is a hidden one beside it, which readers of the folder pass over.
 
-    >>> with written_whole(Path("manifest.json")) as file:
+    >>> with atomic_write(Path("manifest.json")) as file:
     ...     file.write(b"{}")
 
     Args:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from neuroscope.errors import NeuroscopeError
-from neuroscope.files import located
+from neuroscope.files import absolute
 
 
 def home() -> Path:
@@ -15,7 +15,7 @@ def home() -> Path:
     Raises:
         NeuroscopeError: it cannot be made.
     """
-    folder = located(os.environ.get("NEUROSCOPE_HOME") or Path.home() / ".neuroscope")
+    folder = absolute(os.environ.get("NEUROSCOPE_HOME") or Path.home() / ".neuroscope")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

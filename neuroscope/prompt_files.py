@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuroscope.errors import PromptError
-from neuroscope.files import located
+from neuroscope.files import absolute
 from neuroscope.prompts import Prompt, PromptSet, checked, digest_of
 
 Rows = Generator[tuple[int, Mapping[str, object]], None, None]
@@ -67,7 +67,7 @@ class PromptFile:
 
 
 def _known(path: str | Path) -> Path:
-    path = located(path)
+    path = absolute(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise PromptError(f"prompt file '{path}' {what}")

@@ -95,7 +95,7 @@ def _unknown_site(text: str, component: str) -> str:
 class Layers:
     """A choice of layers, independent of how many a model has.
 
-    >>> Layers.parse("0-2,-1").of(12)
+    >>> Layers.parse("0-2,-1").resolve(12)
     (0, 1, 2, 11)
     """
 
@@ -113,7 +113,7 @@ class Layers:
         parts = [part.strip() for part in str(text).split(",")]
         return cls(tuple(_parse_range(part, str(text)) for part in parts))
 
-    def of(self, count: int) -> tuple[int, ...]:
+    def resolve(self, count: int) -> tuple[int, ...]:
         """These layers, ascending, in a model that has `count` of them.
 
         Raises:
@@ -173,6 +173,6 @@ def resolve_sites(
         )
     found: set[Site] = set()
     for component, layer in parsed:
-        wanted = Layers.parse(layers if layer is None else layer).of(count)
+        wanted = Layers.parse(layers if layer is None else layer).resolve(count)
         found.update(Site(component, index) for index in wanted)
     return tuple(sorted(found, key=lambda site: site.order))

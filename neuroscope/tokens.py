@@ -136,7 +136,7 @@ class TokenBlock(Sequence[Tokens]):
             return [self[one] for one in range(*index.indices(len(self)))]
         return self._tokens(int(self.starts[index]), int(self.ends[index]))
 
-    def of(self, prompts: slice) -> "TokenBlock":
+    def slice(self, prompts: slice) -> "TokenBlock":
         """The tokens of some neighbouring prompts."""
         starts, ends = self.starts[prompts], self.ends[prompts]
         first, last = int(starts[0]), int(ends[-1])
@@ -162,13 +162,13 @@ class TokenBlock(Sequence[Tokens]):
         """(tokens,)"""
         return self.vocabulary.is_unknown[self.ids]
 
-    def kept(self, rule: str) -> Flags:
+    def kept(self, token_rule: str) -> Flags:
         """(tokens,) which ones the token rule, `content` or `all`, counts."""
-        return ~self.special if rule == "content" else np.ones(len(self.ids), dtype=bool)
+        return ~self.special if token_rule == "content" else np.ones(len(self.ids), dtype=bool)
 
-    def kept_counts(self, rule: str) -> NDArray[np.int64]:
+    def kept_counts(self, token_rule: str) -> NDArray[np.int64]:
         """(prompts,) how many tokens of each prompt the token rule counts."""
-        before = np.concatenate([[0], np.cumsum(self.kept(rule), dtype=np.int64)])
+        before = np.concatenate([[0], np.cumsum(self.kept(token_rule), dtype=np.int64)])
         counts: NDArray[np.int64] = before[self.ends] - before[self.starts]
         return counts
 

@@ -48,7 +48,7 @@ def tokenise(prompts):
 
 def key(pool="mean", rule="content", **others):
     values = {"fingerprint": "f" * 64, "prompts_digest": PROMPTS.digest, "sites": (RESID, MLP)}
-    values |= {"pool": pool, "tokens": rule, "truncated": False}
+    values |= {"pool": pool, "token_rule": rule, "truncated": False}
     return ActivationKey(**values | {"dtype": "float32", "attention": "sdpa"} | others)
 
 
@@ -62,11 +62,10 @@ def manifest(pool="mean", rule="content", per_part=2, tokens_per_part=1000):
         dtype="float32",
         device="cpu",
         padding_side="right",
-        tokens=rule,
+        token_rule=rule,
         pool=pool,
         truncated=False,
         batch_tokens=2048,
-        seed=0,
         prompts_digest=PROMPTS.digest,
         versions={"python": "3.11"},
     )
@@ -99,7 +98,7 @@ def make(pool="mean", rule="content", seed=0):
 
 def write(folder, acts, per_part=2, prompts=PROMPTS, tokens_per_part=1000):
     """Writes activations part by part, and gives the numbers of the parts that were missing."""
-    pool, rule = acts.provenance.pool, acts.provenance.tokens
+    pool, rule = acts.provenance.pool, acts.provenance.token_rule
     plan = manifest(pool, rule, per_part, tokens_per_part)
     with opened(folder, plan, prompts) as unfinished:
         missing = list(unfinished.missing)

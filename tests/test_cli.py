@@ -274,7 +274,7 @@ def test_extract_streams_when_asked_to(extracted, tmp_path):
         (["--attention", "flash"], "unknown attention 'flash': it is one of sdpa, eager"),
         (["--budget", "0"], "a budget of 0 tokens"),
         (["--pool", "sum"], "unknown pool 'sum'"),
-        (["--tokens", "words"], "unknown token rule 'words'"),
+        (["--token-rule", "words"], "unknown token rule 'words'"),
     ],
 )
 def test_extract_refuses_options_that_do_not_exist(refused, tmp_path, options, message):

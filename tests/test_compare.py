@@ -49,7 +49,7 @@ def test_rows_are_one_for_each_layer_pair_and_view(family_folder):
 
 def test_values_are_those_of_the_activations(family_folder):
     model = load_model(str(family_folder("gpt2")))
-    acts = extract(model, [MAN, WOMAN], "mlp_act", 1, pool="none", tokens="all")
+    acts = extract(model, [MAN, WOMAN], "mlp_act", 1, pool="none", token_rule="all")
     a, b = (values.astype(float) for values in acts["mlp_act.1"])
     rows = {row.view: row for row in compare(model, [MAN, WOMAN], "mlp_act.1").rows}
     assert a.shape == b.shape  # one token replaced by one
@@ -142,9 +142,7 @@ def test_artifacts_hold_all_that_a_reader_needs(recorded, tmp_path):
     table = pd.read_csv(folder / "tables" / "comparison.csv")
     pd.testing.assert_frame_equal(table, found[0].to_frame(), check_exact=False)
     provenance = json.loads((folder / "provenance.json").read_text())
-    assert {"fingerprint", "attention", "dtype", "padding_side", "tokens", "seed"} <= set(
-        provenance
-    )
+    assert {"fingerprint", "attention", "dtype", "padding_side", "token_rule"} <= set(provenance)
     again = Experiment.model_validate(yaml.safe_load((folder / "experiment.yaml").read_text()))
     assert again.pairs() == [(MAN, WOMAN), (MAN, BOY), (WOMAN, BOY)]
     values = pd.read_parquet(folder / "activations" / "resid_post.1")
@@ -210,18 +208,18 @@ def test_reference_figures_stand_beside_the_measured_ones(family_folder, databas
     pair = {"a": MAN, "b": WOMAN, "cosine": 0.9480, "mse": 0.0540}
     reference = {"model": model, "site": "resid_post.1", "source": "a book", "pairs": [pair]}
     tracker = Tracker.open()
-    (found,) = run_comparison(plan(model, reference=reference), tracker)
+    (found,) = run_comparison(plan(model, published=reference), tracker)
     text = report_text(tracker, found, tmp_path)
     row = next(row for row in found.rows if (row.layer, row.view) == (1, "aligned"))
-    assert f"Cosine Similarity: {row.cosine:.4f} (reference 0.9480)" in text
-    assert f"Mean Squared Error: {row.mse:.4f} (reference 0.0540)" in text
+    assert f"Cosine Similarity: {row.cosine:.4f} (published 0.9480)" in text
+    assert f"Mean Squared Error: {row.mse:.4f} (published 0.0540)" in text
 
 
 def test_reference_figures_of_another_model_do_not_apply(family_folder, database, tmp_path):
     pair = {"a": MAN, "b": WOMAN, "cosine": 0.9480, "mse": 0.0540}
     reference = {"model": "bert-base-uncased", "site": "resid_post.5", "source": "a book"}
     tracker = Tracker.open()
-    experiment = plan(family_folder("bert"), reference=reference | {"pairs": [pair]})
+    experiment = plan(family_folder("bert"), published=reference | {"pairs": [pair]})
     text = report_text(tracker, run_comparison(experiment, tracker)[0], tmp_path)
     assert "hold for bert-base-uncased at resid_post.5; they do not apply to" in text
     assert "0.9480" not in text

@@ -16,7 +16,7 @@ from stored import (
     write,
 )
 
-from neuroscope.errors import ActivationError
+from neuroscope.errors import ResourceError
 from neuroscope.storage.activation_store import read_activations
 from neuroscope.storage.disk import check_room, estimated_bytes, free_bytes, stored_bytes
 
@@ -51,7 +51,7 @@ def test_a_disk_that_fills_keeps_what_is_finished(folder, monkeypatch):
         write_table(*arguments, **options)
 
     monkeypatch.setattr(pq, "write_table", full)
-    with pytest.raises(ActivationError, match=r"No space left on device.*make room and run"):
+    with pytest.raises(ResourceError, match=r"No space left on device.*make room and run"):
         write(folder, make())
     monkeypatch.undo()
     assert not [path for path in folder.rglob(".*") if path.name != ".lock"]
@@ -62,7 +62,7 @@ def test_a_disk_that_fills_keeps_what_is_finished(folder, monkeypatch):
 def test_what_cannot_fit_is_refused_with_the_figures(tmp_path):
     check_room(tmp_path / "not" / "there", 1000)
     with pytest.raises(
-        ActivationError,
+        ResourceError,
         match=r"needs about 9,000,000.0 GB, and 100.0 MB to spare, but [\d,]+\.\d GB are free",
     ):
         check_room(tmp_path / "not" / "there", 9 * 10**15)
@@ -72,7 +72,7 @@ def test_what_cannot_fit_is_refused_with_the_figures(tmp_path):
 def test_a_small_disk_takes_a_small_job(tmp_path, monkeypatch):
     monkeypatch.setattr("neuroscope.storage.disk.free_bytes", lambda folder: 21_000_000)
     check_room(tmp_path, 10_000_000)
-    with pytest.raises(ActivationError, match=r"about 11.0 MB, and 11.0 MB to spare, but 21.0 MB"):
+    with pytest.raises(ResourceError, match=r"about 11.0 MB, and 11.0 MB to spare, but 21.0 MB"):
         check_room(tmp_path, 11_000_000)
 
 

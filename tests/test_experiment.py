@@ -11,8 +11,8 @@ from neuroscope.errors import ExperimentError
 from neuroscope.experiment import (
     Experiment,
     PromptGroup,
-    ReferenceFigures,
-    ReferencePair,
+    PublishedFigures,
+    PublishedPair,
     load_experiment,
     make_experiment,
 )
@@ -35,7 +35,7 @@ models: [minilm]
 prompts:
   - template: A {}.
     fills: [cat, dog]
-reference:
+published:
   model: minilm
   site: resid_post.5
   source: a paper
@@ -76,7 +76,7 @@ def test_the_least_experiment_and_its_defaults(load):
     assert (experiment.component, experiment.layer_choice) == ("resid_post", Layers.parse("all"))
     defaults = (experiment.device, experiment.dtype, experiment.attention, experiment.plot_layers)
     assert defaults == ("auto", "float32", "sdpa", "middle")
-    assert (experiment.truncate, experiment.seed, experiment.reference) == (False, 0, None)
+    assert (experiment.truncate, experiment.published) == (False, None)
 
 
 def test_pairs_are_made_within_a_group_each_once():
@@ -105,7 +105,7 @@ def test_pairs_are_made_within_a_group_each_once():
 )
 def test_layers_are_chosen_in_every_spelling(load, lines, meant):
     experiment = load(f"{SMALL}{lines}\n")
-    assert experiment.layer_choice.of(6) == meant
+    assert experiment.layer_choice.resolve(6) == meant
     assert experiment.component == "resid_post"
 
 
@@ -118,7 +118,7 @@ def test_an_experiment_reads_back_what_it_writes(load):
 
 def test_an_experiment_does_not_change(load):
     with pytest.raises(ValidationError, match="frozen"):
-        load(SMALL).seed = 1
+        load(SMALL).truncate = True
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_an_unknown_key_is_named_with_its_line_and_the_known_ones(
 
 
 def test_every_fault_is_told_at_once_each_with_its_line(refusal):
-    told = refusal(SMALL.replace("[minilm]", "minilm") + "sites: x\nseed: many\n").splitlines()
+    told = refusal(SMALL.replace("[minilm]", "minilm") + "sites: x\ntruncate: many\n").splitlines()
     assert [line.split(":")[0] for line in told] == [f"e.yaml, line {n}" for n in (3, 7, 6)]
 
 
@@ -152,7 +152,11 @@ def test_every_fault_is_told_at_once_each_with_its_line(refusal):
         ("[minilm]", "[]", "line 3: models: .*at least 1 item"),
         ("[minilm]", "[1]", r"line 3: models\.0: .*valid string, found 1"),
         ("[minilm]", "[m, m]", "a model is named twice: leave one out"),
-        ("name: full", "name: full\nseed: many", "line 3: seed: .*valid integer.*found 'many'"),
+        (
+            "name: full",
+            "name: full\ntruncate: many",
+            "line 3: truncate: .*valid boolean.*found 'many'",
+        ),
         ("name: full", "name: full\ntruncate: 7", "line 3: truncate: .*boolean.*found 7"),
         ("name: full", "name: full\ndtype: fp32", "line 3: dtype: .*'bfloat16'.*found 'fp32'"),
         ("name: full", "name: full\nattention: x", "line 3: attention: .*'eager', found 'x'"),
@@ -166,8 +170,8 @@ def test_every_fault_is_told_at_once_each_with_its_line(refusal):
             "site 'mlp_act.2' names its layer, and layers '3' .*: leave one of the two out",
         ),
         ("fills: [cat, dog]", "fills: cat", r"line 6: prompts\.0\.fills: .*list, found 'cat'"),
-        ("cosine: 0.5", "cosine: high", r"line 12: reference\.pairs\.0\.cosine: .*found 'high'"),
-        ("  source: a paper\n", "", r"line 7: key 'reference\.source' is missing"),
+        ("cosine: 0.5", "cosine: high", r"line 12: published\.pairs\.0\.cosine: .*found 'high'"),
+        ("  source: a paper\n", "", r"line 7: key 'published\.source' is missing"),
         ("name: full", "name: full\n1: x", "Keys should be strings, found 1"),
     ],
 )
@@ -216,8 +220,8 @@ def test_an_experiment_needs_prompts(refusal):
     [
         (f"{SMALL}note: [a, b\n", 7),
         (f"{SMALL}note: 'a\n", 7),
-        (f"{SMALL}\tseed: 1\n", 6),
-        (f"{SMALL}  seed: 1\n", 6),
+        (f"{SMALL}\ttruncate: true\n", 6),
+        (f"{SMALL}  truncate: true\n", 6),
         (f"{SMALL}note: a: b\n", 6),
         (f"{SMALL}---\n{SMALL}", 6),
         (f"{SMALL}note: !!python/name:os.system\n", 6),
@@ -257,8 +261,10 @@ def test_a_reference_needs_a_site_with_its_layer(refusal, site):
 
 def test_plain_values_are_checked_as_a_file_is():
     with pytest.raises(ExperimentError) as refused:
-        make_experiment({**yaml.safe_load(SMALL), "sede": 1})
-    assert str(refused.value).startswith("unknown key 'sede' (did you mean 'seed'?); keys here are")
+        make_experiment({**yaml.safe_load(SMALL), "trunkate": 1})
+    assert str(refused.value).startswith(
+        "unknown key 'trunkate' (did you mean 'truncate'?); keys here are"
+    )
 
 
 def test_the_shipped_engineer_experiment_holds_the_published_figures():
@@ -274,7 +280,7 @@ def test_the_shipped_engineer_experiment_holds_the_published_figures():
     }
     assert experiment.pairs() == list(figures)
     assert len(experiment.prompt_set()) == 5
-    published = experiment.reference
+    published = experiment.published
     assert (published.model, published.site) == ("bert-base-uncased", "resid_post.5")
     assert {(one.a, one.b): (one.cosine, one.mse) for one in published.pairs} == figures
 
@@ -291,7 +297,7 @@ def test_every_shipped_experiment_loads_and_is_named_as_its_file(path):
 
 
 def test_every_key_is_described():
-    parts = (Experiment, PromptGroup, ReferenceFigures, ReferencePair)
+    parts = (Experiment, PromptGroup, PublishedFigures, PublishedPair)
     nested = {
         found
         for part in parts

@@ -20,7 +20,7 @@ from conftest import WORDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuroscope.errors import ActivationError, PromptError
+from neuroscope.errors import NonfiniteError, PromptError, ResourceError, StoreError
 from neuroscope.extraction.extract import extract
 from neuroscope.extraction.finite import FiniteCheck
 from neuroscope.extraction.models import load_model
@@ -28,9 +28,9 @@ from neuroscope.prompt_files import PromptFile, read_prompts
 from neuroscope.prompts import PromptSet
 from neuroscope.sites import Site
 from neuroscope.storage.activation_store import read_activations
-from neuroscope.studies import extract_plan
-from neuroscope.studies.extract import extract_to, store_activations
-from neuroscope.studies.extract_plan import Estimate, Extraction
+from neuroscope.studies.store import plan as extract_plan
+from neuroscope.studies.store.plan import Estimate, ExtractionSpec
+from neuroscope.studies.store.store import extract_to, store_activations
 
 SITES = ["resid_post", "mlp_act"]
 CLOSE = {"atol": 5e-5, "rtol": 0}
@@ -74,10 +74,10 @@ def assert_same(one, other, exact=False):
 @pytest.mark.parametrize("pool", ["mean", "max", "first", "last", "none"])
 def test_what_is_on_disk_is_what_is_in_memory(models, tmp_path, small_parts, pool):
     model, prompts = models["bert", "right"], prompts_of(40)
-    stored = extract_to(tmp_path / "acts", model, prompts, SITES, pool=pool, tokens="all")
+    stored = extract_to(tmp_path / "acts", model, prompts, SITES, pool=pool, token_rule="all")
     assert len(stored.manifest.parts) > 3
     assert stored.computed == 40
-    in_memory = extract(model, prompts, SITES, pool=pool, tokens="all")
+    in_memory = extract(model, prompts, SITES, pool=pool, token_rule="all")
     found = read_activations(stored.folder)
     assert_same(found, in_memory)
     created = {"created": ""}
@@ -107,7 +107,7 @@ def test_any_prompts_budget_padding_and_kill_point_give_the_same(
 ):
     """The values are those of each prompt alone, also after being cut short at any file."""
     model, prompts = models[family, side], PromptSet.of(texts)
-    options = {"pool": pool, "tokens": rule, "budget": budget}
+    options = {"pool": pool, "token_rule": rule, "budget": budget}
     with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
         patch.setattr(Estimate, "prompts_per_part", lambda *_: per_part)
         patch.setattr(Estimate, "tokens_per_part", lambda *_: tokens_per_part)
@@ -123,7 +123,7 @@ def test_any_prompts_budget_padding_and_kill_point_give_the_same(
         assert_same(read_activations(cut), read_activations(whole), exact=True)
         found = read_activations(whole)
     for index in random.Random(0).sample(range(len(texts)), min(3, len(texts))):
-        alone = extract(models[family, "right"], [texts[index]], SITES, pool=pool, tokens=rule)
+        alone = extract(models[family, "right"], [texts[index]], SITES, pool=pool, token_rule=rule)
         for site in alone:
             np.testing.assert_allclose(found[site][index], alone[site][0], **CLOSE)
 
@@ -152,7 +152,7 @@ def stop_killing(patch):
 
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["neuroscope.studies.extract", "transformers.modeling_layers"])
+PROCESSES.set_forkserver_preload(["neuroscope.studies.store.store", "transformers.modeling_layers"])
 
 
 def extract_in_a_process(model, file, folder, result):
@@ -228,14 +228,14 @@ def test_two_processes_with_the_same_key_share_the_work(family_folder, tmp_path,
 def test_a_second_request_is_answered_without_a_model(models, tmp_path):
     model, prompts = models["bert", "right"], prompts_of(10)
     first = extract_to(tmp_path / "acts", model, prompts, SITES)
-    wanted = Extraction(model.checkpoint, prompts, first.manifest.sites)
+    wanted = ExtractionSpec(model.checkpoint, prompts, first.manifest.sites)
 
     def load():
         raise AssertionError("the model is asked for")
 
     again = store_activations(wanted, tmp_path / "acts", load)
     assert (again.computed, again.manifest) == (0, first.manifest)
-    with pytest.raises(ActivationError, match="holds other activations"):
+    with pytest.raises(StoreError, match="holds other activations"):
         extract_to(tmp_path / "acts", model, prompts, SITES, pool="max")
 
 
@@ -248,16 +248,14 @@ def test_values_that_are_not_finite_are_refused_or_counted(family_folder, tmp_pa
     model, prompts = load_model(str(family_folder("bert"))), prompts_of(20)
     spoil(model)
     folder = tmp_path / "acts"
-    with pytest.raises(
-        ActivationError, match=r"'.*' gives values .* at mlp_out.1 for prompt '\d+'"
-    ):
+    with pytest.raises(NonfiniteError, match=r"'.*' gives values .* at mlp_out.1 for prompt '\d+'"):
         extract_to(folder, model, prompts, ["mlp_act", "mlp_out"])
     stored = extract_to(folder, model, prompts, ["mlp_act", "mlp_out"], allow_nonfinite=True)
     assert stored.manifest.nonfinite == {"mlp_out.1": 20}
     values = read_activations(folder)["mlp_out.1"]
     assert np.isnan(values[:, 3]).all()
     assert np.isfinite(np.delete(values, 3, axis=1)).all()
-    with pytest.raises(ActivationError, match=r"not finite at mlp_out.1 .20 rows.*allow-nonfinite"):
+    with pytest.raises(NonfiniteError, match=r"not finite at mlp_out.1 .20 rows.*allow-nonfinite"):
         extract_to(folder, model, prompts, ["mlp_act", "mlp_out"])
 
 
@@ -271,7 +269,7 @@ def test_noted_values_that_are_not_finite_are_refused_before_more_is_computed(
     ran = []
     model.module.register_forward_pre_hook(lambda *_: ran.append(1))
     kept = 40 - len(pq.read_table(tmp_path / "acts" / "mlp_out.1" / "part-00000.parquet"))
-    with pytest.raises(ActivationError, match=rf"not finite at mlp_out.1 .{kept} rows"):
+    with pytest.raises(NonfiniteError, match=rf"not finite at mlp_out.1 .{kept} rows"):
         extract_to(tmp_path / "acts", model, prompts, "mlp_out")
     assert ran == []
 
@@ -307,7 +305,7 @@ def test_a_file_of_prompts_is_read_in_memory_and_to_disk_alike(models, tmp_path)
 
 def test_parts_are_bounded_by_memory_and_by_the_work_that_a_kill_may_cost(models, monkeypatch):
     def per_part(tokens_per_prompt, batch_tokens=2048, pool="mean"):
-        wanted = Extraction(model.checkpoint, prompts, (Site("resid_post", 0),), pool)
+        wanted = ExtractionSpec(model.checkpoint, prompts, (Site("resid_post", 0),), pool)
         estimate = Estimate(wanted, model, tokens_per_prompt * len(prompts), tokens_per_prompt)
         return estimate.prompts_per_part(batch_tokens)
 
@@ -403,7 +401,7 @@ def test_memory_that_cannot_be_had_is_told(models, monkeypatch):
         raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr("mmap.mmap", refuse)
-    with pytest.raises(ActivationError, match=r"has not the 0.1 kB .*Cannot allocate.* to disk"):
+    with pytest.raises(ResourceError, match=r"has not the 0.1 kB .*Cannot allocate.* to disk"):
         extract(models["bert", "right"], ["the cat"])
 
 
@@ -424,7 +422,7 @@ def test_a_prompt_that_cannot_be_read_is_found_before_anything_is_computed(
 def test_what_the_disk_has_no_room_for_is_refused_before_it_starts(models, tmp_path, monkeypatch):
     monkeypatch.setattr("neuroscope.storage.disk.free_bytes", lambda folder: 400_000)
     with pytest.raises(
-        ActivationError, match=r"needs about 2\d\d.\d kB, and 2.* to spare, but 400.0 kB are free"
+        ResourceError, match=r"needs about 2\d\d.\d kB, and 2.* to spare, but 400.0 kB are free"
     ):
         extract_to(tmp_path / "acts", models["bert", "right"], prompts_of(300), SITES)
     assert not (tmp_path / "acts").exists()
@@ -439,9 +437,7 @@ def test_a_full_disk_keeps_finished_parts(family_folder, tmp_path, monkeypatch, 
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (700, hard))
-        with pytest.raises(
-            ActivationError, match=r"writing to .* failed .*finished parts are kept"
-        ):
+        with pytest.raises(ResourceError, match=r"writing to .* failed .*finished parts are kept"):
             extract_to(folder, model, prompts, SITES)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

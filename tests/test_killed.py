@@ -20,7 +20,7 @@ from stored import (
     write,
 )
 
-from neuroscope.errors import ActivationError
+from neuroscope.errors import StoreError
 from neuroscope.storage.activation_store import read_activations
 from neuroscope.storage.manifest import MANIFEST
 from neuroscope.storage.unfinished import (
@@ -48,7 +48,7 @@ def test_what_is_cut_short_is_not_found_and_goes_on_where_it_was(folder, monkeyp
     monkeypatch.undo()
     assert cut == (written < 10)  # plan, 2 x (prompts, tokens), 2 x 2 sites, manifest
     if cut:
-        with pytest.raises(ActivationError, match=r"no complete activations .*same extraction"):
+        with pytest.raises(StoreError, match=r"no complete activations .*same extraction"):
             read_activations(folder)
     whole = {path: path.stat().st_mtime_ns for path in folder.rglob("[!.]*/[!.]*.parquet")}
     missing = write(folder, make())

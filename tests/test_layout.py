@@ -104,7 +104,7 @@ def test_every_experiment_key_is_documented():
     from neuroscope import experiment
 
     text = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
-    for part in (experiment.Experiment, experiment.PromptGroup, experiment.ReferenceFigures):
+    for part in (experiment.Experiment, experiment.PromptGroup, experiment.PublishedFigures):
         for key, field in part.model_fields.items():
             assert field.description, key
             assert f"`{key}`" in text, f"docs/experiments.md does not explain {key}"

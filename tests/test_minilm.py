@@ -7,14 +7,14 @@ import torch
 from neuroscope import compare
 from neuroscope.align import align
 from neuroscope.errors import PromptError
+from neuroscope.extraction.baseline import (
+    baseline_moments,
+    baseline_prompts,
+    ensure_baseline,
+    read_baseline,
+)
 from neuroscope.extraction.extract import extract
 from neuroscope.extraction.models import load_model
-from neuroscope.extraction.reference import (
-    ensure_reference,
-    read_reference,
-    reference_moments,
-    reference_prompts,
-)
 
 MAN, WOMAN, TRANSGENDER = (f"The engineer is a {fill}." for fill in ("man", "woman", "transgender"))
 
@@ -42,7 +42,7 @@ def test_the_engineers_figures(model):
 
 
 def test_every_layer_equals_hugging_face(model):
-    acts = extract(model, [MAN, TRANSGENDER], pool="none", tokens="all")
+    acts = extract(model, [MAN, TRANSGENDER], pool="none", token_rule="all")
     for index, text in enumerate([MAN, TRANSGENDER]):
         with torch.inference_mode():
             inputs = model.tokenizer(text, return_tensors="pt")
@@ -59,29 +59,31 @@ def test_tokens_are_the_models(model):
 
 
 def test_reference_statistics_are_those_of_all_reference_tokens(model):
-    path = ensure_reference(model, "mlp_act")
-    prompts = reference_prompts()
-    acts = extract(model, prompts, "mlp_act", [0, 5], pool="none", tokens="content", budget=4096)
+    path = ensure_baseline(model, "mlp_act")
+    prompts = baseline_prompts()
+    acts = extract(
+        model, prompts, "mlp_act", [0, 5], pool="none", token_rule="content", budget=4096
+    )
     for layer in (0, 5):
         tokens = np.concatenate(acts[f"mlp_act.{layer}"]).astype(np.float64)
-        kept = read_reference(path, "content", layer)
+        kept = read_baseline(path, "content", layer)
         assert kept.count == len(tokens)
         np.testing.assert_allclose(kept.mean, tokens.mean(axis=0), atol=1e-6)
         np.testing.assert_allclose(kept.sd, tokens.std(axis=0, ddof=1), rtol=1e-5)
     special = sum(sum(one.special) for one in acts.tokens)
-    assert read_reference(path, "all", 0).count == kept.count + special
+    assert read_baseline(path, "all", 0).count == kept.count + special
 
 
 def test_reference_statistics_are_kept(model):
-    path = ensure_reference(model, "resid_post")
+    path = ensure_baseline(model, "resid_post")
     changed = path.stat().st_mtime_ns
-    assert ensure_reference(model, "resid_post") == path
+    assert ensure_baseline(model, "resid_post") == path
     assert path.stat().st_mtime_ns == changed
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_the_reference_prompts_are_varied():
-    prompts = reference_prompts()
+    prompts = baseline_prompts()
     lengths = [len(text.split()) for text in prompts.texts]
     assert 300 <= len(prompts) <= 500
     assert len(set(prompts.texts)) == len(prompts)
@@ -89,8 +91,8 @@ def test_the_reference_prompts_are_varied():
 
 
 def test_standardised_reference_tokens_have_mean_0_and_sd_1(model):
-    moments = reference_moments(model, "resid_post")
-    acts = extract(model, reference_prompts(), layers=3, pool="none", tokens="all")
+    moments = baseline_moments(model, "resid_post")
+    acts = extract(model, baseline_prompts(), layers=3, pool="none", token_rule="all")
     z = moments["all", 3].standardise(np.concatenate(acts["resid_post.3"]))
     assert np.abs(z.mean(axis=0)).max() < 1e-5
     assert np.abs(z.std(axis=0, ddof=1) - 1).max() < 1e-5

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import FAMILIES
 
-from neuroscope.errors import ActivationError, ModelError, PromptError
+from neuroscope.errors import ModelError, NonfiniteError, PromptError, ResourceError
 from neuroscope.extraction.batching import batches, tokenise
 from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.extract import extract
@@ -24,7 +24,7 @@ PROMPTS = [
     "the engineer is a woman and not very old !",
     "the old king walks in the small green house , the young queen runs",
 ]
-ALL = {"pool": "none", "tokens": "all"}
+ALL = {"pool": "none", "token_rule": "all"}
 CLOSE = {"atol": 5e-5, "rtol": 0}
 
 
@@ -115,8 +115,8 @@ def test_left_padding_right_padding_and_alone_agree(family, attention, family_fo
 @pytest.mark.parametrize("pool", ["mean", "max", "last", "first"])
 @pytest.mark.parametrize("rule", ["content", "all"])
 def test_pooling_is_that_of_the_kept_tokens(model, pool, rule):
-    whole = extract(model, PROMPTS, "mlp_act", pool="none", tokens=rule)
-    pooled = extract(model, PROMPTS, "mlp_act", pool=pool, tokens=rule)
+    whole = extract(model, PROMPTS, "mlp_act", pool="none", token_rule=rule)
+    pooled = extract(model, PROMPTS, "mlp_act", pool=pool, token_rule=rule)
     reduce = {
         "mean": lambda x: x.mean(axis=0),
         "max": lambda x: x.max(axis=0),
@@ -131,7 +131,7 @@ def test_pooling_is_that_of_the_kept_tokens(model, pool, rule):
 
 def test_content_leaves_special_tokens_out(model):
     every = extract(model, PROMPTS, "resid_post", 0, **ALL)
-    content = extract(model, PROMPTS, "resid_post", 0, pool="none", tokens="content")
+    content = extract(model, PROMPTS, "resid_post", 0, pool="none", token_rule="content")
     for index, tokens in enumerate(every.tokens):
         kept = every["resid_post.0"][index][tokens.content]
         np.testing.assert_array_equal(content["resid_post.0"][index], kept)
@@ -156,7 +156,7 @@ def test_batch_of_one_equals_batch_of_many(model):
 
 def test_batches_hold_every_prompt_once_within_the_budget(model):
     block = tokenise(model, PromptSet.of(PROMPTS * 5).prompts)
-    found = list(batches(model, block, rule="all", budget=TokenBudget(40)))
+    found = list(batches(model, block, token_rule="all", budget=TokenBudget(40)))
     assert sorted(member for batch in found for member in batch.members) == list(range(20))
     assert all(batch.ids.numel() <= 40 for batch in found)
 
@@ -179,7 +179,7 @@ def test_one_prompt_that_is_too_large_for_the_device_is_refused(model):
     before = hook_count(model)
     with (
         memory_for(model, tokens=3),
-        pytest.raises(ActivationError, match=r"not the memory for one prompt of \d+ tokens"),
+        pytest.raises(ResourceError, match=r"not the memory for one prompt of \d+ tokens"),
     ):
         extract(model, PROMPTS)
     assert hook_count(model) == before
@@ -237,7 +237,7 @@ def test_hooks_are_gone_when_what_is_kept_raises(model):
 
 def first_batch(model):
     block = tokenise(model, PromptSet.of(PROMPTS).prompts)
-    return next(batches(model, block, rule="all", budget=TokenBudget(1000)))
+    return next(batches(model, block, token_rule="all", budget=TokenBudget(1000)))
 
 
 def test_nothing_is_recorded_that_was_not_asked_for(model):
@@ -347,15 +347,15 @@ def test_values_that_are_not_finite_are_refused(family_folder):
     model = load_model(str(family_folder("bert")))
     with torch.no_grad():
         model.layer(1).get_submodule("output.dense").bias[3] = float("nan")
-    with pytest.raises(ActivationError, match=r"mlp_out.1 for prompt '\d'.*float32"):
+    with pytest.raises(NonfiniteError, match=r"mlp_out.1 for prompt '\d'.*float32"):
         extract(model, PROMPTS, "mlp_out")
     assert np.isfinite(extract(model, PROMPTS, "mlp_out", 0)["mlp_out.0"]).all()
 
 
 def test_provenance_says_how_to_get_the_values_again(model):
-    found = extract(model, PROMPTS, pool="max", tokens="all", seed=7).provenance
+    found = extract(model, PROMPTS, pool="max", token_rule="all").provenance
     assert found.architecture == model.architecture.family
-    assert (found.pool, found.tokens, found.seed) == ("max", "all", 7)
+    assert (found.pool, found.token_rule) == ("max", "all")
     assert (found.dtype, found.attention, found.padding_side) == ("float32", "sdpa", "right")
     assert found.fingerprint == model.checkpoint.fingerprint
     assert found.versions["torch"] == torch.__version__

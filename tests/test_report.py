@@ -13,7 +13,7 @@ from neuroscope.align import VIEWS
 from neuroscope.reporting.report import (
     NO_VALUE,
     ComparisonReport,
-    ReferenceCheck,
+    PublishedCheck,
     ReportFigure,
     number,
     to_html,
@@ -157,20 +157,20 @@ def test_the_text_shows_a_dash_where_a_view_is_empty_and_no_note_where_there_is_
 
 
 def test_the_text_sets_reference_figures_beside_the_measured_ones():
-    check = ReferenceCheck(MAN, WOMAN, 0.94801, 0.05399, 0.948, 0.054)
-    text = to_text(make(checks=[check], reference_note="Published elsewhere."))
+    check = PublishedCheck(MAN, WOMAN, 0.94801, 0.05399, 0.948, 0.054)
+    text = to_text(make(checks=[check], published_note="Published elsewhere."))
     assert text.endswith(
         "Published elsewhere.\n"
         f"'{MAN}' vs. '{WOMAN}'\n"
-        "Cosine Similarity: 0.9480 (reference 0.9480)\n"
-        "Mean Squared Error: 0.0540 (reference 0.0540)\n"
+        "Cosine Similarity: 0.9480 (published 0.9480)\n"
+        "Mean Squared Error: 0.0540 (published 0.0540)\n"
         "\n"
     )
 
 
 def test_a_check_without_a_value_shows_a_dash():
-    check = ReferenceCheck(MAN, WOMAN, math.nan, 0.1, 0.948, 0.054)
-    report = make(checks=[check], reference_note="Published elsewhere.")
+    check = PublishedCheck(MAN, WOMAN, math.nan, 0.1, 0.948, 0.054)
+    report = make(checks=[check], published_note="Published elsewhere.")
     assert "nan" not in to_text(report).lower()
     assert "nan" not in Page(to_html(report)).cells
 
@@ -264,14 +264,14 @@ def test_everything_from_outside_is_escaped_on_the_page():
         note=HOSTILE,
         figures=[ReportFigure("one.png", HOSTILE, b"x")],
         left_out=HOSTILE,
-        checks=[ReferenceCheck(HOSTILE, "other", 0.1, 0.2, 0.3, 0.4)],
-        reference_note=HOSTILE,
+        checks=[PublishedCheck(HOSTILE, "other", 0.1, 0.2, 0.3, 0.4)],
+        published_note=HOSTILE,
         links={HOSTILE: 'http://127.0.0.1/"><script>'},
         provenance={HOSTILE: HOSTILE, "versions": {HOSTILE: HOSTILE}},
     )
     comparison = replace(hostile.comparison, model=HOSTILE)
     page = Page(to_html(replace(hostile, comparison=comparison)))
-    harmless = Page(to_html(replace(make(figures=hostile.figures), reference_note="x")))
+    harmless = Page(to_html(replace(make(figures=hostile.figures), published_note="x")))
     assert {tag for tag, _ in page.elements} <= {tag for tag, _ in harmless.elements}
     assert page.attributes("onerror") == []
     assert page.attributes("src") == ["data:image/png;base64,eA=="]

@@ -194,7 +194,7 @@ def test_moments_keep_the_digits_that_a_sum_of_squares_loses():
 def test_moments_of_float32_are_computed_in_double():
     block = (normal(0, 20_000, 2) + 1000).astype(np.float32)
     moments = Moments.of(block)
-    assert moments.mean.dtype == moments.deviations.dtype == np.float64
+    assert moments.mean.dtype == moments.m2.dtype == np.float64
     np.testing.assert_allclose(moments.mean, block.astype(float).mean(axis=0), rtol=1e-12)
 
 
@@ -203,7 +203,7 @@ def test_moments_of_no_token_change_nothing():
     for merged in (none.merge(some), some.merge(none)):
         assert merged.count == 5
         np.testing.assert_array_equal(merged.mean, some.mean)
-        np.testing.assert_array_equal(merged.deviations, some.deviations)
+        np.testing.assert_array_equal(merged.m2, some.m2)
     assert none.merge(none).count == 0 and (none.sd == 0).all()
 
 

@@ -119,33 +119,33 @@ def test_sites_sort_as_a_forward_pass_reaches_them():
     ],
 )
 def test_layers_are_read_in_every_spelling(asked, meant):
-    assert Layers.parse(asked).of(12) == meant
+    assert Layers.parse(asked).resolve(12) == meant
 
 
 @given(st.lists(st.integers(-8, 7), min_size=1), st.integers(8, 20))
 @settings(deadline=None)
 def test_listed_layers_are_those_that_python_indexes(layers, count):
     by_index = sorted({range(count)[layer] for layer in layers})
-    assert list(Layers.parse(layers).of(count)) == by_index
+    assert list(Layers.parse(layers).resolve(count)) == by_index
 
 
 def test_one_choice_of_layers_serves_models_of_different_depth():
     choice = Layers.parse("0,-1")
-    assert choice.of(6) == (0, 5)
-    assert choice.of(32) == (0, 31)
-    assert choice.of(1) == (0,)
+    assert choice.resolve(6) == (0, 5)
+    assert choice.resolve(32) == (0, 31)
+    assert choice.resolve(1) == (0,)
 
 
 @pytest.mark.parametrize("layers", ["12", 12, "-13", "0-12", "-13-2", "3,40"])
 def test_a_layer_that_does_not_exist_is_named_with_those_that_do(layers):
     with pytest.raises(SiteError, match=r"does not exist: .* 12 layers, 0 to 11 \(-1 is the last"):
-        Layers.parse(layers).of(12)
+        Layers.parse(layers).resolve(12)
 
 
 @pytest.mark.parametrize("layers", ["5-2", "-1-3", "-1--3"])
 def test_layers_that_run_backwards_are_refused(layers):
     with pytest.raises(SiteError, match="run backwards: write the lower layer first"):
-        Layers.parse(layers).of(12)
+        Layers.parse(layers).resolve(12)
 
 
 @pytest.mark.parametrize(

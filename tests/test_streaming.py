@@ -12,7 +12,7 @@ from conftest import FAMILIES, WORDS, make_model
 from safetensors.torch import load_file, save_file
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from neuroscope.errors import ActivationError, ModelError
+from neuroscope.errors import ModelError, ResourceError
 from neuroscope.extraction.batching import batches, tokenise
 from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.checkpoints import find_checkpoint
@@ -50,7 +50,7 @@ def streamed(folder):
 def inputs_of(model, budget=24):
     """Several batches of different widths."""
     block = tokenise(model, PROMPTS.prompts)
-    found = batches(model, block, rule="all", budget=TokenBudget(budget))
+    found = batches(model, block, token_rule="all", budget=TokenBudget(budget))
     return [batch.inputs(model) for batch in found]
 
 
@@ -368,7 +368,7 @@ def test_a_device_without_the_memory_is_told_with_the_remedy(streamed):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     watch = streamed.layer(2).register_forward_pre_hook(fail)
-    with pytest.raises(ActivationError, match=r"not the memory for .*smaller --budget than \d+"):
+    with pytest.raises(ResourceError, match=r"not the memory for .*smaller --budget than \d+"):
         extract(streamed, PROMPTS, budget=24)
     watch.remove()
     extract(streamed, PROMPTS, budget=24)

@@ -27,7 +27,7 @@ from stored import (
     write_part,
 )
 
-from neuroscope.errors import ActivationError, PromptError
+from neuroscope.errors import PromptError, StoreError
 from neuroscope.prompts import Prompt, PromptSet
 from neuroscope.sites import Site
 from neuroscope.storage.activation_store import read_activations
@@ -51,10 +51,10 @@ from neuroscope.storage.unfinished import (
 def test_activations_of_another_key_are_kept_and_it_is_told_how_they_differ(folder, other, words):
     write(folder, make())
     message = rf"holds other activations \({words}\): name a new folder"
-    with pytest.raises(ActivationError, match=message):
+    with pytest.raises(StoreError, match=message):
         complete_manifest(folder, key(**other))
     with (
-        pytest.raises(ActivationError, match=message),
+        pytest.raises(StoreError, match=message),
         opened(folder, replace(manifest(), key=key(**other))),
     ):
         pass
@@ -67,7 +67,7 @@ def test_a_folder_begun_with_another_key_is_taken_over_unless_it_holds_values(fo
             pass
     with opened(folder, manifest("none")) as unfinished:
         write_part(unfinished, 1, make("none"))
-    with pytest.raises(ActivationError, match=r"holds other activations \(pool none\)"):
+    with pytest.raises(StoreError, match=r"holds other activations \(pool none\)"):
         write(folder, make())
     (folder / PARTS[1]).unlink()
     (folder / "resid_post.0" / "part-00001.parquet").unlink()
@@ -149,7 +149,7 @@ def test_values_that_cannot_be_read_for_a_moment_are_kept(folder, monkeypatch):
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(pq, "read_metadata", refuse)
-    with pytest.raises(ActivationError, match=r"holds other activations \(pool mean\)"):
+    with pytest.raises(StoreError, match=r"holds other activations \(pool mean\)"):
         write(folder, make("none"))
     monkeypatch.undo()
     assert write(folder, make()) == [1]
@@ -170,7 +170,7 @@ def test_a_lost_manifest_is_made_anew_from_what_the_parts_say(folder, lost):
     write(folder, make())
     for name in lost:
         (folder / name).unlink()
-    with pytest.raises(ActivationError, match="is not empty: name a new folder"):
+    with pytest.raises(StoreError, match="is not empty: name a new folder"):
         complete_manifest(folder, key(dtype="bfloat16"))
     # parts of another number of prompts would be made now: those there are kept
     assert write(folder, make(), per_part=1) == [0][: len(lost) - 1]
@@ -184,7 +184,7 @@ def test_a_part_of_other_activations_is_not_taken_for_ones_own(folder, tmp_path,
     name = f"{table}/part-00001.parquet"
     shutil.copy(tmp_path / "other" / name, folder / name)
     assert complete_manifest(folder, key()) is None
-    with pytest.raises(ActivationError, match=rf"{name} is damaged .it is a part of something"):
+    with pytest.raises(StoreError, match=rf"{name} is damaged .it is a part of something"):
         read_activations(folder)
     assert write(folder, make("mean")) == ([1] if table == "resid_post.0" else [])
     assert_same(read_activations(folder), make("mean"))
@@ -271,7 +271,7 @@ def test_a_damaged_part_is_named_and_only_it_is_made_anew(folder, name, fault):
     elif fault != "gone":
         path.write_bytes(content[:-9] if fault == "cut" else b"")
     told = "is missing: run the same" if fault == "gone" else r"is damaged .*delete it and run the"
-    with pytest.raises(ActivationError, match=told) as refused:
+    with pytest.raises(StoreError, match=told) as refused:
         read_activations(folder)
     assert str(path) in str(refused.value)
     path.unlink(missing_ok=True)  # as told
@@ -297,7 +297,7 @@ def changed(**entries):
 @pytest.mark.parametrize(
     "change",
     [
-        *("", "{", "[]", "{}", '{"schema": 4}', '{"schema": 4, "key": {}}'),
+        *("", "{", "[]", "{}", '{"schema": 5}', '{"schema": 5, "key": {}}'),
         *(changed(prompts_per_part=0), changed(tokens_per_part=0)),
         *(changed(parts=[2]), changed(parts=[4, -1])),
     ],
@@ -308,7 +308,7 @@ def test_a_damaged_manifest_is_told_with_the_remedy(folder, change, name):
     (folder / MANIFEST).rename(folder / name)
     text = (folder / name).read_text()
     (folder / name).write_text(change if isinstance(change, str) else change(text))
-    with pytest.raises(ActivationError, match=rf"{name} is damaged .*delete this file and run"):
+    with pytest.raises(StoreError, match=rf"{name} is damaged .*delete this file and run"):
         complete_manifest(folder, key())
     (folder / name).unlink()  # as told
     assert write(folder, make()) == []
@@ -324,14 +324,10 @@ def test_what_may_not_be_read_is_not_called_damaged(folder, monkeypatch):
     write(folder, make())
     with monkeypatch.context() as patch:
         patch.setattr(pq, "read_table", refuse)
-        with pytest.raises(
-            ActivationError, match=r"part-00000.parquet cannot be read \(Permission"
-        ):
+        with pytest.raises(StoreError, match=r"part-00000.parquet cannot be read \(Permission"):
             read_activations(folder)
     monkeypatch.setattr(Path, "read_text", refuse)
-    with pytest.raises(
-        ActivationError, match=r"manifest.json cannot be read \(Permission denied\)"
-    ):
+    with pytest.raises(StoreError, match=r"manifest.json cannot be read \(Permission denied\)"):
         read_activations(folder)
 
 
@@ -341,7 +337,7 @@ def test_another_schema_is_refused_and_nothing_is_changed(folder):
     (folder / MANIFEST).write_text(json.dumps({**document, "schema": 99}))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for attempt in (lambda: read_activations(folder), lambda: write(folder, make())):
-        with pytest.raises(ActivationError, match=r"schema 99, this version reads 4: extract"):
+        with pytest.raises(StoreError, match=r"schema 99, this version reads 5: extract"):
             attempt()
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -409,9 +405,9 @@ def refuse(prompts):
 
 def test_a_folder_that_holds_something_else_is_not_written_to(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ActivationError, match="is not empty: name a new folder"):
+    with pytest.raises(StoreError, match="is not empty: name a new folder"):
         write(tmp_path, make())
-    with pytest.raises(ActivationError, match="is a file: name a new folder"):
+    with pytest.raises(StoreError, match="is a file: name a new folder"):
         write(tmp_path / "notes.txt", make())
     with (
         pytest.raises(PromptError),
@@ -420,7 +416,7 @@ def test_a_folder_that_holds_something_else_is_not_written_to(tmp_path):
         ),
     ):
         pass
-    with pytest.raises(ActivationError, match=r"cannot be made .*: name another"):
+    with pytest.raises(StoreError, match=r"cannot be made .*: name another"):
         write(tmp_path / "notes.txt" / "acts", make())
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     (tmp_path / "new").mkdir()

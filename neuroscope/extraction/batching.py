@@ -99,16 +99,18 @@ class Batch:
         )
 
 
-def batches(model: Model, block: TokenBlock, *, rule: str, budget: TokenBudget) -> Iterator[Batch]:
+def batches(
+    model: Model, block: TokenBlock, *, token_rule: str, budget: TokenBudget
+) -> Iterator[Batch]:
     """Batches of prompts of like length, the longest first.
 
     Args:
-        rule: which tokens count, `content` or `all`.
+        token_rule: which tokens count, `content` or `all`.
         budget: how many tokens a batch may hold, padding included; a prompt that is longer goes
             alone.
     """
     order = np.argsort(-block.lengths, kind="stable")
-    kept = block.kept(rule)
+    kept = block.kept(token_rule)
     ranks = np.cumsum(kept) - 1
     start = 0
     while start < len(order):

@@ -11,7 +11,7 @@ from typing import Any
 
 from neuroscope.errors import ModelError
 from neuroscope.extraction.architectures import Architecture, architecture_of
-from neuroscope.files import located
+from neuroscope.files import absolute
 
 BUILT_IN = {
     # all-MiniLM-L6-v2 (Apache-2.0), whose weights come inside a package
@@ -98,8 +98,8 @@ def find_checkpoint(name: str) -> Checkpoint:
     """
     if name in BUILT_IN:
         checkpoint = _built_in(name)
-    elif located(name).is_dir():
-        checkpoint = Checkpoint(name, located(name))
+    elif absolute(name).is_dir():
+        checkpoint = Checkpoint(name, absolute(name))
     else:
         checkpoint = _from_hub(name)
     _refuse_unsafe(checkpoint)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neuroscope.activations import Activations, Floats, Provenance, check_pooling
-from neuroscope.errors import ActivationError
+from neuroscope.errors import ResourceError
 from neuroscope.extraction.batching import Batch, batches, tokenise
 from neuroscope.extraction.budget import TokenBudget, usual_budget
 from neuroscope.extraction.finite import FiniteCheck
@@ -35,11 +35,10 @@ def extract(
     layers: str | int | Sequence[int] = "all",
     *,
     pool: str = "mean",
-    tokens: str = "content",
+    token_rule: str = "content",
     truncate: bool = False,
     budget: int | None = None,
     allow_nonfinite: bool = False,
-    seed: int = 0,
     progress: Progress = silent,
 ) -> Activations:
     """Activations of prompts at sites, in the order of the prompts, in memory.
@@ -53,11 +52,10 @@ def extract(
         layers: `all`, `3`, `0-5`, `2,4`, `-1`, for sites named without a layer.
         pool: how a prompt's tokens become one row: `mean`, `max`, `last`, `first`; `none` keeps
             every token.
-        tokens: which tokens count: `content` (without special tokens) or `all`.
+        token_rule: which tokens count: `content` (without special tokens) or `all`.
         truncate: cut prompts at the model's limit instead of refusing them.
         budget: tokens in a batch, padding included; what is usual for the device if not given.
         allow_nonfinite: keep NaN and infinity instead of refusing them.
-        seed: recorded; a pass itself draws no random numbers.
         progress: told after each batch.
 
     Returns:
@@ -65,10 +63,10 @@ def extract(
 
     Raises:
         SiteError, PromptError: no such site or layer; a prompt that cannot be read.
-        ActivationError: a value is not finite.
+        NonfiniteError: a value is not finite.
     """
     known = PromptSet.of(prompts)
-    check_pooling(pool, tokens)
+    check_pooling(pool, token_rule)
     wanted = resolve_sites(sites, layers, model.layer_count)
     batch_tokens = usual_budget(str(model.device)) if budget is None else budget
     token_budget = TokenBudget(batch_tokens)
@@ -80,13 +78,13 @@ def extract(
             block,
             wanted,
             pool=pool,
-            rule=tokens,
+            token_rule=token_rule,
             budget=token_budget,
             check=FiniteCheck(model.name, known.ids, allow=allow_nonfinite),
             progress=progress,
         )
     )
-    ends = np.cumsum(block.kept_counts(tokens))[:-1]
+    ends = np.cumsum(block.kept_counts(token_rule))[:-1]
     arrays = {
         site: np.split(found[site], ends) if pool == "none" else found[site] for site in wanted
     }
@@ -94,10 +92,9 @@ def extract(
         model,
         known.digest,
         pool=pool,
-        tokens=tokens,
+        token_rule=token_rule,
         truncate=truncate,
         batch_tokens=batch_tokens,
-        seed=seed,
     )
     return Activations(known, block, arrays, provenance)
 
@@ -108,7 +105,7 @@ def record(
     sites: Sequence[Site],
     *,
     pool: str,
-    rule: str,
+    token_rule: str,
     budget: TokenBudget,
     check: FiniteCheck,
     progress: Progress = silent,
@@ -117,12 +114,12 @@ def record(
 
     Returns:
         float32, (prompts, neurons) in the block's order; with pool `none` (tokens, neurons), of
-        the tokens that `rule` counts.
+        the tokens that `token_rule` counts.
     """
-    rows = _Rows(block, pool, rule, check)
+    rows = _Rows(block, pool, token_rule, check)
     reading = read_sites(
         model,
-        batches(model, block, rule=rule, budget=budget),
+        batches(model, block, token_rule=token_rule, budget=budget),
         sites,
         lambda batch: pooling(pool, batch.kept),
         budget,
@@ -142,9 +139,9 @@ def record(
 class _Rows:
     """Values of batches, put where their prompts or tokens stand in the block."""
 
-    def __init__(self, block: TokenBlock, pool: str, rule: str, check: FiniteCheck):
+    def __init__(self, block: TokenBlock, pool: str, token_rule: str, check: FiniteCheck):
         self._token_level, self._check = pool == "none", check
-        self._count = int(block.kept_counts(rule).sum()) if self._token_level else len(block)
+        self._count = int(block.kept_counts(token_rule).sum()) if self._token_level else len(block)
         self._found: dict[Site, Floats] = {}
         self._put: Counter[Site] = Counter()
 
@@ -176,13 +173,13 @@ def _apart(rows: int, neurons: int) -> Floats:
     grow with the number of parts.
 
     Raises:
-        ActivationError: there is not so much.
+        ResourceError: there is not so much.
     """
     size = max(rows * neurons * 4, 1)
     try:
         space = mmap.mmap(-1, size)
     except OSError as error:
-        raise ActivationError(
+        raise ResourceError(
             f"memory has not the {size_text(size)} that the values of a site take"
             f" ({error.strerror}): extract them to disk, which takes a part at a time, or fewer"
             " prompts, or pooled values instead of every token"
@@ -195,10 +192,9 @@ def provenance_of(
     prompts_digest: str,
     *,
     pool: str,
-    tokens: str,
+    token_rule: str,
     truncate: bool,
     batch_tokens: int,
-    seed: int,
 ) -> Provenance:
     """What must be known to get the same activations again."""
     return Provenance(
@@ -210,11 +206,10 @@ def provenance_of(
         dtype=model.dtype,
         device=str(model.device),
         padding_side=model.padding_side,
-        tokens=tokens,
+        token_rule=token_rule,
         pool=pool,
         truncated=truncate,
         batch_tokens=batch_tokens,
-        seed=seed,
         prompts_digest=prompts_digest,
         versions=library_versions(),
         git_commit=git_commit(),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
 
-from neuroscope.errors import ActivationError
+from neuroscope.errors import NonfiniteError
 from neuroscope.sites import Site
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class FiniteCheck:
         """Looks at (rows, neurons); `owners` (rows,) are places of the prompts they come from.
 
         Raises:
-            ActivationError: a value is not finite and that is not allowed.
+            NonfiniteError: a value is not finite and that is not allowed.
         """
         if values.sum().isfinite():  # one NaN or infinity spoils the sum
             return
@@ -36,7 +36,7 @@ class FiniteCheck:
         if not spoilt.any():  # only the sum was too large
             return
         if not self._allow:
-            raise ActivationError(
+            raise NonfiniteError(
                 f"'{self._model}' gives values that are not finite at {site} for prompt"
                 f" '{self._ids[owners[spoilt.argmax()]]}': try --dtype float32 or attention eager,"
                 " or --allow-nonfinite to keep and count them"

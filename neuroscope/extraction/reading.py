@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
-from neuroscope.errors import ActivationError
+from neuroscope.errors import ResourceError
 from neuroscope.extraction.batching import Batch
 from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.memory import give_back_memory
@@ -35,7 +35,7 @@ def read_sites(
         budget: told of batches that are too large for the device; they are divided.
 
     Raises:
-        ActivationError: the device has not the memory for a single prompt, or, streamed, for a
+        ResourceError: the device has not the memory for a single prompt, or, streamed, for a
             batch.
     """
     if model.streamed:
@@ -68,7 +68,7 @@ def _stream(
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
-        raise ActivationError(
+        raise ResourceError(
             f"there is not the memory for '{model.name}' on {model.device}: give a smaller --budget"
             f" than {max(batch.ids.numel() for batch in batches)} tokens, or free some"
         ) from error
@@ -80,7 +80,7 @@ def _divided(
     """One pass, or several of fewer prompts where the device has not the memory for all.
 
     Raises:
-        ActivationError: it has not enough for a single prompt.
+        ResourceError: it has not enough for a single prompt.
     """
     found = None
     try:
@@ -89,7 +89,7 @@ def _divided(
         if not _is_out_of_memory(error):
             raise
         if len(batch.members) == 1:
-            raise ActivationError(
+            raise ResourceError(
                 f"there is not the memory for one prompt of {batch.ids.shape[1]} tokens on"
                 f" {batch.ids.device}: shorten it, free some memory, or choose --memory stream"
             ) from error

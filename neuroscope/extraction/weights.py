@@ -19,7 +19,7 @@ _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """Where one tensor lies: `size` bytes of `file` from `start` on."""
 
     file: Path
@@ -55,7 +55,7 @@ class WeightFiles:
         self._name = checkpoint.name
         found = {key: one for file in _files(checkpoint) for key, one in self._listed(file)}
         prefix = _prefix(found, checkpoint.architecture.layers)
-        self.stored: Mapping[str, Stored] = {
+        self.stored: Mapping[str, StoredTensor] = {
             _modern(key.removeprefix(prefix)): one
             for key, one in found.items()
             if key.startswith(prefix)
@@ -95,7 +95,7 @@ class WeightFiles:
             raise self._refused(f"{at.file} ends within {name}: copy it again")
         self.bytes_read += got
 
-    def _listed(self, file: Path) -> Iterator[tuple[str, Stored]]:
+    def _listed(self, file: Path) -> Iterator[tuple[str, StoredTensor]]:
         """What the header of a file says it holds."""
         from safetensors import SafetensorError, safe_open
 
@@ -110,7 +110,7 @@ class WeightFiles:
         header.pop("__metadata__", None)
         for key, one in header.items():
             start, end = (8 + length + offset for offset in one["data_offsets"])
-            yield key, Stored(file, start, end - start, tuple(one["shape"]), one["dtype"])
+            yield key, StoredTensor(file, start, end - start, tuple(one["shape"]), one["dtype"])
 
     def _refused(self, fault: str) -> ModelError:
         return ModelError(f"model '{self._name}' cannot be loaded: {fault}")
@@ -140,7 +140,7 @@ def _files(checkpoint: Checkpoint) -> list[Path]:
     return [checkpoint.folder / name for name in sorted(set(names))]
 
 
-def _prefix(keys: Mapping[str, Stored], layers: str) -> str:
+def _prefix(keys: Mapping[str, StoredTensor], layers: str) -> str:
     """What stands before the path of the layers: nothing, or as in `bert.encoder.layer.0`."""
     pattern = re.compile(rf"((?:.+?\.)??){re.escape(layers)}\.\d+\.")
     return next((match[1] for key in keys if (match := pattern.match(key))), "")

@@ -23,15 +23,15 @@ NO_VALUE = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
-class ReferenceCheck:
-    """Reference figures beside the measured ones, for one pair."""
+class PublishedCheck:
+    """Published figures beside the measured ones, for one pair."""
 
     a: str
     b: str
     cosine: float
     mse: float
-    reference_cosine: float
-    reference_mse: float
+    published_cosine: float
+    published_mse: float
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class ComparisonReport:
     provenance: Mapping[str, Any]
     figures: Sequence[ReportFigure] = ()
     left_out: str = ""  # which figures were not drawn
-    checks: Sequence[ReferenceCheck] = ()
-    reference_note: str = ""
+    checks: Sequence[PublishedCheck] = ()
+    published_note: str = ""
     links: Mapping[str, str] | None = None
     date: datetime.datetime | None = None
 
@@ -88,7 +88,7 @@ def to_text(report: ComparisonReport) -> str:
         lines += [f"Layer {report.comparison.site}.{layer}", "Activation Comparisons:"]
         for views in _by_pair(report.comparison, layer):
             lines += _pair_lines(views)
-    lines += _reference_lines(report)
+    lines += _published_lines(report)
     return "\n".join(lines) + "\n"
 
 
@@ -174,14 +174,14 @@ def _pair_lines(views: Mapping[str, ComparisonRow]) -> list[str]:
     ]
 
 
-def _reference_lines(report: ComparisonReport) -> list[str]:
-    lines = [report.reference_note] if report.reference_note else []
+def _published_lines(report: ComparisonReport) -> list[str]:
+    lines = [report.published_note] if report.published_note else []
     for check in report.checks:
         lines += [
             f"'{check.a}' vs. '{check.b}'",
             f"Cosine Similarity: {number(check.cosine)}"
-            f" (reference {number(check.reference_cosine)})",
-            f"Mean Squared Error: {number(check.mse)} (reference {number(check.reference_mse)})",
+            f" (published {number(check.published_cosine)})",
+            f"Mean Squared Error: {number(check.mse)} (published {number(check.published_mse)})",
             "",
         ]
     return lines

@@ -10,7 +10,7 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean and sum of squared deviations per neuron; the last two are (neurons,).
+    """Count, mean and `m2`, the sum of squared deviations, per neuron; the last two are (neurons,).
 
     Blocks are merged by the pairwise update of Chan, Golub & LeVeque (1979), which does not lose
     digits as a running sum of squares does.
@@ -18,7 +18,7 @@ class Moments:
 
     count: int
     mean: Doubles
-    deviations: Doubles
+    m2: Doubles
 
     @classmethod
     def of(cls, block: NDArray[np.floating]) -> "Moments":
@@ -36,13 +36,13 @@ class Moments:
         return Moments(
             count,
             self.mean + delta * other.count / count,
-            self.deviations + other.deviations + delta**2 * self.count * other.count / count,
+            self.m2 + other.m2 + delta**2 * self.count * other.count / count,
         )
 
     @property
     def sd(self) -> Doubles:
         """(neurons,) standard deviation over tokens, in the activation's unit (ddof 1)."""
-        return np.sqrt(self.deviations / max(self.count - 1, 1))
+        return np.sqrt(self.m2 / max(self.count - 1, 1))
 
     def standardise(self, values: NDArray[np.floating]) -> Doubles:
         """(value - mean) / sd per neuron; 0 for a neuron that never varied in these tokens."""

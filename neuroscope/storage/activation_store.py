@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.activations import Activations, Floats
-from neuroscope.errors import ActivationError
-from neuroscope.files import located
+from neuroscope.errors import StoreError
+from neuroscope.files import absolute
 from neuroscope.home import home
 from neuroscope.prompts import Prompt, PromptSet
 from neuroscope.sites import Site, parse_site
@@ -24,7 +24,7 @@ from neuroscope.storage.parts import (
 )
 
 
-def stored_at(key: ActivationKey) -> Path:
+def store_folder(key: ActivationKey) -> Path:
     """The folder of a key in the store of this machine."""
     return home() / "activations" / key.digest
 
@@ -42,9 +42,9 @@ def read_activations(
 
     Raises:
         SiteError: a name is unknown.
-        ActivationError: the folder is incomplete, damaged or of another schema, or lacks a site.
+        StoreError: the folder is incomplete, damaged or of another schema, or lacks a site.
     """
-    folder = located(folder)
+    folder = absolute(folder)
     manifest = read_manifest(folder)
     wanted = manifest.sites if sites is None else _chosen(folder, manifest, sites)
     prompts: list[Prompt] = []
@@ -57,7 +57,7 @@ def read_activations(
     if len(prompts) != manifest.prompts:
         raise damaged(folder / PROMPTS, f"{len(prompts)} of {manifest.prompts} prompts")
     found, tokens = PromptSet(tuple(prompts)), token_block(tables)
-    kept = tokens.kept_counts(manifest.key.tokens)
+    kept = tokens.kept_counts(manifest.key.token_rule)
     counts = kept if manifest.key.pool == "none" else np.ones_like(kept)
     arrays: dict[Site, Floats | list[Floats]] = {}
     for site in wanted:
@@ -99,6 +99,6 @@ def _chosen(
         }
         if not meant:
             held = ", ".join(map(str, manifest.sites))
-            raise ActivationError(f"{folder} does not hold {name}; it holds {held}")
+            raise StoreError(f"{folder} does not hold {name}; it holds {held}")
         wanted |= meant
     return tuple(site for site in manifest.sites if site in wanted)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from neuroscope.errors import ActivationError
+from neuroscope.errors import ResourceError, StoreError
 from neuroscope.files import size_text
 
 _TOKEN_BYTES = 6  # of a row of the tokens' table, compressed
@@ -53,11 +53,11 @@ def free_bytes(folder: Path) -> int:
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Raises ActivationError unless `needed` bytes fit on the folder's disk."""
+    """Raises ResourceError unless `needed` bytes fit on the folder's disk."""
     free, spare = free_bytes(folder), min(_SPARE, needed)
     if needed + spare > free:
         needed_text, spare_text, free_text = map(size_text, (needed, spare, free))
-        raise ActivationError(
+        raise ResourceError(
             f"{folder} needs about {needed_text}, and {spare_text} to spare, but {free_text} are"
             " free: name a folder on another disk (--out), or ask for fewer sites, layers or"
             " prompts, or for pooled values instead of every token"
@@ -71,7 +71,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise ActivationError(
+        raise (ResourceError if full else StoreError)(
             f"writing to {folder} failed ({error.strerror or error}): the finished parts are kept;"
             f" {'make room' if full else 'see to the disk or its permissions'} and run the same"
             " extraction again, which makes only what is missing"

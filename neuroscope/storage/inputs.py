@@ -17,10 +17,10 @@ from neuroscope.storage.parts import (
     PROMPTS,
     TOKENS,
     Part,
-    part_at,
     prompt_columns,
+    read_part_header,
     token_columns,
-    whole_part,
+    verified_part,
     write_part,
 )
 from neuroscope.tokens import TokenBlock
@@ -36,10 +36,10 @@ def written_inputs(folder: Path, manifest: Manifest) -> tuple[int, ...] | None:
     first = 0
     while first < manifest.prompts:
         place = Part(manifest.key.digest, PROMPTS, len(sizes), first, prompts=0)
-        found = part_at(place.path(folder))
+        found = read_part_header(place.path(folder))
         if not found or found.prompts < 1 or found != replace(place, prompts=found.prompts):
             return None
-        if not whole_part(folder, replace(found, table=TOKENS)):
+        if not verified_part(folder, replace(found, table=TOKENS)):
             return None
         sizes.append(found.prompts)
         first += found.prompts
@@ -52,7 +52,7 @@ def write_inputs(
     """Writes the parts of prompts and tokens, all or none.
 
     Raises:
-        ActivationError: the disk is full or fails.
+        StoreError: the disk is full or fails.
         PromptError: a prompt cannot be read by the model, or they are not those of the manifest.
     """
     half = folder / _INPUTS
@@ -89,7 +89,7 @@ def _writing(
             about = (number, first, len(part))
             with disk_errors(folder.parent):
                 write_part(folder, Part(key, PROMPTS, *about), prompt_columns(part))
-                columns = token_columns([prompt.id for prompt in part], tokens.of(span))
+                columns = token_columns([prompt.id for prompt in part], tokens.slice(span))
                 write_part(folder, Part(key, TOKENS, *about), columns)
             number, first = number + 1, first + len(part)
         yield from chunk

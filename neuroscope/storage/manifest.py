@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from neuroscope.activations import Provenance
-from neuroscope.errors import ActivationError, SiteError
-from neuroscope.files import written_whole
+from neuroscope.errors import SiteError, StoreError
+from neuroscope.files import atomic_write
 from neuroscope.sites import Site
 from neuroscope.storage.parts import Part, unreadable
 
-SCHEMA = 4
+SCHEMA = 5
 MANIFEST = "manifest.json"
 
 
@@ -27,7 +27,7 @@ class ActivationKey:
     prompts_digest: str
     sites: tuple[Site, ...]
     pool: str
-    tokens: str
+    token_rule: str
     truncated: bool
     dtype: str
     attention: str
@@ -114,7 +114,7 @@ class Manifest:
             **asdict(self),
             "key": self.key.to_dict(),
         }
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             file.write(json.dumps(document, indent=1).encode())
 
     @classmethod
@@ -122,7 +122,7 @@ class Manifest:
         """The manifest in a file, or None if there is no file.
 
         Raises:
-            ActivationError: it is damaged or has another schema.
+            StoreError: it is damaged or has another schema.
         """
         try:
             found: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -146,7 +146,7 @@ class Manifest:
         except (ValueError, KeyError, TypeError, AttributeError, SiteError) as error:
             told = isinstance(error, ValueError | SiteError)
             reason = error if told else "an entry is missing or of another kind"
-            raise ActivationError(
+            raise StoreError(
                 f"{path} is damaged ({reason}): delete this file and run the same extraction"
                 " again, which keeps the finished parts"
             ) from error
@@ -154,7 +154,7 @@ class Manifest:
 
 def _check_schema(folder: Path, schema: object) -> None:
     if schema != SCHEMA:
-        raise ActivationError(
+        raise StoreError(
             f"{folder} was written with schema {schema}, this version reads {SCHEMA}: extract again"
             " into a new folder; nothing in this one was changed"
         )
@@ -164,12 +164,12 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a complete folder.
 
     Raises:
-        ActivationError: there is none, so writing was cut short, or it is damaged or has another
+        StoreError: there is none, so writing was cut short, or it is damaged or has another
             schema.
     """
     manifest = Manifest.read(folder / MANIFEST)
     if manifest is None:
-        raise ActivationError(
+        raise StoreError(
             f"{folder} holds no complete activations (no {MANIFEST}): run the same extraction"
             " again, which makes only what is missing"
         )

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.activations import Floats
-from neuroscope.errors import ActivationError
-from neuroscope.files import written_whole
+from neuroscope.errors import StoreError
+from neuroscope.files import atomic_write
 from neuroscope.prompts import Prompt
 from neuroscope.tokens import TokenBlock, Vocabulary
 
@@ -71,13 +71,13 @@ def write_part(folder: Path, part: Part, columns: dict[str, Any]) -> int:
         options["compression"] = dict.fromkeys(columns, "zstd") | {"values.list.element": "none"}
         options |= {"use_dictionary": ["prompt"], "write_statistics": ["prompt"]}
         options["row_group_size"] = max(1, _VALUES_A_GROUP // found["values"].type.list_size)
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         pq.write_table(found, file, write_page_checksum=True, **options)
         size = file.tell()
     return size - before
 
 
-def part_at(path: Path) -> Part | None:
+def read_part_header(path: Path) -> Part | None:
     """What a file says of itself, or None unless it is there to its end.
 
     Its pages are checked when they are read.
@@ -91,9 +91,9 @@ def part_at(path: Path) -> Part | None:
         return None
 
 
-def whole_part(folder: Path, place: Part) -> Part | None:
+def verified_part(folder: Path, place: Part) -> Part | None:
     """The part in its place, with its count of values that are not finite; None if not whole."""
-    found = part_at(place.path(folder))
+    found = read_part_header(place.path(folder))
     return found if found and found.is_for(place) else None
 
 
@@ -101,7 +101,7 @@ def read_part(folder: Path, place: Part, columns: list[str]) -> Any:
     """Columns of a part as an Arrow table.
 
     Raises:
-        ActivationError: it is missing, damaged, or another's.
+        StoreError: it is missing, damaged, or another's.
     """
     import pyarrow.parquet as pq
     from pyarrow import ArrowException
@@ -110,7 +110,7 @@ def read_part(folder: Path, place: Part, columns: list[str]) -> Any:
     try:
         table = pq.read_table(path, columns=columns, page_checksum_verification=True)
     except FileNotFoundError as error:
-        raise ActivationError(
+        raise StoreError(
             f"{path} is missing: run the same extraction again, which makes only what is missing"
         ) from error
     except PermissionError as error:
@@ -130,17 +130,17 @@ def _part_of(metadata: Mapping[bytes, bytes] | None) -> Part | None:
         return None
 
 
-def damaged(path: Path, reason: object) -> ActivationError:
+def damaged(path: Path, reason: object) -> StoreError:
     """What to do about a file that cannot be read."""
-    return ActivationError(
+    return StoreError(
         f"{path} is damaged ({reason}): delete it and run the same extraction again, which makes"
         " only what is missing"
     )
 
 
-def unreadable(path: Path, error: OSError) -> ActivationError:
+def unreadable(path: Path, error: OSError) -> StoreError:
     """What to do about a file that may be whole but cannot be opened."""
-    return ActivationError(
+    return StoreError(
         f"{path} cannot be read ({error.strerror}): see to its permissions and its disk"
     )
 
@@ -157,7 +157,7 @@ def read_prompt_part(folder: Path, place: Part) -> list[Prompt]:
     """The prompts of a part.
 
     Raises:
-        ActivationError: it is missing or damaged.
+        StoreError: it is missing or damaged.
     """
     rows = read_part(folder, place, ["id", "text", "labels"]).to_pylist()
     try:
@@ -185,7 +185,7 @@ def read_token_table(folder: Path, place: Part, ids: Sequence[str]) -> Any:
     """The tokens of a part as an Arrow table; `ids` are those of its prompts.
 
     Raises:
-        ActivationError: it is missing or damaged, or its rows are not those of the prompts.
+        StoreError: it is missing or damaged, or its rows are not those of the prompts.
     """
     names = ["prompt", "position", "id", "text", "special", "unknown"]
     table = read_part(folder, place, names)
@@ -219,7 +219,7 @@ def read_token_block(folder: Path, place: Part, vocabulary: Vocabulary) -> Token
     """The tokens of a part's prompts, end to end.
 
     Raises:
-        ActivationError: it is missing or damaged.
+        StoreError: it is missing or damaged.
     """
     table = read_part(folder, place, ["position", "id"])
     return TokenBlock(table["id"].to_numpy(), _ends(table), vocabulary)
@@ -258,7 +258,7 @@ def read_site_part(
         counts: (prompts,) how many rows each has.
 
     Raises:
-        ActivationError: it is missing or damaged, or its rows are not those of the prompts.
+        StoreError: it is missing or damaged, or its rows are not those of the prompts.
     """
     table = read_part(folder, place, ["prompt", "values"])
     _check_rows(place.path(folder), table, ids, counts)
@@ -268,7 +268,7 @@ def read_site_part(
 
 
 def _check_rows(path: Path, table: Any, ids: Sequence[str], counts: NDArray[np.int64]) -> None:
-    """Raises ActivationError unless a table has so many rows of each prompt, in their order."""
+    """Raises StoreError unless a table has so many rows of each prompt, in their order."""
     if not table["prompt"].combine_chunks().equals(_repeated(ids, counts)):
         raise damaged(path, f"its {len(table)} rows are not the {counts.sum()} of its prompts")
 

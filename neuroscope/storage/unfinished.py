@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from neuroscope.activations import Floats
-from neuroscope.errors import ActivationError, PromptError
+from neuroscope.errors import PromptError, StoreError
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import Prompts
 from neuroscope.sites import Site
@@ -22,11 +22,11 @@ from neuroscope.storage.parts import (
     PROMPTS,
     TOKENS,
     Part,
-    part_at,
+    read_part_header,
     read_prompt_part,
     read_token_block,
     site_columns,
-    whole_part,
+    verified_part,
     write_part,
 )
 from neuroscope.tokens import TokenBlock, Vocabulary
@@ -56,7 +56,7 @@ class UnfinishedActivations:
         """Site -> rows with a value that is not finite, of the other parts."""
         for number in range(len(manifest.parts)):
             places = (manifest.part(str(site), number) for site in manifest.sites)
-            found = [whole_part(folder, place) for place in places]
+            found = [verified_part(folder, place) for place in places]
             whole = [part for part in found if part]
             if len(whole) == len(found):
                 self._count(number, whole)
@@ -87,13 +87,13 @@ class UnfinishedActivations:
             nonfinite: rows with values that are not finite; a site's are known when it comes.
 
         Raises:
-            ActivationError: the disk is full or fails; the other parts are kept.
+            StoreError: the disk is full or fails; the other parts are kept.
         """
         key, written = self.manifest.key, []
         for site, rows in values:
             place = self.manifest.part(str(site), number)
             part = replace(place, nonfinite=nonfinite.get(site, 0))
-            columns = site_columns(ids, tokens, rows, key.pool, key.tokens)
+            columns = site_columns(ids, tokens, rows, key.pool, key.token_rule)
             with disk_errors(self.folder):
                 self.size += write_part(self.folder, part, columns)
             written.append(part)
@@ -119,7 +119,7 @@ def complete_manifest(folder: Path, key: ActivationKey) -> Manifest | None:
     """The manifest of a folder that holds everything of this key, else None.
 
     Raises:
-        ActivationError: the folder holds something else, or is damaged or of another schema.
+        StoreError: the folder holds something else, or is damaged or of another schema.
     """
     begun_manifest(folder, key)
     if (folder / UNFINISHED).is_file():  # under way, or killed before it was taken away
@@ -129,7 +129,7 @@ def complete_manifest(folder: Path, key: ActivationKey) -> Manifest | None:
         return None
     tables = (PROMPTS, TOKENS, *map(str, manifest.sites))
     places = (manifest.part(table, at) for table in tables for at in range(len(manifest.parts)))
-    return manifest if all(whole_part(folder, place) for place in places) else None
+    return manifest if all(verified_part(folder, place) for place in places) else None
 
 
 @contextmanager
@@ -158,7 +158,7 @@ def unfinished_activations(
         progress: told how many prompts are read, and when another process has to be waited for.
 
     Raises:
-        ActivationError: the folder holds something else, or cannot be written.
+        StoreError: the folder holds something else, or cannot be written.
         PromptError: a prompt cannot be read by the model, or the prompts are not those of the
             manifest: their file has changed. What was begun here is taken away.
     """
@@ -228,7 +228,7 @@ def _made(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ActivationError(
+        raise StoreError(
             f"the folder {folder} cannot be made ({error.strerror}): name another"
         ) from error
     try:
@@ -272,10 +272,10 @@ def begun_manifest(folder: Path, key: ActivationKey) -> Manifest | None:
     """The manifest of what is there of this key, or None where nothing is that would be lost.
 
     Raises:
-        ActivationError: the folder holds something else, or is damaged or of another schema.
+        StoreError: the folder holds something else, or is damaged or of another schema.
     """
     if folder.is_file():
-        raise ActivationError(f"{folder} is a file: name a new folder")
+        raise StoreError(f"{folder} is a file: name a new folder")
     # in this order, nothing that another process does meanwhile looks like a foreign folder: it
     # writes the second before it takes the first away, and the other way round
     filled = _is_filled(folder)
@@ -284,19 +284,19 @@ def begun_manifest(folder: Path, key: ActivationKey) -> Manifest | None:
         if found and found.key == key:
             return found
         if found and (name == MANIFEST or _holds_values(folder, found)):
-            raise ActivationError(
+            raise StoreError(
                 f"{folder} holds other activations ({'; '.join(found.key.differences(key))}): name"
                 " a new folder"
             )
         if found:
             return None
-    first = part_at(Part(key.digest, PROMPTS, 0, 0, 0).path(folder))
+    first = read_part_header(Part(key.digest, PROMPTS, 0, 0, 0).path(folder))
     if first and first.key == key.digest:  # only the manifest was lost
         return None
     if filled and _is_filled(folder):  # still: what a process had begun may just have been removed
         if any((folder / name).is_file() for name in (UNFINISHED, MANIFEST)):  # and another begun
             return begun_manifest(folder, key)
-        raise ActivationError(f"{folder} is not empty: name a new folder")
+        raise StoreError(f"{folder} is not empty: name a new folder")
     return None
 
 

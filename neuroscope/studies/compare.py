@@ -10,17 +10,17 @@ from pathlib import Path
 from neuroscope.activations import Activations
 from neuroscope.align import VIEWS, align, view_positions
 from neuroscope.experiment import Experiment, compare_experiment
+from neuroscope.extraction.baseline import baseline_path, ensure_baseline, read_baseline
 from neuroscope.extraction.checkpoints import Checkpoint, find_checkpoint
 from neuroscope.extraction.extract import extract
 from neuroscope.extraction.models import Model, load_model
-from neuroscope.extraction.reference import ensure_reference, read_reference, reference_path
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
 from neuroscope.reporting.tracking import Run, Tracker
 from neuroscope.results import Comparison, ComparisonRow, PairTokens, model_label
 from neuroscope.sites import Site
 from neuroscope.stats.similarity import jaccard, similarity
-from neuroscope.storage.activation_store import read_activations, stored_at
+from neuroscope.storage.activation_store import read_activations, store_folder
 from neuroscope.studies.compare_outputs import (
     experiment_params,
     focus_layers,
@@ -30,9 +30,9 @@ from neuroscope.studies.compare_outputs import (
     write_outputs,
     write_overview,
 )
-from neuroscope.studies.extract import store_activations
-from neuroscope.studies.extract_plan import Extraction
 from neuroscope.studies.steps import InlineExecutor, Pending, Steps
+from neuroscope.studies.store.plan import ExtractionSpec
+from neuroscope.studies.store.store import store_activations
 
 Pair = tuple[str, str]
 
@@ -75,7 +75,7 @@ def compare(
 
     Raises:
         ExperimentError: there are fewer than two prompts, or the site or layers are unknown.
-        PromptError, SiteError, ActivationError: as `extract`.
+        PromptError, SiteError, NonfiniteError: as `extract`.
     """
     group = {"texts": PromptSet.of(prompts).texts}
     plan = compare_experiment(model.name, group, site=site, layers=layers)
@@ -83,13 +83,13 @@ def compare(
         model,
         plan.prompt_set(),
         plan.component,
-        plan.layer_choice.of(model.layer_count),
+        plan.layer_choice.resolve(model.layer_count),
         pool="none",
-        tokens="all",
+        token_rule="all",
         truncate=truncate,
         progress=progress,
     )
-    reference = ensure_reference(model, plan.component, progress=progress)
+    reference = ensure_baseline(model, plan.component, progress=progress)
     pairs = plan.pairs()
     rows = [row for at in activations for row in compare_site(activations, at, reference, pairs)]
     tokens = pair_tokens(activations, pairs)
@@ -164,7 +164,7 @@ def plan_models(experiment: Experiment) -> list[tuple[Checkpoint, tuple[int, ...
     plans = []
     for name in experiment.models:
         checkpoint = find_checkpoint(name)
-        layers = experiment.layer_choice.of(checkpoint.layer_count)
+        layers = experiment.layer_choice.resolve(checkpoint.layer_count)
         focus_layers(experiment, layers)
         plans.append((checkpoint, layers))
     return plans
@@ -216,16 +216,15 @@ def extract_model(
     experiment: Experiment, checkpoint: Checkpoint, layers: tuple[int, ...]
 ) -> Extracted:
     """Every token's activations and the reference statistics of one model, unless kept already."""
-    wanted = Extraction(
+    wanted = ExtractionSpec(
         checkpoint,
         experiment.prompt_set(),
         tuple(Site(experiment.component, layer) for layer in layers),
         pool="none",
-        tokens="all",
+        token_rule="all",
         truncate=experiment.truncate,
         dtype=experiment.dtype,
         attention=experiment.attention,
-        seed=experiment.seed,
     )
 
     @cache
@@ -237,12 +236,12 @@ def extract_model(
             attention=experiment.attention,
         )
 
-    stored = store_activations(wanted, stored_at(wanted.key), load, budget=_BUDGET)
-    reference = reference_path(
+    stored = store_activations(wanted, store_folder(wanted.key), load, budget=_BUDGET)
+    reference = baseline_path(
         checkpoint, experiment.component, experiment.dtype, experiment.attention
     )
     if not reference.is_file():
-        ensure_reference(load(), experiment.component)
+        ensure_baseline(load(), experiment.component)
     return Extracted(stored.folder, reference)
 
 
@@ -266,7 +265,7 @@ def compare_site(
         pairs: as texts.
     """
     usual = {
-        view: read_reference(reference, rule, site.layer) for view, rule in _REFERENCE_RULES.items()
+        view: read_baseline(reference, rule, site.layer) for view, rule in _REFERENCE_RULES.items()
     }
     index = {text: position for position, text in enumerate(activations.prompts.texts)}
     arrays = activations[site]

@@ -9,7 +9,7 @@ import numpy as np
 
 from neuroscope.activations import Activations, Floats
 from neuroscope.align import VIEWS
-from neuroscope.extraction.reference import read_reference
+from neuroscope.extraction.baseline import read_baseline
 from neuroscope.reporting import plots
 from neuroscope.results import METRICS, Comparison, model_label, pair_labels
 from neuroscope.sites import Site
@@ -20,7 +20,7 @@ _ROUNDING = 1e-3  # reference standard deviations; a picture of less would show 
 _UNIT = "mean over content tokens, in reference standard deviations"
 
 
-class Drawn(NamedTuple):
+class NamedFigure(NamedTuple):
     """A figure with its file's name and what it shows."""
 
     name: str
@@ -28,7 +28,7 @@ class Drawn(NamedTuple):
     figure: Any
 
 
-def layer_figures(comparison: Comparison) -> Iterator[Drawn]:
+def layer_figures(comparison: Comparison) -> Iterator[NamedFigure]:
     """What is drawn over layers."""
     labels = pair_labels([(pair.a, pair.b) for pair in comparison.pairs])
     about: Any = {"model": model_label(comparison.model), "component": comparison.site}
@@ -43,7 +43,7 @@ def layer_figures(comparison: Comparison) -> Iterator[Drawn]:
     series = {
         (metric, view): curves(metric, view) for metric in ("cosine", "mse") for view in VIEWS
     }
-    yield Drawn(
+    yield NamedFigure(
         "by_layer.png",
         "Cosine similarity and mean squared error by layer, for every pair in the three views.",
         plots.plot_by_layer(comparison.layers, series, **about),
@@ -51,7 +51,7 @@ def layer_figures(comparison: Comparison) -> Iterator[Drawn]:
     # of a single pair the curves say all that a second map could
     for metric in ("cosine", "cosine_z") if len(labels) > 1 else ("cosine",):
         table = curves(metric, "aligned")
-        yield Drawn(
+        yield NamedFigure(
             f"pairs_by_layer_{metric}.png",
             f"Pairs by layers: {METRICS[metric]}, aligned view.",
             plots.plot_pairs_by_layer(
@@ -67,7 +67,7 @@ def layer_figures(comparison: Comparison) -> Iterator[Drawn]:
 
 def neuron_figures(
     comparison: Comparison, activations: Activations, reference: Path
-) -> Iterator[Drawn]:
+) -> Iterator[NamedFigure]:
     """What is drawn neuron by neuron; nothing where there is nothing to see."""
     pairs = [(pair.a, pair.b) for pair in comparison.pairs]
     for site in activations:
@@ -76,17 +76,17 @@ def neuron_figures(
         for index, (prompt, values) in enumerate(itertools.islice(means.items(), _MOST_DRAWN)):
             if not values.any():
                 continue
-            yield Drawn(
+            yield NamedFigure(
                 f"neurons_{site}_{index}.png",
                 f"Every neuron of {site} for “{prompt}”, mean over its content tokens.",
                 plots.plot_activations(values, prompt=prompt, **about),
             )
-        usual = read_reference(reference, "content", site.layer)
+        usual = read_baseline(reference, "content", site.layer)
         z = {prompt: usual.standardise(values) for prompt, values in means.items()}
         for index, ((a, b), label) in enumerate(pair_labels(pairs[:_MOST_DRAWN]).items()):
             if np.abs(z[a] - z[b]).max() < _ROUNDING:
                 continue
-            yield Drawn(
+            yield NamedFigure(
                 f"difference_{site}_{index}.png",
                 f"Difference at {site}: {label}, in reference standard deviations.",
                 plots.plot_difference(z[a], z[b], prompt_a=a, prompt_b=b, unit=_UNIT, **about),

@@ -16,7 +16,7 @@ from neuroscope.experiment import Experiment
 from neuroscope.reporting import plots
 from neuroscope.reporting.report import (
     ComparisonReport,
-    ReferenceCheck,
+    PublishedCheck,
     ReportFigure,
     to_html,
     to_text,
@@ -36,7 +36,7 @@ _MOST_COPIED = 64 * 2**20
 
 def experiment_params(experiment: Experiment) -> dict[str, object]:
     """Settings of an experiment as flat params."""
-    left_out = {"prompts", "reference", "note", "name", "models"}
+    left_out = {"prompts", "published", "note", "name", "models"}
     return experiment.model_dump(exclude=left_out) | {
         "models": ", ".join(experiment.models),
         "prompts": len(experiment.prompt_set()),
@@ -59,7 +59,7 @@ def focus_layers(experiment: Experiment, layers: tuple[int, ...]) -> tuple[int, 
     """
     if experiment.plot_layers == "middle":
         return (layers[(len(layers) - 1) // 2],)
-    wanted = Layers.parse(experiment.plot_layers).of(layers[-1] + 1)
+    wanted = Layers.parse(experiment.plot_layers).resolve(layers[-1] + 1)
     drawn = tuple(layer for layer in wanted if layer in layers)
     if not drawn:
         compared = ", ".join(map(str, layers))
@@ -146,7 +146,7 @@ def write_outputs(
         path = folder / "plots" / drawn.name
         plots.save_png(drawn.figure, path)
         figures.append(ReportFigure(drawn.name, drawn.caption, path.read_bytes()))
-    checks, reference_note = _reference_checks(experiment, comparison)
+    checks, published_note = _published_checks(experiment, comparison)
     report = ComparisonReport(
         name=experiment.name,
         note=experiment.note,
@@ -158,7 +158,7 @@ def write_outputs(
         figures=figures,
         left_out=left_out(comparison, read),
         checks=checks,
-        reference_note=reference_note,
+        published_note=published_note,
         links=links,
     )
     (folder / "report.html").write_text(to_html(report), encoding="utf-8")
@@ -195,16 +195,16 @@ def _metric_names(labels: Iterable[str]) -> list[str]:
     return names
 
 
-def _reference_checks(
+def _published_checks(
     experiment: Experiment, comparison: Comparison
-) -> tuple[list[ReferenceCheck], str]:
-    """Reference figures beside measured ones, and a sentence on whether they apply."""
-    reference = experiment.reference
-    if reference is None:
+) -> tuple[list[PublishedCheck], str]:
+    """Published figures beside measured ones, and a sentence on whether they apply."""
+    published = experiment.published
+    if published is None:
         return [], ""
-    site = Site.parse(reference.site)
-    origin = f"The reference figures ({reference.source}) hold for {reference.model} at {site}"
-    if comparison.model != reference.model:
+    site = Site.parse(published.site)
+    origin = f"The published figures ({published.source}) hold for {published.model} at {site}"
+    if comparison.model != published.model:
         return [], f"{origin}; they do not apply to {model_label(comparison.model)}."
     measured = {
         frozenset((row.a, row.b)): row
@@ -214,12 +214,12 @@ def _reference_checks(
     if not measured:
         return [], f"{origin}, which this run did not measure."
     checks = [
-        ReferenceCheck(pair.a, pair.b, row.cosine, row.mse, pair.cosine, pair.mse)
-        for pair in reference.pairs
+        PublishedCheck(pair.a, pair.b, row.cosine, row.mse, pair.cosine, pair.mse)
+        for pair in published.pairs
         if (row := measured.get(frozenset((pair.a, pair.b))))
     ]
-    missing = len(reference.pairs) - len(checks)
-    left_out = f" {missing} of {len(reference.pairs)} pairs are not compared here." * bool(missing)
+    missing = len(published.pairs) - len(checks)
+    left_out = f" {missing} of {len(published.pairs)} pairs are not compared here." * bool(missing)
     return checks, f"{origin}; aligned view.{left_out}"
 
 

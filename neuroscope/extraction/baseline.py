@@ -14,7 +14,7 @@ from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.checkpoints import Checkpoint
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.reading import read_sites
-from neuroscope.files import written_whole
+from neuroscope.files import atomic_write
 from neuroscope.home import home
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
@@ -27,58 +27,56 @@ if TYPE_CHECKING:
 _SCHEMA = 1
 
 
-def reference_prompts() -> PromptSet:
+def baseline_prompts() -> PromptSet:
     """The varied sentences, written for this purpose, that tell what is usual for a neuron."""
-    text = (files("neuroscope") / "data" / "reference_prompts.txt").read_text(encoding="utf-8")
+    text = (files("neuroscope") / "data" / "baseline_prompts.txt").read_text(encoding="utf-8")
     return PromptSet.of(text.splitlines())
 
 
-def reference_path(checkpoint: Checkpoint, component: str, dtype: str, attention: str) -> Path:
+def baseline_path(checkpoint: Checkpoint, component: str, dtype: str, attention: str) -> Path:
     """Where the statistics of a model's component are kept once they are computed."""
-    parts = (checkpoint.fingerprint, component, dtype, attention, reference_prompts().digest)
+    parts = (checkpoint.fingerprint, component, dtype, attention, baseline_prompts().digest)
     key = hashlib.sha256("|".join((*parts, str(_SCHEMA))).encode()).hexdigest()[:32]
-    return home() / "reference" / f"{key}.npz"
+    return home() / "baseline" / f"{key}.npz"
 
 
-def ensure_reference(model: Model, component: str, *, progress: Progress = silent) -> Path:
+def ensure_baseline(model: Model, component: str, *, progress: Progress = silent) -> Path:
     """Computes the statistics of all layers of a component unless they are kept already."""
-    path = reference_path(model.checkpoint, component, model.dtype, model.attention)
+    path = baseline_path(model.checkpoint, component, model.dtype, model.attention)
     if path.is_file():
         return path
     arrays: dict[str, Any] = {}
-    for (rule, layer), moments in reference_moments(model, component, progress=progress).items():
+    for (rule, layer), moments in baseline_moments(model, component, progress=progress).items():
         arrays[f"{rule}.{layer}.count"] = moments.count
         arrays[f"{rule}.{layer}.mean"] = moments.mean
-        arrays[f"{rule}.{layer}.deviations"] = moments.deviations
+        arrays[f"{rule}.{layer}.m2"] = moments.m2
     path.parent.mkdir(exist_ok=True)
-    with written_whole(path, alone=False) as file:
+    with atomic_write(path, alone=False) as file:
         np.savez(file, **arrays)
     return path
 
 
-def read_reference(path: Path, rule: str, layer: int) -> Moments:
+def read_baseline(path: Path, rule: str, layer: int) -> Moments:
     """Kept statistics of one layer over the tokens that `rule` (`content`, `all`) counts."""
     with np.load(path, allow_pickle=False) as arrays:
-        count, mean, deviations = (
-            arrays[f"{rule}.{layer}.{name}"] for name in ("count", "mean", "deviations")
-        )
-    return Moments(int(count), mean, deviations)
+        count, mean, m2 = (arrays[f"{rule}.{layer}.{name}"] for name in ("count", "mean", "m2"))
+    return Moments(int(count), mean, m2)
 
 
-def reference_moments(
+def baseline_moments(
     model: Model, component: str, *, progress: Progress = silent
 ) -> dict[tuple[str, int], Moments]:
     """(token rule, layer) -> moments over the tokens of the reference prompts.
 
     They are reduced where the activations are, so that no more than (neurons,) leaves a layer.
     """
-    prompts = reference_prompts()
+    prompts = baseline_prompts()
     sites = [Site(component, layer) for layer in range(model.layer_count)]
     found: dict[tuple[str, int], Moments] = {}
     block = tokenise(model, prompts.prompts, truncate=True)
     budget = TokenBudget(4096)  # the same statistics each time
     read = 0
-    made = batches(model, block, rule="content", budget=budget)
+    made = batches(model, block, token_rule="content", budget=budget)
     reading = read_sites(model, made, sites, lambda one: partial(_moments, one), budget)
     for batch, site, moments in reading:
         for rule, part in zip(TOKEN_RULES, moments, strict=True):
@@ -96,7 +94,7 @@ def _moments(batch: Batch, values: "torch.Tensor") -> tuple[Moments, Moments]:
         block = values[at.to(values.device)]  # (tokens, neurons)
         block = (block.cpu() if block.device.type == "mps" else block).double()  # mps has none
         mean = block.mean(dim=0)
-        deviations = ((block - mean) ** 2).sum(dim=0)
-        return Moments(len(block), mean.cpu().numpy(), deviations.cpu().numpy())
+        m2 = ((block - mean) ** 2).sum(dim=0)
+        return Moments(len(block), mean.cpu().numpy(), m2.cpu().numpy())
 
     return over(batch.kept), over(batch.mask.bool())

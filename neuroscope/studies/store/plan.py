@@ -14,7 +14,6 @@ from neuroscope.extraction.checkpoints import Checkpoint
 from neuroscope.extraction.extract import provenance_of
 from neuroscope.extraction.memory import free_memory
 from neuroscope.extraction.models import Model
-from neuroscope.extraction.tuning import SAMPLE, fastest_budget
 from neuroscope.files import size_text
 from neuroscope.progress import Progress
 from neuroscope.prompts import Prompts
@@ -34,27 +33,25 @@ _STATES = 12  # bytes for each number of the residual stream: what goes into a l
 _COPIES = 12  # bytes for each value of a streamed site: as it comes, put in order, being written
 _SAMPLE = 1000  # prompts that tell how many tokens a text becomes
 _LARGE = 100e6  # bytes: a job of which it is said beforehand how large it will be
-_WORTH_TUNING = 500  # times the usual budget: with more tokens, the trials take a few per cent
 
 _log = logging.getLogger("neuroscope")
 
 
 @dataclass(frozen=True)
-class Extraction:
+class ExtractionSpec:
     """What is to be extracted: everything that decides the values, and so the key."""
 
     checkpoint: Checkpoint
     prompts: Prompts
     sites: tuple[Site, ...]
     pool: str = "mean"
-    tokens: str = "content"
+    token_rule: str = "content"
     truncate: bool = False
     dtype: str = "float32"
     attention: str = "sdpa"
-    seed: int = 0  # recorded; a pass itself draws no random numbers
 
     def __post_init__(self) -> None:
-        check_pooling(self.pool, self.tokens)
+        check_pooling(self.pool, self.token_rule)
 
     @property
     def key(self) -> ActivationKey:
@@ -63,7 +60,7 @@ class Extraction:
             prompts_digest=self.prompts.digest,
             sites=self.sites,
             pool=self.pool,
-            tokens=self.tokens,
+            token_rule=self.token_rule,
             truncated=self.truncate,
             dtype=self.dtype,
             attention=self.attention,
@@ -82,13 +79,13 @@ class Estimate:
     >>> Estimate.of(wanted, model).prompts_per_part(batch_tokens=2048)
     """
 
-    wanted: Extraction
+    wanted: ExtractionSpec
     model: Model
     tokens: int  # of all prompts together
     longest: int  # tokens of the longest prompt
 
     @classmethod
-    def of(cls, wanted: Extraction, model: Model) -> "Estimate":
+    def of(cls, wanted: ExtractionSpec, model: Model) -> "Estimate":
         sample = _sample(wanted, model, _SAMPLE)
         texts = itertools.islice(wanted.prompts, _SAMPLE)
         share = len(sample.ids) / sum(len(prompt.text) for prompt in texts)
@@ -165,7 +162,7 @@ class Estimate:
 
 
 def plan(
-    wanted: Extraction,
+    wanted: ExtractionSpec,
     folder: Path,
     model: Model,
     budget: int | None,
@@ -175,33 +172,28 @@ def plan(
     """What the folder is to hold, once it is known that the disk has the room.
 
     Args:
-        budget: tokens a batch. If not given, what the folder was begun with on such a device; else,
-            for a large job, what is fastest; else what is usual for the device.
+        budget: tokens per batch. If not given, what the folder was begun with on such a device;
+            else what is usual for the device.
         begun: what the folder holds of this already.
 
     Raises:
-        ActivationError: the disk has not the room.
+        ResourceError: the disk has not the room.
         NeuroscopeError: the budget is less than one token.
     """
     if budget is None and begun and begun.latest.device == str(model.device):
         budget = begun.latest.batch_tokens
-    usual = TokenBudget(usual_budget(str(model.device)) if budget is None else budget)()
+    batch_tokens = TokenBudget(usual_budget(str(model.device)) if budget is None else budget)()
     estimate = Estimate.of(wanted, model)
-    _check_room(folder, estimate.bytes(estimate.prompts_per_part(usual)))
-    if budget is None and not model.streamed and estimate.tokens > _WORTH_TUNING * usual:
-        progress("find the fastest size of batches", 0, 1)
-        prompts = math.ceil(SAMPLE * usual / estimate.tokens_per_prompt)
-        budget = fastest_budget(model, wanted.sites, lambda: _sample(wanted, model, prompts))
+    prompts_per_part = estimate.prompts_per_part(batch_tokens)
+    _check_room(folder, estimate.bytes(prompts_per_part))
     provenance = provenance_of(
         model,
         wanted.prompts.digest,
         pool=wanted.pool,
-        tokens=wanted.tokens,
+        token_rule=wanted.token_rule,
         truncate=wanted.truncate,
-        batch_tokens=budget or usual,
-        seed=wanted.seed,
+        batch_tokens=batch_tokens,
     )
-    prompts_per_part = estimate.prompts_per_part(budget or usual)
     tokens_per_part = estimate.tokens_per_part(prompts_per_part)
     return Manifest(wanted.key, len(wanted.prompts), prompts_per_part, tokens_per_part, provenance)
 
@@ -210,7 +202,7 @@ def _check_room(folder: Path, size: int) -> None:
     """Tells how much of a large job is still to be written, and refuses what the disk cannot hold.
 
     Raises:
-        ActivationError: it has not the room.
+        ResourceError: it has not the room.
     """
     left = size - stored_bytes(folder)
     check_room(folder, left)
@@ -218,6 +210,6 @@ def _check_room(folder: Path, size: int) -> None:
         _log.info("about %s will be written to %s", size_text(left), folder)
 
 
-def _sample(wanted: Extraction, model: Model, count: int) -> TokenBlock:
+def _sample(wanted: ExtractionSpec, model: Model, count: int) -> TokenBlock:
     """The first prompts as the model reads them."""
     return tokenise(model, list(itertools.islice(wanted.prompts, count)), truncate=True)

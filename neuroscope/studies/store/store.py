@@ -7,14 +7,14 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 
-from neuroscope.errors import ActivationError
+from neuroscope.errors import NonfiniteError
 from neuroscope.extraction.batching import tokenise
 from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.extract import record
 from neuroscope.extraction.finite import FiniteCheck
 from neuroscope.extraction.memory import give_back_memory
 from neuroscope.extraction.models import Model
-from neuroscope.files import located, size_text
+from neuroscope.files import absolute, size_text
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import Prompts, PromptSet
 from neuroscope.sites import resolve_sites
@@ -25,11 +25,11 @@ from neuroscope.storage.unfinished import (
     complete_manifest,
     unfinished_activations,
 )
-from neuroscope.studies.extract_plan import Extraction, plan
+from neuroscope.studies.store.plan import ExtractionSpec, plan
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredActivations:
     """Activations on the disk."""
 
     folder: Path
@@ -51,12 +51,12 @@ def extract_to(
     layers: str | int | Sequence[int] = "all",
     *,
     pool: str = "mean",
-    tokens: str = "content",
+    token_rule: str = "content",
     truncate: bool = False,
     budget: int | None = None,
     allow_nonfinite: bool = False,
     progress: Progress = silent,
-) -> Stored:
+) -> StoredActivations:
     """Writes activations of any number of prompts to a folder of Parquet parts.
 
     >>> prompts = PromptFile.open("prompts.csv")
@@ -68,20 +68,21 @@ def extract_to(
         folder: new, empty, or from an earlier call with the same arguments.
         model: from `load_model`.
         prompts: a set, a file, or texts.
-        sites, layers, pool, tokens, truncate, budget, allow_nonfinite, progress: as `extract`.
+        sites, layers, pool, token_rule, truncate, budget, allow_nonfinite, progress: as `extract`.
 
     Raises:
         SiteError, PromptError: as `extract`.
-        ActivationError: a value is not finite; the folder holds something else; its disk has not
-            the room.
+        NonfiniteError: a value is not finite.
+        StoreError: the folder holds something else.
+        ResourceError: its disk has not the room.
     """
     known = PromptSet.of(prompts) if isinstance(prompts, Sequence | PathLike) else prompts
-    wanted = Extraction(
+    wanted = ExtractionSpec(
         model.checkpoint,
         known,
         tuple(resolve_sites(sites, layers, model.layer_count)),
         pool,
-        tokens,
+        token_rule,
         truncate,
         model.dtype,
         model.attention,
@@ -97,14 +98,14 @@ def extract_to(
 
 
 def store_activations(
-    wanted: Extraction,
+    wanted: ExtractionSpec,
     folder: str | Path,
     load: Callable[[], Model],
     *,
     budget: int | None = None,
     allow_nonfinite: bool = False,
     progress: Progress = silent,
-) -> Stored:
+) -> StoredActivations:
     """Completes a folder of activations, or finds it complete.
 
     Args:
@@ -116,28 +117,28 @@ def store_activations(
         progress: told how many prompts are through.
 
     Raises:
-        ActivationError, PromptError: as `extract_to`.
+        NonfiniteError, StoreError, ResourceError, PromptError: as `extract_to`.
     """
-    folder = located(folder)
+    folder = absolute(folder)
     manifest, computed = complete_manifest(folder, wanted.key), 0
     if manifest is None:
         manifest, computed = _complete(wanted, folder, load(), budget, allow_nonfinite, progress)
     _check_nonfinite(manifest.nonfinite, folder, allow_nonfinite)
-    return Stored(folder, manifest, computed)
+    return StoredActivations(folder, manifest, computed)
 
 
 def _check_nonfinite(rows_at: Mapping[str, int], folder: Path, allow: bool) -> None:
-    """Raises ActivationError where a folder holds NaN or infinity, unless they are allowed."""
+    """Raises NonfiniteError where a folder holds NaN or infinity, unless they are allowed."""
     if rows_at and not allow:
         sites = ", ".join(f"{site} ({rows} rows)" for site, rows in rows_at.items())
-        raise ActivationError(
+        raise NonfiniteError(
             f"{folder} holds values that are not finite at {sites}: ask for it with"
             " --allow-nonfinite, or extract with --dtype float32"
         )
 
 
 def _complete(
-    wanted: Extraction,
+    wanted: ExtractionSpec,
     folder: Path,
     model: Model,
     budget: int | None,
@@ -164,7 +165,7 @@ def _complete(
                 block,
                 wanted.sites,
                 pool=wanted.pool,
-                rule=wanted.tokens,
+                token_rule=wanted.token_rule,
                 budget=TokenBudget(batch_tokens),  # of its own, whatever came before
                 check=check,
                 progress=_progress_of_part(unfinished, progress),
