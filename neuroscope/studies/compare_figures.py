@@ -11,9 +11,13 @@ from neuroscope.activations import Activations, Floats
 from neuroscope.align import VIEWS
 from neuroscope.extraction.baseline import read_baseline
 from neuroscope.reporting import plots
+from neuroscope.reporting.metrics import Metric
 from neuroscope.results import METRICS, Comparison, model_label, pair_labels
 from neuroscope.sites import Site
 
+_COSINE = Metric("cosine", "cosine similarity", METRICS["cosine"], "high")
+_MSE = Metric("mse", "mean squared error", METRICS["mse"], "low")
+_COSINE_Z = Metric("cosine_z", "standardised cosine similarity", METRICS["cosine_z"], "high")
 _MOST_DRAWN = 12
 """Prompts, and pairs, that are drawn neuron by neuron at a layer."""
 _ROUNDING = 1e-3  # reference standard deviations; a picture of less would show arithmetic noise
@@ -31,36 +35,46 @@ class NamedFigure(NamedTuple):
 def layer_figures(comparison: Comparison) -> Iterator[NamedFigure]:
     """What is drawn over layers."""
     labels = pair_labels([(pair.a, pair.b) for pair in comparison.pairs])
-    about: Any = {"model": model_label(comparison.model), "component": comparison.site}
+    title = f"{model_label(comparison.model)} · {comparison.site}"
+    counts = f"pairs of prompts: {len(labels):,}; layers: {len(comparison.layers)}"
     by_view = {view: [row for row in comparison.rows if row.view == view] for view in VIEWS}
 
-    def curves(metric: str, view: str) -> dict[str, list[float]]:
-        found: dict[str, list[float]] = {label: [] for label in labels.values()}
+    def values(metric: Metric, view: str) -> dict[str, list[float]]:
+        by_pair: dict[str, list[float]] = {label: [] for label in labels.values()}
         for row in sorted(by_view[view], key=lambda row: row.layer):
-            found[labels[row.a, row.b]].append(getattr(row, metric))
-        return found
+            by_pair[labels[row.a, row.b]].append(getattr(row, metric.name))
+        return by_pair
 
-    series = {
-        (metric, view): curves(metric, view) for metric in ("cosine", "mse") for view in VIEWS
-    }
+    def panel(metric: Metric, view: str) -> plots.Panel:
+        by_pair = values(metric, view).items()
+        curves = {pair: plots.Curve(comparison.layers, by_layer) for pair, by_layer in by_pair}
+        return plots.Panel(metric, curves, view if metric is _COSINE else "", log=metric is _MSE)
+
     yield NamedFigure(
         "by_layer.png",
         "Cosine similarity and mean squared error by layer, for every pair in the three views.",
-        plots.plot_by_layer(comparison.layers, series, **about),
+        plots.plot_curves(
+            [[panel(metric, view) for view in VIEWS] for metric in (_COSINE, _MSE)],
+            title=title,
+            notes=[counts],
+            noun="pair",
+            ends=("most alike", "least alike"),
+        ),
     )
     # of a single pair the curves say all that a second map could
-    for metric in ("cosine", "cosine_z") if len(labels) > 1 else ("cosine",):
-        table = curves(metric, "aligned")
+    for metric in (_COSINE, _COSINE_Z) if len(labels) > 1 else (_COSINE,):
+        by_pair = values(metric, "aligned")
         yield NamedFigure(
-            f"pairs_by_layer_{metric}.png",
-            f"Pairs by layers: {METRICS[metric]}, aligned view.",
-            plots.plot_pairs_by_layer(
+            f"pairs_by_layer_{metric.name}.png",
+            f"Pairs by layers: {metric.meaning}, aligned view.",
+            plots.plot_matrix(
+                list(by_pair.values()),
+                list(by_pair),
                 comparison.layers,
-                list(table),
-                list(table.values()),
                 metric=metric,
-                view="aligned",
-                **about,
+                title=title,
+                notes=[f"{metric.heading}; view: aligned", counts],
+                noun="pair",
             ),
         )
 

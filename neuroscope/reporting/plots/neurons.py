@@ -1,12 +1,10 @@
-"""Figures of what neurons do: activations of one layer, and likeness of prompts by layer.
+"""Figures of one layer neuron by neuron: one prompt, or the difference between two.
 
-Every function takes numpy arrays and plain strings and returns a `Figure`; none uses pyplot. The
-strings may be anything a user types: what does not fit is cut, what the font lacks becomes □.
+A layer of up to 1,024 neurons is drawn as stems, a larger one as a grid of cells.
 """
 
-import os
 from math import ceil, isqrt
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,41 +13,27 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike, NDArray
 
-from neuroscope.reporting.plot_layout import (
-    DPI,
+from neuroscope.reporting.plots.layout import (
     GRID,
     INK,
     LABEL_HEIGHT,
     MARGIN,
-    MINUS,
     WIDTH,
-    Floats,
-    caption,
-    color_bar,
-    digits,
-    label,
+    add_axes,
+    add_color_bar,
+    add_table,
+    label_axes,
+    label_points,
     page,
-    place,
-    table,
     table_size,
-    written,
 )
-from neuroscope.reporting.plots_by_layer import plot_by_layer, plot_pairs_by_layer
-
-__all__ = [
-    "grid_shape",
-    "plot_activations",
-    "plot_by_layer",
-    "plot_difference",
-    "plot_pairs_by_layer",
-    "save_png",
-]
+from neuroscope.reporting.plots.text import MINUS, Floats, format_numbers, number_format
 
 Indices = NDArray[np.intp]
 Heading = tuple[str, list[str]]  # title and notes
 
 MOST_STEMS = 1024  # neurons beyond which a layer is drawn as a grid
-MOST_ASPECT = 2.5  # columns over rows of a grid of neurons
+MOST_ASPECT = 2.5  # columns per row of a grid of neurons
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 NEGATIVE, POSITIVE = "#0072B2", "#D55E00"  # Okabe and Ito's blue and vermilion
@@ -60,10 +44,13 @@ DIVERGING = LinearSegmentedColormap.from_list(
 
 
 def grid_shape(n: int) -> tuple[int, int]:
-    """(rows, columns) of a near-square grid of `n` neurons, rows <= columns.
+    """Return (rows, columns) of a near-square grid of `n` neurons, with rows <= columns.
 
-    The grid has exactly `n` places where `n` divides evenly with an aspect ratio of at most 2.5;
-    otherwise its last row is not full. ValueError if `n` is less than 1.
+    Every cell holds a neuron if `n` factorises into two numbers with a ratio of at most 2.5;
+    otherwise the end of the last row stays empty.
+
+    Raises:
+        ValueError: if `n` is less than 1.
     """
     if n < 1:
         raise ValueError(f"a grid needs at least one neuron, not {n}")
@@ -72,11 +59,6 @@ def grid_shape(n: int) -> tuple[int, int]:
         return rows, n // rows
     columns = isqrt(n - 1) + 1
     return ceil(n / columns), columns
-
-
-def save_png(figure: Figure, path: str | os.PathLike[str] | IO[bytes], *, dpi: float = DPI) -> None:
-    """Write a figure to a file as PNG; the same figure always gives the same bytes."""
-    figure.savefig(path, format="png", dpi=dpi, metadata={"Software": None})
 
 
 def plot_activations(
@@ -88,13 +70,24 @@ def plot_activations(
     unit: str = "activation (mean over content tokens)",
     strongest: int = 8,
 ) -> Figure:
-    """Activation of every neuron of one layer for one prompt; `values` is (neurons,) in `unit`.
+    """Draw the activation of every neuron of one layer for one prompt.
 
-    Up to 1,024 neurons are drawn as stems, more as a grid. The `strongest` neurons by magnitude
-    are named. ValueError if values are not one row of finite numbers, or are all zero.
+    Values far beyond the others are marked at the edge instead of stretching the axis or the
+    colours.
+
+    Args:
+        values: (neurons,), in `unit`.
+        model: name of the model, for the title.
+        site: where in the model, for the title.
+        prompt: text of the prompt.
+        unit: what the values are.
+        strongest: number of neurons, largest magnitude first, that are labelled and listed.
+
+    Raises:
+        ValueError: if `values` is not one row of finite numbers, or all of them are zero.
     """
     neurons = _neurons(values, "values")
-    _check(neurons, strongest, "every activation is zero: nothing to draw")
+    _check_drawable(neurons, strongest, "every activation is zero: nothing to draw")
     heading = f"{model} · {site}", [f"{unit}, {neurons.size:,} neurons", f"“{prompt}”"]
     if neurons.size <= MOST_STEMS:
         return _draw_stems(neurons, strongest, unit, heading)
@@ -113,34 +106,45 @@ def plot_difference(
     unit: str,
     strongest: int = 8,
 ) -> Figure:
-    """Difference a - b of every neuron of one layer between two prompts, as a grid.
+    """Draw the difference a - b of every neuron of one layer between two prompts, as a grid.
 
-    `a` and `b` are (neurons,) in `unit`. The `strongest` differences by magnitude are named.
-    ValueError if a or b is not one row of finite numbers, they differ in length, or are the same.
+    Args:
+        a: (neurons,), in `unit`.
+        b: (neurons,), in `unit`.
+        model: name of the model, for the title.
+        site: where in the model, for the title.
+        prompt_a: text of the first prompt.
+        prompt_b: text of the second prompt.
+        unit: what the values are.
+        strongest: number of neurons, largest difference first, that are labelled and listed.
+
+    Raises:
+        ValueError: if `a` or `b` is not one row of finite numbers, they differ in length, or they
+            are equal.
     """
-    one, other = _neurons(a, "a"), _neurons(b, "b")
-    if one.shape != other.shape:
-        raise ValueError(f"a has {one.size} neurons, b has {other.size}")
-    difference, name = one - other, f"a {MINUS} b"
-    _check(difference, strongest, "every difference a - b is zero: nothing to draw")
+    first, second = _neurons(a, "a"), _neurons(b, "b")
+    if first.shape != second.shape:
+        raise ValueError(f"a has {first.size} neurons, b has {second.size}")
+    difference, name = first - second, f"a {MINUS} b"
+    _check_drawable(difference, strongest, "every difference a - b is zero: nothing to draw")
     listed = _strongest(difference, strongest)
-    columns = _columns(listed, {"a": one, "b": other, name: difference})
-    notes = [f"{name}, {unit}, {one.size:,} neurons", f"a: “{prompt_a}”", f"b: “{prompt_b}”"]
+    columns = _columns(listed, {"a": first, "b": second, name: difference})
+    notes = [f"{name}, {unit}, {first.size:,} neurons", f"a: “{prompt_a}”", f"b: “{prompt_b}”"]
     return _draw_grid(difference, listed, columns, f"{name}, {unit}", (f"{model} · {site}", notes))
 
 
 def _neurons(values: ArrayLike, name: str) -> Floats:
     neurons = np.asarray(values, dtype=np.float64)
     if neurons.ndim != 1 or neurons.size == 0:
-        raise ValueError(f"{name} must be one row of neurons, not of shape {neurons.shape}")
-    faulty = np.flatnonzero(~np.isfinite(neurons))
-    if faulty.size:
-        first = f"neuron {faulty[0]} is {neurons[faulty[0]]}"
-        raise ValueError(f"{name} holds {faulty.size} value(s) that are not finite: {first}")
+        raise ValueError(f"{name} must be one row of neurons, not an array of {neurons.shape}")
+    nonfinite = np.flatnonzero(~np.isfinite(neurons))
+    if nonfinite.size:
+        first = f"neuron {nonfinite[0]} is {neurons[nonfinite[0]]}"
+        raise ValueError(f"{name} contains {nonfinite.size} value(s) that are not finite: {first}")
     return neurons
 
 
-def _check(values: Floats, strongest: int, empty: str) -> None:
+def _check_drawable(values: Floats, strongest: int, empty: str) -> None:
     if strongest < 1:
         raise ValueError(f"strongest must be at least 1, not {strongest}")
     if not values.any():
@@ -148,16 +152,16 @@ def _check(values: Floats, strongest: int, empty: str) -> None:
 
 
 def _strongest(values: Floats, count: int) -> Indices:
-    """Indices of the `count` values of largest magnitude that are not zero, strongest first."""
+    """Return the indices of the `count` largest magnitudes, without zeros, largest first."""
     order = np.argsort(-np.abs(values), kind="stable")
     listed: Indices = order[values[order] != 0][:count]
     return listed
 
 
 def _columns(listed: Indices, values: dict[str, Floats]) -> dict[str, list[str]]:
-    """What the table says of the listed neurons, with the digits that the last column needs."""
-    spec = "+" + digits(list(values.values())[-1][listed])
-    cells = {head: written(column[listed], spec) for head, column in values.items()}
+    """Return the table of the listed neurons; the last column decides the number of digits."""
+    spec = "+" + number_format(list(values.values())[-1][listed])
+    cells = {head: format_numbers(column[listed], spec) for head, column in values.items()}
     return {"neuron": [str(index) for index in listed], **cells}
 
 
@@ -166,29 +170,29 @@ def _draw_stems(values: Floats, strongest: int, unit: str, heading: Heading) -> 
     beyond = np.flatnonzero(np.abs(values) > reach)
     listed = _strongest(values, max(strongest, beyond.size))
     columns = _columns(listed, {"value": values})
-    wide, high = table_size(columns)
-    height = max(3.9, high + 0.5)
+    table_width, table_height = table_size(columns)
+    height = max(3.9, table_height + 0.5)
     title, notes = heading
     if beyond.size:
         notes = [*notes, f"beyond the axis, marked ▲ or ▼: {beyond.size}"]
     figure = page(height, title, notes)
-    axes = place(figure, (0.8, 0.55, WIDTH - 1.2 - wide - MARGIN, height - 0.65))
-    table(figure, WIDTH - MARGIN, height - 0.08, columns)
+    axes = add_axes(figure, (0.8, 0.55, WIDTH - 1.2 - table_width - MARGIN, height - 0.65))
+    add_table(figure, WIDTH - MARGIN, height - 0.08, columns)
     _stems(axes, values, reach)
-    caption(axes, "neuron", unit)
-    _name_stems(axes, values, dict(zip(listed, columns["value"], strict=True)), beyond)
+    label_axes(axes, "neuron", unit)
+    _label_stems(axes, values, dict(zip(listed, columns["value"], strict=True)), beyond)
     return figure
 
 
 def _reach(values: Floats) -> float:
-    """The largest magnitude, of those at most four times what 99% of neurons do not exceed."""
+    """Return the largest magnitude that is at most four times the 99th percentile."""
     sizes = np.abs(values)
     typical = np.percentile(sizes, 99, method="lower")
     return float(sizes[sizes <= 4 * typical].max() or sizes.max())
 
 
 def _stems(axes: Axes, values: Floats, reach: float) -> None:
-    """One line a neuron from zero to its activation, or to a triangle at the edge beyond reach."""
+    """Draw a line per neuron from zero to its value, or to a triangle at the edge beyond reach."""
     count, shown = values.size, values.clip(-reach, reach)
     most, least = max(shown.max(), 0.0), min(shown.min(), 0.0)
     pad = 0.1 * (most - least)
@@ -208,47 +212,47 @@ def _stems(axes: Axes, values: Floats, reach: float) -> None:
 
 
 def _stem_width(count: int) -> float:
-    """Points."""
+    """Return the width of a stem in points."""
     return min(max(350 / count, 0.8), 6)
 
 
 def _step(count: int, ticks: int) -> int:
-    """Power of two that splits `count` into at most `ticks` steps."""
+    """Return the smallest power of two that splits `count` into at most `ticks` steps."""
     step = 1
     while count > step * ticks:
         step *= 2
     return step
 
 
-def _name_stems(axes: Axes, values: Floats, named: dict[int, str], beyond: Indices) -> None:
+def _label_stems(axes: Axes, values: Floats, listed: dict[int, str], beyond: Indices) -> None:
     tips = values.clip(*axes.get_ylim())
-    texts = [f"{i}: {text}" if i in beyond else str(i) for i, text in named.items()]
+    texts = [f"{i}: {text}" if i in beyond else str(i) for i, text in listed.items()]
     strong = _strongest(values, 64)
     ends = tips[strong]
     stems = np.column_stack([strong, np.minimum(ends, 0), strong, np.maximum(ends, 0)])
-    points = np.column_stack([list(named), tips[list(named)]])
+    points = np.column_stack([list(listed), tips[list(listed)]])
     half = _stem_width(values.size) / 72 / 2
-    label(axes, points, texts, stems, (half + 0.01, 0), half + 0.04)
+    label_points(axes, points, texts, stems, (half + 0.01, 0), half + 0.04)
 
 
 def _draw_grid(
     values: Floats, listed: Indices, columns: dict[str, list[str]], unit: str, heading: Heading
 ) -> Figure:
     rows, across = grid_shape(values.size)
-    wide, high = table_size(columns)
-    cell = min((WIDTH - 2.4 - wide - MARGIN) / across, 6.3 / rows, 0.5)  # inches
+    table_width, table_height = table_size(columns)
+    cell = min((WIDTH - 2.4 - table_width - MARGIN) / across, 6.3 / rows, 0.5)  # inches
     size = (across * cell, rows * cell)
-    height = max(size[1], high, 2.4) + 0.65
+    height = max(size[1], table_height, 2.4) + 0.65
     figure = page(height, *heading)
     bottom = height - 0.08 - size[1]
-    axes = place(figure, (0.75, bottom, *size))
+    axes = add_axes(figure, (0.75, bottom, *size))
     image = _image(axes, values)
     bar_height = max(size[1], 2.3)
     clipping, extend = _clipping(values)
     bar = (0.9 + size[0], height - 0.08 - bar_height, 0.16, bar_height)
-    color_bar(figure, image, bar, [unit, clipping], extend)
-    table(figure, WIDTH - MARGIN, height - 0.08, columns)
-    _name_cells(axes, cell, listed)
+    add_color_bar(figure, image, bar, [unit, clipping], extend)
+    add_table(figure, WIDTH - MARGIN, height - 0.08, columns)
+    _label_cells(axes, cell, listed)
     return figure
 
 
@@ -257,43 +261,43 @@ def _image(axes: Axes, values: Floats) -> AxesImage:
     blank = rows * across - values.size
     cells = np.pad(values, (0, blank), constant_values=np.nan).reshape(rows, across)
     limit = _limit(values)
-    look: dict[str, Any] = {"interpolation": "nearest", "aspect": "auto", "cmap": DIVERGING}
-    image = axes.imshow(np.ma.masked_invalid(cells), vmin=-limit, vmax=limit, **look)
+    style: dict[str, Any] = {"interpolation": "nearest", "aspect": "auto", "cmap": DIVERGING}
+    image = axes.imshow(np.ma.masked_invalid(cells), vmin=-limit, vmax=limit, **style)
     grey = "; grey: no neuron" if blank else ""
-    caption(axes, f"column   (neuron = row {TIMES} {across} + column{grey})", "row")
+    label_axes(axes, f"column   (neuron = row {TIMES} {across} + column{grey})", "row")
     axes.set_xticks(range(0, across, _step(across, 10)))
     axes.set_yticks(range(0, rows, _step(rows, 10)))
     return image
 
 
 def _limit(values: Floats) -> float:
-    """Magnitude at which colours end: the 99.5th percentile, or the largest if that is 0."""
+    """Return the 99.5th percentile of magnitudes, where colours end; the maximum if that is 0."""
     sizes = np.abs(values)
     return float(np.percentile(sizes, 99.5) or sizes.max())
 
 
 def _clipping(values: Floats) -> tuple[str, str]:
-    """What to say of values beyond the colours, and at which ends of the colour bar."""
+    """Return a note on values beyond the colours, and which ends of the colour bar to extend."""
     limit = _limit(values)
     over, under = bool((values > limit).any()), bool((values < -limit).any())
     if not over and not under:
         return "not clipped", "neither"
     extend = "both" if over and under else "max" if over else "min"
-    number = written([limit], digits(np.array([limit])))[0]
+    number = format_numbers([limit], number_format(np.array([limit])))[0]
     return f"clipped at ±{number} (99.5th percentile)", extend
 
 
-def _name_cells(axes: Axes, cell: float, listed: Indices) -> None:
-    """Mark neurons by open squares and their indices; `cell` is in inches."""
+def _label_cells(axes: Axes, cell: float, listed: Indices) -> None:
+    """Mark the listed neurons by open squares and their indices; `cell` is in inches."""
     _, across = axes.images[0].get_size()
     rows, columns = np.divmod(listed, across)
     side = max(cell, 0.07)
-    look: dict[str, Any] = {"marker": "s", "facecolors": "none", "edgecolors": INK}
-    axes.scatter(columns, rows, s=(72 * side) ** 2, linewidths=1, **look)
+    style: dict[str, Any] = {"marker": "s", "facecolors": "none", "edgecolors": INK}
+    axes.scatter(columns, rows, s=(72 * side) ** 2, linewidths=1, **style)
     points = np.column_stack([columns, rows])
     texts, squares = [str(index) for index in listed], np.hstack([points, points])
-    if cell > 0.4:  # room for the index inside
+    if cell > 0.4:  # the index fits into the cell
         squares, gap = squares[:0], -LABEL_HEIGHT / 2
     else:
         gap = side / 2 + 0.03
-    label(axes, points, texts, squares, (side / 2, side / 2), gap)
+    label_points(axes, points, texts, squares, (side / 2, side / 2), gap)
