@@ -1,1 +1,1 @@
-"""From prompts to activations: finds, loads and reads models. The only part that uses torch."""
+"""From prompts to activations: finds, loads and runs models. The only part that uses torch."""

