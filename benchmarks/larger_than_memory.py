@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.tables import machine, publish, table
+from neuroscope.extraction.batching import Batch, tokenise
+from neuroscope.extraction.batching import batches as make_batches
+from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.checkpoints import Checkpoint, find_checkpoint
 from neuroscope.extraction.memory import free_memory
 from neuroscope.extraction.models import Model, load_model
-from neuroscope.extraction.recorder import Recorder
-from neuroscope.extraction.streaming import stream_sites
+from neuroscope.extraction.pooling import pooling
+from neuroscope.extraction.reading import read_sites
+from neuroscope.extraction.recorder import Keep, Recorder
+from neuroscope.prompts import PromptSet
 from neuroscope.sites import Site
 
-Inputs = dict[str, Any]
 Found = tuple[dict[Site, list[torch.Tensor]], int]
 """Site -> (prompts, neurons) of each batch; bytes of weights that were fetched from the files."""
 
@@ -253,8 +258,10 @@ def major_faults() -> int:
 
 def streamed(checkpoint: Checkpoint, arguments: argparse.Namespace) -> Found:
     model = load_model(checkpoint, dtype=arguments.dtype, memory="stream")
-    prepared = [(inputs, mean_over_tokens(inputs)) for inputs in batches(model, arguments)]
-    found = dict(stream_sites(model, prepared, every_layer(model)))
+    prepared, sites = batches(model, arguments), every_layer(model)
+    found: dict[Site, list[torch.Tensor]] = {site: [] for site in sites}
+    for _, site, values in read_sites(model, prepared, sites, mean_over_tokens, no_limit()):
+        found[site].append(values)
     assert model.stream is not None
     return found, model.stream.bytes_read
 
@@ -284,10 +291,11 @@ def offloaded(checkpoint: Checkpoint, arguments: argparse.Namespace) -> Found:
     model = Model(checkpoint, module, tokenizer, "right")
     found: dict[Site, list[torch.Tensor]] = {site: [] for site in every_layer(model)}
     with Recorder(model, list(found)) as recorder:
-        for inputs in batches(model, arguments):
+        for batch in batches(model, arguments):
             if arguments.cold:
                 evict(arguments.folder)
-            for site, values in recorder.run(inputs, mean_over_tokens(inputs)).items():
+            keep = partial(mean_over_tokens, batch=batch)
+            for site, values in recorder.run(batch.inputs(model), keep).items():
                 found[site].append(values)
     return found, fetched
 
@@ -302,24 +310,30 @@ def every_layer(model: Model) -> list[Site]:
     return [Site("resid_post", layer) for layer in range(model.layer_count)]
 
 
-def batches(model: Model, arguments: argparse.Namespace) -> list[Inputs]:
-    """Prompts of 15 to 20 random words, as the inputs of a forward each batch."""
+def batches(model: Model, arguments: argparse.Namespace) -> list[Batch]:
+    """Return batches of prompts of 15 to 20 random words."""
     draw, vocabulary = random.Random(0), model.checkpoint.config["vocab_size"]
     prompts = [
         " ".join(f"w{draw.randrange(3, vocabulary)}" for _ in range(draw.randint(15, 20)))
         for _ in range(arguments.prompts)
     ]
-    options = {"padding": True, "return_tensors": "pt", "return_token_type_ids": False}
+    block = tokenise(model, PromptSet.of(prompts).prompts)
+    spans = (slice(at, at + arguments.batch) for at in range(0, len(block), arguments.batch))
     return [
-        {**model.tokenizer(prompts[start : start + arguments.batch], **options), "use_cache": False}
-        for start in range(0, len(prompts), arguments.batch)
+        batch
+        for span in spans
+        for batch in make_batches(model, block.slice(span), token_rule="all", budget=no_limit())
     ]
 
 
-def mean_over_tokens(inputs: Inputs) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What reduces (batch, tokens, neurons) to the mean over a prompt's tokens."""
-    mask = inputs["attention_mask"].unsqueeze(2)
-    return lambda values: (values.float() * mask).sum(dim=1) / mask.sum(dim=1)
+def no_limit() -> TokenBudget:
+    """Return a budget that leaves the prompts of a batch together."""
+    return TokenBudget(sys.maxsize)
+
+
+def mean_over_tokens(site: Site, batch: Batch) -> Keep:
+    """Return what reduces (batch, tokens, neurons) to the mean over each prompt's tokens."""
+    return pooling("mean", batch.kept)
 
 
 def outcome(folder: Path, way: str) -> Path:

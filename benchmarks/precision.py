@@ -9,7 +9,7 @@ from benchmarks.contenders import Pooled, ours
 from benchmarks.options import parser
 from benchmarks.prompts import load_prompts
 from benchmarks.tables import machine, publish, table
-from neuroscope.sites import COMPONENTS
+from neuroscope.sites import LAYER_COMPONENTS
 
 HEADER = (
     "site",
@@ -35,7 +35,7 @@ def relative_errors(a: Floats, b: Floats) -> Floats:
 def lines(half: Pooled, full: Pooled) -> list[list[str]]:
     """A row for each site, by component, then by layer."""
     rows = []
-    for site in sorted(full, key=lambda site: list(COMPONENTS).index(site.split(".")[0])):
+    for site in sorted(full, key=lambda site: LAYER_COMPONENTS.index(site.split(".")[0])):
         a, b = half[site].astype(np.float64), full[site].astype(np.float64)
         cosine, error = cosines(a, b), relative_errors(a, b)
         figures = [f"{value:.5f}" for value in (cosine.mean(), cosine.min())]
@@ -46,7 +46,9 @@ def lines(half: Pooled, full: Pooled) -> list[list[str]]:
 
 def compare(texts: Sequence[str]) -> list[list[str]]:
     """The table's rows."""
-    half, full = (ours(list(texts), dtype, list(COMPONENTS)) for dtype in ("bfloat16", "float32"))
+    half, full = (
+        ours(list(texts), dtype, list(LAYER_COMPONENTS)) for dtype in ("bfloat16", "float32")
+    )
     return lines(half.pooled, full.pooled)
 
 

@@ -1,4 +1,4 @@
-"""Reads activations with hooks that live only inside a `with` block."""
+"""Records activations with hooks that exist only inside a `with` block."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     import torch
 
 Keep = Callable[["torch.Tensor"], Any]
-"""What is kept of one site's (batch, tokens, neurons) tensor, computed where the tensor is."""
+"""Reduces one site's (batch, tokens, neurons) tensor, on its device, to what is kept of it.
+
+It must not change the tensor, and must not return a view of it: later layers may write into it.
+"""
 
 
 class Recorder:
@@ -25,13 +28,19 @@ class Recorder:
     """
 
     def __init__(self, model: Model, sites: Sequence[Site]):
+        """Choose the sites to record.
+
+        Raises:
+            SiteError: the model does not have one of them.
+        """
+        model.check_sites(sites)
+        self.sites = sorted(set(sites), key=lambda site: site.order)
         self._model = model
-        self._sites = sorted(set(sites), key=lambda site: site.order)
         self._attached = ExitStack()
 
     def __enter__(self) -> "Recorder":
-        with ExitStack() as attached:  # if one cannot be attached, none is left
-            for site in self._sites:
+        with ExitStack() as attached:  # if a hook cannot be attached, none is left behind
+            for site in self.sites:
                 attached.callback(self._attach(site).remove)
             self._attached = attached.pop_all()
         return self
@@ -44,13 +53,15 @@ class Recorder:
     ) -> None:
         self._attached.close()
 
-    def run(self, inputs: Mapping[str, Any], keep: Keep | None = None) -> dict[Site, Any]:
-        """One pass over a batch.
+    def run(
+        self, inputs: Mapping[str, Any], keep: Callable[[Site], Keep] | None = None
+    ) -> dict[Site, Any]:
+        """Run one pass over a batch.
 
         Args:
             inputs: keyword arguments of the model's forward.
-            keep: applied to each site's (batch, tokens, neurons) tensor as soon as it is there;
-                what it returns is kept. The whole tensor if not given.
+            keep: gives what reduces the tensor of a site as soon as it is computed; without it
+                the whole tensors are kept.
 
         Returns:
             Site -> what was kept, in forward order.
@@ -63,12 +74,15 @@ class Recorder:
         return kept
 
     def run_into(
-        self, kept: dict[Site, Any], inputs: Mapping[str, Any], keep: Keep | None = None
+        self,
+        kept: dict[Site, Any],
+        inputs: Mapping[str, Any],
+        keep: Callable[[Site], Keep] | None = None,
     ) -> None:
-        """As `run`, but what is kept is put into `kept` as soon as it is there.
+        """Run one pass as `run` does, and put what is kept into `kept` as soon as it is computed.
 
-        Several of these may be under way at once, each in a context (`contextvars`) of its own;
-        the caller turns gradients off.
+        Several passes may be in progress at once, each in a context (`contextvars`) of its own.
+        The caller turns gradients off.
         """
         token = _PASS.set(_Pass(self, kept, keep or _whole))
         try:
@@ -79,51 +93,65 @@ class Recorder:
             _PASS.reset(token)
 
     def _attach(self, site: Site) -> "torch.utils.hooks.RemovableHandle":
-        layer = self._model.layer(site.layer)
-        rows = self._model.architecture
+        """Attach the hook of a site to the module whose input or output the site is."""
+        import torch
 
         def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._record(site, args[0] if args else kwargs["hidden_states"])
 
         def after(module: Any, args: tuple[Any, ...], output: Any) -> None:
-            # some layers return a tensor, some a tuple; [0] of a tensor would be its first row
-            self._record(site, output[0] if isinstance(output, tuple) else output)
+            # some modules return a tensor, some a tuple or an object whose first item it is
+            self._record(site, output if isinstance(output, torch.Tensor) else output[0])
 
-        if site.component == "resid_pre":
-            return layer.register_forward_pre_hook(before, with_kwargs=True)
-        if site.component == "resid_post":
-            return layer.register_forward_hook(after)
-        if site.component == "attn_out":
-            return layer.get_submodule(rows.attn_out).register_forward_hook(after)
-        down = layer.get_submodule(rows.down)
-        if site.component == "mlp_act":
-            return down.register_forward_pre_hook(before, with_kwargs=True)
-        return down.register_forward_hook(after)
+        module = self._module(site)
+        if site.component in ("resid_pre", "mlp_act"):
+            return module.register_forward_pre_hook(before, with_kwargs=True)
+        return module.register_forward_hook(after)
+
+    def _module(self, site: Site) -> "torch.nn.Module":
+        """Return the module whose input (`resid_pre`, `mlp_act`) or output a site is."""
+        model, architecture = self._model, self._model.architecture
+        module: torch.nn.Module = model.module
+        if site.component == "logits":
+            return module
+        if site.component == "final" and architecture.final_norm:
+            module = model.body.get_submodule(architecture.final_norm)
+            return module
+        inside = {
+            "attn_out": architecture.attn_out,
+            "mlp_act": architecture.down,
+            "mlp_out": architecture.down,
+        }
+        return model.layer(site.layer).get_submodule(inside.get(site.component, ""))
 
     def _record(self, site: Site, tensor: "torch.Tensor") -> None:
-        under_way = _PASS.get()
-        if under_way is None or under_way.recorder is not self:
+        current = _PASS.get()
+        if current is None or current.recorder is not self:
             return
-        under_way.kept[site] = under_way.keep(tensor)
-        if site == self._sites[-1]:
+        current.kept[site] = current.keep(site)(tensor)
+        if site == self.sites[-1]:
             raise _Done
 
 
 @dataclass(frozen=True, eq=False)
 class _Pass:
-    """One pass of a batch: who records it, where to, and how its tensors are reduced."""
+    """One pass of a batch: its recorder, what it has kept, and how tensors are reduced."""
 
     recorder: Recorder
     kept: dict[Site, Any]
-    keep: Keep
+    keep: Callable[[Site], Keep]
 
 
 _PASS: ContextVar[_Pass | None] = ContextVar("the pass that the hooks record", default=None)
 
 
 class _Done(Exception):
-    """Everything wanted is recorded: the rest of the pass is not needed."""
+    """All sites are recorded; the rest of the pass is not needed."""
 
 
-def _whole(tensor: "torch.Tensor") -> "torch.Tensor":
-    return tensor.clone()  # later layers may write into it
+def _whole(site: Site) -> Keep:
+    return _clone
+
+
+def _clone(tensor: "torch.Tensor") -> "torch.Tensor":
+    return tensor.clone()  # later layers may write into the tensor itself
