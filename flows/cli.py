@@ -14,6 +14,7 @@ import typer
 
 from flows.environment import check_prefect, prepare_environment
 from neuroscope.errors import NeuroscopeError
+from neuroscope.options import Attention, DtypeChoice, Memory, Pool, TokenRule
 from neuroscope.progress import Progress
 
 app = typer.Typer(
@@ -36,7 +37,8 @@ Device = Annotated[
     str, typer.Option(help="auto, cpu, cpu:4 (threads), cuda, cuda:1, mps, or all (every GPU).")
 ]
 Dtype = Annotated[
-    str, typer.Option(help="auto (bfloat16 where it is fast), float32, bfloat16 or float16.")
+    DtypeChoice,
+    typer.Option(help="auto (bfloat16 where it is fast), float32, bfloat16 or float16."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
@@ -108,17 +110,17 @@ def extract(
     ] = None,
     layers: Layers = "all",
     pool: Annotated[
-        str, typer.Option(help="mean, max, last, first; none keeps every token.")
+        Pool, typer.Option(help="mean, max, last, first; none keeps every token.")
     ] = "mean",
     token_rule: Annotated[
-        str, typer.Option(help="content (without special tokens) or all.")
+        TokenRule, typer.Option(help="content (without special tokens) or all.")
     ] = "content",
     truncate: Truncate = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    attention: Annotated[str, typer.Option(help="sdpa or eager.")] = "sdpa",
+    attention: Annotated[Attention, typer.Option(help="sdpa or eager.")] = "sdpa",
     memory: Annotated[
-        str,
+        Memory,
         typer.Option(help="resident, stream (weights stay on disk) or auto (stream if need be)."),
     ] = "auto",
     budget: Annotated[
@@ -134,7 +136,6 @@ def extract(
     import time
 
     from flows.display import extraction_bar, show_extraction, show_log
-    from neuroscope.activations import check_pooling
     from neuroscope.extraction.checkpoints import find_checkpoint
     from neuroscope.prompt_files import PromptFile
     from neuroscope.sites import resolve_sites
@@ -142,7 +143,6 @@ def extract(
     started = time.perf_counter()
     checkpoint = find_checkpoint(model)
     sites = resolve_sites(site or ["resid_post"], layers, checkpoint.layer_count)
-    check_pooling(pool, token_rule)
     with _resumable(), show_log(), extraction_bar() as progress:
         prompts = PromptFile.open(file)
         progress("load the model", 0, len(prompts))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ def store_folder(key: ActivationKey) -> Path:
 
 def read_activations(
     folder: str | Path, sites: str | Sequence[str | Site] | None = None
-) -> Activations:
+) -> Activations[Any]:
     """Reads a folder of activations into memory.
 
     >>> acts = read_activations("activations", ["mlp_act.3", "resid_post"])

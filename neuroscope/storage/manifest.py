@@ -12,6 +12,7 @@ from typing import Any
 from neuroscope.activations import Provenance
 from neuroscope.errors import SiteError, StoreError
 from neuroscope.files import atomic_write
+from neuroscope.options import Pool, TokenRule
 from neuroscope.sites import Site
 from neuroscope.storage.parts import Part, unreadable
 
@@ -26,8 +27,8 @@ class ActivationKey:
     fingerprint: str  # of the model's files
     prompts_digest: str
     sites: tuple[Site, ...]
-    pool: str
-    token_rule: str
+    pool: Pool
+    token_rule: TokenRule
     truncated: bool
     dtype: str
     attention: str

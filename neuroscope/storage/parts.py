@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from neuroscope.activations import Floats
 from neuroscope.errors import StoreError
 from neuroscope.files import atomic_write
+from neuroscope.options import Pool, TokenRule
 from neuroscope.prompts import Prompt
 from neuroscope.tokens import TokenBlock, Vocabulary
 
@@ -232,7 +233,7 @@ def _ends(tokens: Any) -> NDArray[np.int64]:
 
 
 def site_columns(
-    ids: Sequence[str], tokens: TokenBlock, values: Floats, pool: str, rule: str
+    ids: Sequence[str], tokens: TokenBlock, values: Floats, pool: Pool, rule: TokenRule
 ) -> dict[str, Any]:
     """One row a prompt; at token level one row for each token that counts."""
     import pyarrow as pa

@@ -6,14 +6,16 @@ from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from neuroscope.activations import Activations
+from neuroscope.activations import Activations, Floats
 from neuroscope.align import VIEWS, align, view_positions
 from neuroscope.experiment import Experiment, compare_experiment
 from neuroscope.extraction.baseline import baseline_path, ensure_baseline, read_baseline
 from neuroscope.extraction.checkpoints import Checkpoint, find_checkpoint
 from neuroscope.extraction.extract import extract
 from neuroscope.extraction.models import Model, load_model
+from neuroscope.options import TokenRule
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
 from neuroscope.reporting.tracking import Run, Tracker
@@ -36,7 +38,7 @@ from neuroscope.studies.store.store import store_activations
 
 Pair = tuple[str, str]
 
-_REFERENCE_RULES = {"aligned": "all", "span": "content", "context": "content"}
+_REFERENCE_RULES: dict[str, TokenRule] = {"aligned": "all", "span": "content", "context": "content"}
 """View -> tokens over which the statistics that standardise it are taken."""
 
 _BUDGET = (
@@ -254,7 +256,7 @@ def compare_stored(
 
 
 def compare_site(
-    activations: Activations, site: Site, reference: Path, pairs: Sequence[Pair]
+    activations: Activations[list[Floats]], site: Site, reference: Path, pairs: Sequence[Pair]
 ) -> Iterator[ComparisonRow]:
     """One row for each pair and view at one site.
 
@@ -285,7 +287,7 @@ def compare_site(
             )
 
 
-def pair_tokens(activations: Activations, pairs: Sequence[Pair]) -> tuple[PairTokens, ...]:
+def pair_tokens(activations: Activations[Any], pairs: Sequence[Pair]) -> tuple[PairTokens, ...]:
     """How much the prompts of each pair share on the surface, special tokens left out."""
     content = {
         text: [id for id, special in zip(tokens.ids, tokens.special, strict=True) if not special]
@@ -299,7 +301,7 @@ def pair_tokens(activations: Activations, pairs: Sequence[Pair]) -> tuple[PairTo
     )
 
 
-def token_notes(activations: Activations, pairs: Sequence[Pair]) -> tuple[str, ...]:
+def token_notes(activations: Activations[Any], pairs: Sequence[Pair]) -> tuple[str, ...]:
     """Sentences on prompts that the model cannot read as they were meant."""
     tokens = dict(zip(activations.prompts.texts, activations.tokens, strict=True))
     notes = [

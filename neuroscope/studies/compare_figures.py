@@ -66,7 +66,7 @@ def layer_figures(comparison: Comparison) -> Iterator[NamedFigure]:
 
 
 def neuron_figures(
-    comparison: Comparison, activations: Activations, reference: Path
+    comparison: Comparison, activations: Activations[list[Floats]], reference: Path
 ) -> Iterator[NamedFigure]:
     """What is drawn neuron by neuron; nothing where there is nothing to see."""
     pairs = [(pair.a, pair.b) for pair in comparison.pairs]
@@ -93,7 +93,7 @@ def neuron_figures(
             )
 
 
-def _content_means(activations: Activations, site: Site) -> list[Floats]:
+def _content_means(activations: Activations[list[Floats]], site: Site) -> list[Floats]:
     """(neurons,) for each prompt: mean over its content tokens."""
     return [
         values[tokens.content].mean(axis=0)
@@ -101,7 +101,7 @@ def _content_means(activations: Activations, site: Site) -> list[Floats]:
     ]
 
 
-def left_out(comparison: Comparison, activations: Activations) -> str:
+def left_out(comparison: Comparison, activations: Activations[Any]) -> str:
     """A sentence on what is not drawn neuron by neuron, if anything."""
     prompts, pairs = len(activations.prompts), len(comparison.pairs)
     if max(prompts, pairs) <= _MOST_DRAWN:

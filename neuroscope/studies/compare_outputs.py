@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from neuroscope.activations import Activations
 from neuroscope.align import VIEWS
@@ -234,7 +235,7 @@ def _write_experiment(experiment: Experiment, folder: Path) -> None:
     (folder / "experiment.yaml").write_text(text, encoding="utf-8")
 
 
-def _write_tables(comparison: Comparison, activations: Activations, folder: Path) -> None:
+def _write_tables(comparison: Comparison, activations: Activations[Any], folder: Path) -> None:
     import pandas as pd
 
     folder.mkdir(exist_ok=True)

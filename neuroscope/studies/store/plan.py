@@ -7,7 +7,6 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuroscope.activations import check_pooling
 from neuroscope.extraction.batching import tokenise
 from neuroscope.extraction.budget import TokenBudget, usual_budget
 from neuroscope.extraction.checkpoints import Checkpoint
@@ -15,6 +14,7 @@ from neuroscope.extraction.extract import provenance_of
 from neuroscope.extraction.memory import free_memory
 from neuroscope.extraction.models import Model
 from neuroscope.files import size_text
+from neuroscope.options import Pool, TokenRule, check_choice, choices
 from neuroscope.progress import Progress
 from neuroscope.prompts import Prompts
 from neuroscope.sites import Site
@@ -44,14 +44,15 @@ class ExtractionSpec:
     checkpoint: Checkpoint
     prompts: Prompts
     sites: tuple[Site, ...]
-    pool: str = "mean"
-    token_rule: str = "content"
+    pool: Pool = "mean"
+    token_rule: TokenRule = "content"
     truncate: bool = False
     dtype: str = "float32"
     attention: str = "sdpa"
 
     def __post_init__(self) -> None:
-        check_pooling(self.pool, self.token_rule)
+        check_choice("pool", self.pool, choices(Pool))
+        check_choice("token_rule", self.token_rule, choices(TokenRule))
 
     @property
     def key(self) -> ActivationKey:

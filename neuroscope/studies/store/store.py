@@ -15,6 +15,7 @@ from neuroscope.extraction.finite import FiniteCheck
 from neuroscope.extraction.memory import give_back_memory
 from neuroscope.extraction.models import Model
 from neuroscope.files import absolute, size_text
+from neuroscope.options import Pool, TokenRule
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import Prompts, PromptSet
 from neuroscope.sites import resolve_sites
@@ -50,8 +51,8 @@ def extract_to(
     sites: str | Sequence[str] = "resid_post",
     layers: str | int | Sequence[int] = "all",
     *,
-    pool: str = "mean",
-    token_rule: str = "content",
+    pool: Pool = "mean",
+    token_rule: TokenRule = "content",
     truncate: bool = False,
     budget: int | None = None,
     allow_nonfinite: bool = False,
