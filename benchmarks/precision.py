@@ -46,9 +46,7 @@ def lines(half: Pooled, full: Pooled) -> list[list[str]]:
 
 def compare(texts: Sequence[str]) -> list[list[str]]:
     """The table's rows."""
-    half, full = (
-        ours(list(texts), dtype, list(LAYER_COMPONENTS)) for dtype in ("bfloat16", "float32")
-    )
+    half, full = (ours(list(texts), dtype, LAYER_COMPONENTS) for dtype in ("bfloat16", "float32"))
     return lines(half.pooled, full.pooled)
 
 
