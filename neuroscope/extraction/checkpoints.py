@@ -145,14 +145,12 @@ def _built_in(name: str) -> Checkpoint:
 def _from_hub(name: str) -> Checkpoint:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise _unknown(name, "there is no such folder")
-    repository, _, revision = name.partition("@")
-    config = _download(name, repository, revision or None, ["config.json"])
-    _check_config(config)  # before any weights are downloaded
-    return _download(name, repository, config.revision, [*_FILES, f"{_WEIGHTS}*"])
+    _check_config(_download(name, ["config.json"]))  # before any weights are downloaded
+    return _download(name, [*_FILES, f"{_WEIGHTS}*"])
 
 
-def _download(name: str, repository: str, revision: str | None, patterns: list[str]) -> Checkpoint:
-    """Download files of one commit; the hub's cache replaces a hub that cannot be reached.
+def _download(name: str, patterns: list[str]) -> Checkpoint:
+    """Download files of a repository; its cache replaces a hub that cannot be reached.
 
     Raises:
         ModelError: there is no such repository, or neither hub nor cache has the files.
@@ -160,14 +158,17 @@ def _download(name: str, repository: str, revision: str | None, patterns: list[s
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    repository, _, revision = name.partition("@")
     try:
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        folder = Path(
+            snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
+        )
     except HFValidationError as error:
         raise _unknown(name, f"not a hub id ({error})") from error
     except LocalEntryNotFoundError as error:
         raise _unknown(
             name,
-            "there is no such folder, the hub's cache on this machine does not have it, and the"
+            "there is no such folder, the hub's cache on this machine lacks its files, and the"
             " hub cannot be reached",
         ) from error
     except HfHubHTTPError as error:
