@@ -20,8 +20,7 @@ from stored import (
     write,
 )
 
-from neuroscope.activations import check_pooling
-from neuroscope.errors import NeuroscopeError, SiteError, StoreError
+from neuroscope.errors import SiteError, StoreError
 from neuroscope.home import home as find_home
 from neuroscope.sites import Site
 from neuroscope.storage.activation_store import read_activations, store_folder
@@ -183,20 +182,8 @@ def test_activations_are_found_by_site_by_name_and_by_alias():
     acts = make()
     for name in (MLP, "mlp_act.11", "blocks.11.mlp.hook_post"):
         np.testing.assert_array_equal(acts[name], acts.arrays[MLP])
-    with pytest.raises(
-        SiteError, match=r"resid_post\.1 was not recorded; recorded are resid_post\.0"
-    ):
+    with pytest.raises(SiteError, match=r"resid_post\.1 .*resid_post\.0"):
         acts["resid_post.1"]
-
-
-def test_unknown_pools_and_token_rules_are_refused_and_the_known_ones_named():
-    check_pooling("mean", "all")
-    with pytest.raises(
-        NeuroscopeError, match=r"unknown pool 'sum': .* mean, max, last, first, none"
-    ):
-        check_pooling("sum", "all")
-    with pytest.raises(NeuroscopeError, match=r"unknown token rule 'words': .* content, all"):
-        check_pooling("mean", "words")
 
 
 def test_home_is_where_the_environment_says(home, monkeypatch, tmp_path):

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import WORDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import WORDS
 
 from neuroscope.errors import NonfiniteError, PromptError, ResourceError, StoreError
 from neuroscope.extraction.extract import extract
