@@ -15,7 +15,7 @@ from neuroscope.extraction.streaming import LayerStream
 from neuroscope.sites import Site
 
 KeepOf = Callable[[Site, Batch], Keep]
-"""Gives what reduces a site's tensor in a batch."""
+"""Returns the function that reduces a site's tensor in a batch."""
 
 Reading = Generator[tuple[Batch, Site, Any], None, None]
 
@@ -40,7 +40,8 @@ def read_sites(
         model: from `load_model`.
         batches: from `batching.batches`.
         sites: layers after the last of them do not run.
-        keep: gives what reduces a site's (batch, tokens, neurons) tensor.
+        keep: called per site and batch; returns the function that reduces the site's (batch,
+            tokens, neurons) tensor to what is kept.
         budget: reduced when a batch does not fit into the memory; that batch is divided.
 
     Raises:

@@ -60,8 +60,8 @@ class Recorder:
 
         Args:
             inputs: keyword arguments of the model's forward.
-            keep: gives what reduces the tensor of a site as soon as it is computed; without it
-                the whole tensors are kept.
+            keep: called per site; returns the function that reduces the site's tensor as soon as
+                that is computed. By default whole tensors are kept.
 
         Returns:
             Site -> what was kept, in forward order.

@@ -28,20 +28,23 @@ class Rider(Protocol):
     """
 
     def reduce(self, site: Site, batch: Batch) -> Keep:
-        """Return what reduces the site's (batch, tokens, neurons) tensor inside the hook.
+        """Return the function that reduces the site's (batch, tokens, neurons) tensor in the hook.
 
-        It may run several times for the same prompts: a batch that does not fit into the memory is
-        divided and runs again. So it changes nothing; `add` does that.
+        It must not have side effects: a batch that does not fit into the memory is divided and
+        runs again, so the function may be called more than once for the same prompts.
         """
         ...
 
     def add(self, site: Site, batch: Batch, reduced: Any) -> None:
-        """Take what `reduce` made of a site, once per prompt, outside the hooks."""
+        """Add the reduced values of a site, after the pass; every prompt comes exactly once.
+
+        Tensors are still on the device where they were reduced.
+        """
         ...
 
 
 def reduce_together(riders: Sequence[Rider], site: Site, batch: Batch) -> Keep:
-    """Return what reduces the site's tensor once per rider, to a list in their order."""
+    """Return a function that applies the reduction of every rider to the site's tensor."""
     reductions = [rider.reduce(site, batch) for rider in riders]
 
     def reduce(values: "torch.Tensor") -> list[Any]:
