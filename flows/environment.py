@@ -3,7 +3,7 @@
 import os
 
 from neuroscope.errors import StackError
-from neuroscope.home import home
+from neuroscope.home import create_home, home
 
 NO_TELEMETRY = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -36,6 +36,7 @@ def check_prefect() -> None:
 
     address = os.environ.get("PREFECT_API_URL")
     if not address:
+        create_home()  # Prefect creates its own folder in it, but not the parents
         return
     try:
         httpx.get(f"{address.rstrip('/')}/health", timeout=10).raise_for_status()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from flows.environment import NO_TELEMETRY
 from flows.processes import Children, check_alone, check_ports, end, signals_interrupt
 from neuroscope.errors import StackError
-from neuroscope.home import home
+from neuroscope.home import create_home, home
 
 if TYPE_CHECKING:
     import httpx
@@ -90,7 +90,7 @@ class Stack:
         self._say = say
         self._folder = folder
         self._limit = limit
-        self._home = home()
+        self._home = create_home()
         environment = stack_environment(self._mlflow, self._prefect)
         self._children = Children(self._home / "logs", environment)
 

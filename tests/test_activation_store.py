@@ -22,7 +22,6 @@ from stored import (
 
 from neuroscope.activations import check_pooling
 from neuroscope.errors import NeuroscopeError, SiteError, StoreError
-from neuroscope.home import home as find_home
 from neuroscope.sites import Site
 from neuroscope.storage.activation_store import read_activations, store_folder
 from neuroscope.storage.disk import stored_bytes
@@ -197,15 +196,3 @@ def test_unknown_pools_and_token_rules_are_refused_and_the_known_ones_named():
         check_pooling("sum", "all")
     with pytest.raises(NeuroscopeError, match=r"unknown token rule 'words': .* content, all"):
         check_pooling("mean", "words")
-
-
-def test_home_is_where_the_environment_says(home, monkeypatch, tmp_path):
-    assert find_home() == home and home.is_dir()
-    monkeypatch.setenv("HOME", str(tmp_path / "user"))
-    monkeypatch.setenv("NEUROSCOPE_HOME", "~/scope")
-    assert find_home() == tmp_path / "user" / "scope"
-    monkeypatch.setenv("NEUROSCOPE_HOME", "")
-    assert find_home() == tmp_path / "user" / ".neuroscope"
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NEUROSCOPE_HOME", "here")
-    assert find_home() == tmp_path / "here"

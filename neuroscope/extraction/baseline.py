@@ -15,7 +15,7 @@ from neuroscope.extraction.checkpoints import Checkpoint
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.reading import read_sites
 from neuroscope.files import atomic_write
-from neuroscope.home import home
+from neuroscope.home import create_home, home
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
 from neuroscope.sites import Site
@@ -50,8 +50,8 @@ def ensure_baseline(model: Model, component: str, *, progress: Progress = silent
         arrays[f"{rule}.{layer}.count"] = moments.count
         arrays[f"{rule}.{layer}.mean"] = moments.mean
         arrays[f"{rule}.{layer}.m2"] = moments.m2
-    path.parent.mkdir(exist_ok=True)
-    with atomic_write(path, alone=False) as file:
+    create_home("baseline")
+    with atomic_write(path) as file:
         np.savez(file, **arrays)
     return path
 

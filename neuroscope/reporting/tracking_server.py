@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from neuroscope.errors import TrackingError
-from neuroscope.home import home
+from neuroscope.home import create_home, home
 
 
 def tracking_uri() -> str:
@@ -42,7 +42,7 @@ def one_opens(uri: str) -> Iterator[None]:
         return
     from filelock import FileLock
 
-    with FileLock(home() / "mlflow.lock"), _quiet_migrations():
+    with FileLock(create_home() / "mlflow.lock"), _quiet_migrations():
         yield
 
 
