@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -149,13 +149,20 @@ def extract(
         from neuroscope.extraction.hardware import resolve_device, resolve_dtype
         from neuroscope.extraction.models import load_model
         from neuroscope.storage.activation_store import store_folder
-        from neuroscope.studies.store.plan import ExtractionSpec
+        from neuroscope.studies.store.spec import ExtractionSpec
         from neuroscope.studies.store.store import store_activations
 
         device = resolve_device(device)
         dtype = resolve_dtype(dtype, device)
         wanted = ExtractionSpec(
-            checkpoint, prompts, tuple(sites), pool, token_rule, truncate, dtype, attention
+            checkpoint=checkpoint,
+            prompts=prompts,
+            sites=tuple(sites),
+            pool=cast(Any, pool),  # the spec checks these four
+            token_rule=cast(Any, token_rule),
+            truncate=truncate,
+            dtype=cast(Any, dtype),
+            attention=cast(Any, attention),
         )
         stored = store_activations(
             wanted,

@@ -1,7 +1,8 @@
-"""Activations on disk: what is written is read, and found by its key."""
+"""Activations on disk: what is written is read back, all at once or part by part."""
 
 import json
 import shutil
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -9,26 +10,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from stored import (
-    MLP,
-    PARTS,
-    RESID,
-    assert_same,
-    complete,
-    key,
-    make,
-    write,
-)
+from stored import MLP, PARTS, RESID, assert_same, complete, key, make, visible, write
 
-from neuroscope.activations import check_pooling
+from neuroscope.activations import Activations
 from neuroscope.errors import NeuroscopeError, SiteError, StoreError
+from neuroscope.prompts import PromptSet
 from neuroscope.sites import Site
-from neuroscope.storage.activation_store import read_activations, store_folder
+from neuroscope.storage.activation_store import read_activations, read_parts, store_folder
 from neuroscope.storage.disk import stored_bytes
+from neuroscope.storage.keys import Composition
 from neuroscope.storage.manifest import MANIFEST, read_manifest
-from neuroscope.storage.unfinished import (
-    complete_manifest,
-)
+from neuroscope.storage.parts import Part, write_part
+from neuroscope.storage.writing import Request, complete_manifest
 
 
 @pytest.mark.parametrize("per_part", [1, 2, 3, 100])
@@ -38,6 +31,7 @@ def test_pooled_activations_read_back_exactly(folder, per_part):
     read = read_activations(folder)
     assert_same(read, acts)
     assert read["resid_post.0"].shape == (3, 8)
+    assert read["resid_post.0"].flags.writeable
     assert read.prompts.prompts[0].labels == {"topic": "animals", "language": "en"}
 
 
@@ -50,6 +44,52 @@ def test_token_level_activations_read_back_exactly(folder, rule, per_part):
     assert_same(read, acts)
     counts = [2, 4, 1] if rule == "content" else [4, 6, 3]
     assert [values.shape for values in read[MLP]] == [(count, 5) for count in counts]
+
+
+@pytest.mark.parametrize("pool", ["mean", "none"])
+@pytest.mark.parametrize("per_part", [1, 2, 3])
+def test_parts_are_read_one_by_one(folder, pool, per_part):
+    acts = make(pool)
+    write(folder, acts, per_part)
+    parts = list(read_parts(folder))
+    assert [len(part.prompts) for part in parts] == list(read_manifest(folder).parts)
+    first = 0
+    for part in parts:
+        span = slice(first, first + len(part.prompts))
+        arrays = {site: acts[site][span] for site in acts}
+        prompts = PromptSet(acts.prompts.prompts[span])
+        tokens = acts.tokens.slice(span)
+        assert_same(part, Activations(prompts, tokens, arrays, acts.provenance))
+        first = span.stop
+
+
+def test_parts_are_read_of_the_chosen_sites_and_checked_first(folder):
+    write(folder, make())
+    shutil.rmtree(folder / "resid_post.0")
+    assert [part.sites for part in read_parts(str(folder), "mlp_act")] == [(MLP,), (MLP,)]
+    with pytest.raises(StoreError, match=r"mlp_out\.3"):
+        read_parts(folder, ["mlp_out.3"])
+    parts = read_parts(folder, [MLP])
+    next(parts)
+    (folder / PARTS[1]).unlink()
+    with pytest.raises(StoreError, match=PARTS[1]):
+        next(parts)
+
+
+def test_reading_part_by_part_holds_one_part_in_memory(folder):
+    wide = {site: np.ones((3, 200_000), "f4") for site in (RESID, MLP)}
+    write(folder, replace(make(), arrays=wide), per_part=1)
+
+    def peak(read):
+        tracemalloc.start()
+        read()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    part = 2 * 200_000 * 4
+    assert peak(lambda: read_activations(folder)) > 3 * part
+    assert peak(lambda: [part.sites for part in read_parts(folder)]) < 2.5 * part
 
 
 def test_values_that_float32_can_hold_survive_to_the_last_bit(folder):
@@ -65,7 +105,7 @@ def test_an_array_that_is_not_contiguous_is_written_in_its_order(folder):
     np.testing.assert_array_equal(read_activations(folder)[RESID], turned)
 
 
-def test_only_the_sites_asked_for_are_read(folder):
+def test_only_the_chosen_sites_are_read(folder):
     write(folder, make())
     shutil.rmtree(folder / "resid_post.0")
     assert read_activations(folder, [MLP]).sites == (MLP,)
@@ -96,22 +136,27 @@ def test_pandas_reads_token_level_parts_with_their_positions(folder):
     assert words["unknown"].tolist() == [False] * 5 + [True, False]
 
 
-def test_a_folder_holds_what_it_says_and_no_scaffolding(folder):
+def test_a_folder_holds_what_its_manifest_says_and_nothing_else(folder):
     write(folder, make("none"))
     names = {path.name for path in folder.iterdir()}
     assert names == {MANIFEST, "prompts", "tokens", "resid_post.0", "mlp_act.11"}
+    assert visible(folder.parent) == {folder.name}
     document = json.loads((folder / MANIFEST).read_text())
-    assert (document["schema"], document["prompts"]) == (5, 3)
+    assert (document["schema"], document["prompts"], document["values"]) == (6, 3, True)
     assert document["digest"] == key("none").digest
     assert document["key"]["sites"] == ["resid_post.0", "mlp_act.11"]
+    assert "composition" not in document["key"]
     assert read_manifest(folder) == complete("none")
     assert stored_bytes(folder) == sum(path.stat().st_size for path in folder.rglob("*.parquet"))
 
 
-def test_what_is_complete_is_found_by_its_key(folder):
-    assert complete_manifest(folder, key()) is None
+def test_complete_activations_are_found_by_their_key(folder):
+    request = Request(key())
+    assert complete_manifest(folder, request) is None
     write(folder, make())
-    assert complete_manifest(folder, key()) == complete()
+    assert complete_manifest(folder, request) == complete()
+    assert complete_manifest(folder, Request(key("max"))) is None
+    assert complete_manifest(folder, replace(request, statistics=("lengths-1",))) is None
     assert write(folder, make()) == []
 
 
@@ -126,33 +171,35 @@ def test_a_part_with_other_rows_is_damaged(folder, pool, change):
     else:
         table = table.set_column(0, "prompt", pa.array(["9"] * len(table)))
     pq.write_table(table, path)
-    with pytest.raises(StoreError, match="is damaged"):
+    with pytest.raises(StoreError, match=PARTS[0]):
         read_activations(folder)
 
 
-def test_a_value_that_changed_on_the_disk_is_noticed(folder):
+def test_a_changed_value_on_the_disk_is_noticed(folder):
     write(folder, make())
     path = folder / PARTS[0]
     content = path.read_bytes()
     at = content.index(make()[RESID][1].tobytes())
     path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-    with pytest.raises(StoreError, match="is damaged"):
-        read_activations(folder)
+    for read in (read_activations, lambda folder: list(read_parts(folder))):
+        with pytest.raises(StoreError, match=PARTS[0]):
+            read(folder)
 
 
-def test_long_columns_are_divided_into_groups_that_readers_can_count(folder, monkeypatch):
-    monkeypatch.setattr("neuroscope.storage.parts._VALUES_A_GROUP", 10)
+def test_long_columns_are_divided_into_groups_that_readers_can_count(folder):
+    folder.mkdir()
+    values = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(24, dtype="f4")), 8)
+    part = Part("k", "resid_post.0", 0, 0, 3)
+    write_part(folder, part, {"prompt": ["a", "b", "c"], "values": values}, values_per_group=20)
+    metadata = pq.read_metadata(part.path(folder))
+    assert [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)] == [2, 1]
+
+
+def test_a_missing_site_is_named(folder):
     write(folder, make())
-    groups = [pq.read_metadata(folder / part).num_row_groups for part in PARTS]
-    assert groups == [2, 1]  # two rows of 8 values, one of 5
-    assert_same(read_activations(folder), make())
-
-
-def test_a_site_that_is_lacking_is_named(folder):
-    write(folder, make())
-    with pytest.raises(StoreError, match=r"not hold mlp_out\.3; it holds resid_post\.0, mlp"):
+    with pytest.raises(StoreError, match=r"mlp_out\.3.*resid_post\.0, mlp_act\.11"):
         read_activations(folder, [RESID, Site("mlp_out", 3)])
-    with pytest.raises(SiteError, match="unknown site 'mlp_ac'"):
+    with pytest.raises(SiteError, match="'mlp_ac'"):
         read_activations(folder, "mlp_ac")
 
 
@@ -167,32 +214,38 @@ def test_a_site_that_is_lacking_is_named(folder):
         "truncated": True,
         "dtype": "bfloat16",
         "attention": "eager",
+        "composition": Composition(2048),
     }.items(),
 )
 def test_the_key_differs_with_everything_that_decides_the_values(name, other):
     assert key().digest != replace(key(), **{name: other}).digest
 
 
+def test_the_key_differs_with_everything_in_a_composition():
+    compositions = [
+        Composition(2048),
+        Composition(1024),
+        Composition(2048, shuffle=0),
+        Composition(2048, shuffle=1),
+        Composition(2048, padding_side="left"),
+    ]
+    keys = [replace(key(), composition=composition) for composition in compositions]
+    assert len({each.digest for each in keys}) == len(keys)
+    for each in keys:
+        assert type(each).from_dict(json.loads(json.dumps(each.to_dict()))) == each
+    with pytest.raises(NeuroscopeError, match="'middle'"):
+        Composition(2048, padding_side="middle")
+
+
 def test_the_key_is_the_same_in_every_process_and_on_every_machine(home):
-    assert key().digest == "48ca844ca4a305fb32b491e27a084f77"
+    assert key().digest == "04b71c9a0a0c3db72f713d6d333d6f9e"
     assert store_folder(key()) == home / "activations" / key().digest
+    assert not home.exists()
 
 
 def test_activations_are_found_by_site_by_name_and_by_alias():
     acts = make()
     for name in (MLP, "mlp_act.11", "blocks.11.mlp.hook_post"):
         np.testing.assert_array_equal(acts[name], acts.arrays[MLP])
-    with pytest.raises(
-        SiteError, match=r"resid_post\.1 was not recorded; recorded are resid_post\.0"
-    ):
+    with pytest.raises(SiteError, match=r"resid_post\.1 .*resid_post\.0"):
         acts["resid_post.1"]
-
-
-def test_unknown_pools_and_token_rules_are_refused_and_the_known_ones_named():
-    check_pooling("mean", "all")
-    with pytest.raises(
-        NeuroscopeError, match=r"unknown pool 'sum': .* mean, max, last, first, none"
-    ):
-        check_pooling("sum", "all")
-    with pytest.raises(NeuroscopeError, match=r"unknown token rule 'words': .* content, all"):
-        check_pooling("mean", "words")

@@ -3,21 +3,24 @@
 import datetime
 import mmap
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from neuroscope.activations import Activations, Floats, Provenance, check_pooling
 from neuroscope.errors import ResourceError
-from neuroscope.extraction.batching import Batch, batches, tokenise
+from neuroscope.extraction.batching import Batch, _batch, batches, tokenise
 from neuroscope.extraction.budget import TokenBudget, usual_budget
 from neuroscope.extraction.finite import FiniteCheck
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.pooling import pooling
 from neuroscope.extraction.reading import read_sites
+from neuroscope.extraction.recorder import Keep
+from neuroscope.extraction.riders import Rider
 from neuroscope.files import size_text
+from neuroscope.options import Pool
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import Prompts, PromptSet
 from neuroscope.provenance import git_commit, library_versions
@@ -77,7 +80,7 @@ def extract(
             model,
             block,
             wanted,
-            pool=pool,
+            pool=cast(Pool, pool),
             token_rule=token_rule,
             budget=token_budget,
             check=FiniteCheck(model.name, known.ids, allow=allow_nonfinite),
@@ -104,36 +107,72 @@ def record(
     block: TokenBlock,
     sites: Sequence[Site],
     *,
-    pool: str,
+    pool: Pool | None,
     token_rule: str,
     budget: TokenBudget,
     check: FiniteCheck,
     progress: Progress = silent,
+    riders: Sequence[Rider] = (),
+    shuffle: int | None = None,
 ) -> Generator[tuple[Site, Floats], None, None]:
     """Each site's values for a block of prompts, in forward order.
 
     Returns:
         float32, (prompts, neurons) in the block's order; with pool `none` (tokens, neurons), of
-        the tokens that `token_rule` counts.
+        the tokens that `token_rule` counts; nothing with pool None.
     """
-    rows = _Rows(block, pool, token_rule, check)
+    rows = _Rows(block, pool or "mean", token_rule, check)
+    grouped = batches(model, block, token_rule=token_rule, budget=budget)
+    if shuffle is not None:
+        grouped = _shuffled(model, block, token_rule, budget, shuffle)
     reading = read_sites(
         model,
-        batches(model, block, token_rule=token_rule, budget=budget),
+        grouped,
         sites,
-        lambda batch: pooling(pool, batch.kept),
+        lambda batch: _reduction(batch, sites, pool, riders),
         budget,
     )
     read, total = 0, len(block.ids) * len(sites)
     progress("extract", 0, len(block))
     with closing(reading):
-        for batch, site, values in reading:
-            rows.put(site, batch, values)
+        for batch, site, (values, reduced) in reading:
+            for rider, taken in zip(riders, reduced, strict=True):
+                rider.add(site, batch, taken)
+            if pool is not None:
+                rows.put(site, batch, values)
             # by tokens, or the long prompts, which come first, would seem to take for ever
             read += int(block.lengths[batch.members].sum())
             progress("extract", len(block) * read // total, len(block))
-            if rows.is_complete(site):
+            if pool is not None and rows.is_complete(site):
                 yield site, rows.take(site)
+
+
+def _reduction(
+    batch: Batch, sites: Sequence[Site], pool: Pool | None, riders: Sequence[Rider]
+) -> Keep:
+    """Pools a tensor and lets the riders reduce it; a pass gives sites in forward order."""
+    order = iter(sorted(set(sites), key=lambda site: site.order))
+    pooled: Keep = pooling(pool, batch.kept) if pool else lambda tensor: None
+
+    def keep(tensor: "torch.Tensor") -> tuple[Any, list[Any]]:
+        site = next(order)
+        return pooled(tensor), [rider.reduce(site, batch)(tensor) for rider in riders]
+
+    return keep
+
+
+def _shuffled(
+    model: Model, block: TokenBlock, token_rule: str, budget: TokenBudget, seed: int
+) -> Iterator[Batch]:
+    """Batches of prompts in random order."""
+    order = np.random.default_rng(seed).permutation(len(block))
+    kept = block.kept(token_rule)
+    start = 0
+    while start < len(order):
+        widths = np.maximum.accumulate(block.lengths[order[start:]])
+        size = max(1, int((widths * np.arange(1, len(widths) + 1) <= budget()).sum()))
+        yield _batch(model, block, order[start : start + size], kept, np.cumsum(kept) - 1)
+        start += size
 
 
 class _Rows:

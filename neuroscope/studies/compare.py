@@ -31,7 +31,7 @@ from neuroscope.studies.compare_outputs import (
     write_overview,
 )
 from neuroscope.studies.steps import InlineExecutor, Pending, Steps
-from neuroscope.studies.store.plan import ExtractionSpec
+from neuroscope.studies.store.spec import ExtractionSpec
 from neuroscope.studies.store.store import store_activations
 
 Pair = tuple[str, str]
@@ -217,9 +217,9 @@ def extract_model(
 ) -> Extracted:
     """Every token's activations and the reference statistics of one model, unless kept already."""
     wanted = ExtractionSpec(
-        checkpoint,
-        experiment.prompt_set(),
-        tuple(Site(experiment.component, layer) for layer in layers),
+        checkpoint=checkpoint,
+        prompts=experiment.prompt_set(),
+        sites=tuple(Site(experiment.component, layer) for layer in layers),
         pool="none",
         token_rule="all",
         truncate=experiment.truncate,

@@ -1,0 +1,65 @@
+"""Locks on folders of activations: one process at a time writes a folder."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from neuroscope.errors import StoreError
+from neuroscope.progress import Progress
+
+_log = logging.getLogger("neuroscope")
+
+
+@contextmanager
+def locked(folder: Path, progress: Progress) -> Iterator[None]:
+    """Hold the lock on a folder, which need not exist; wait while another process holds it.
+
+    The lock is a hidden file beside the folder. It stays: to remove it would let two processes
+    hold it at once. Processes that only read need no lock.
+
+    Raises:
+        StoreError: the lock cannot be created.
+    """
+    lock = _lock_of(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _acquire(lock, folder, progress)
+    except OSError as error:
+        raise StoreError(
+            f"cannot create the folder {folder} ({error.strerror})", remedy="name another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def locked_if_free(folder: Path) -> Iterator[bool]:
+    """Hold the lock on a folder, or yield False at once if another process holds it."""
+    lock = _lock_of(folder)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _lock_of(folder: Path) -> FileLock:
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
+
+
+def _acquire(lock: FileLock, folder: Path, progress: Progress) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _log.info("another process writes to %s: waiting for it", folder)
+        progress("wait for another process", 0, 1)
+        lock.acquire()
