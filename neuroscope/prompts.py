@@ -90,7 +90,7 @@ class PromptSet:
                 f"prompts must be a list of texts, not '{prompts}'",
                 remedy="write [text], or PromptFile.open(path) for the prompts of a file",
             )
-        return cls(tuple(_prompt(index, each) for index, each in enumerate(prompts)))
+        return cls(tuple(_prompt(index, given) for index, given in enumerate(prompts)))
 
     @property
     def texts(self) -> list[str]:

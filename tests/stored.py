@@ -119,7 +119,7 @@ class Writing:
         self.folder, self.writer = writer.folder, writer
         self.manifest = writer.begin(plan, prompts, tokenise, values=values)
         self.values = ValueSink(self.folder, self.manifest)
-        self.statistics = [StatisticsSink(self.folder, self.manifest, each) for each in statistics]
+        self.statistics = [StatisticsSink(self.folder, self.manifest, kind) for kind in statistics]
         self.sinks = [*([self.values] if values else []), *self.statistics]
 
     @property

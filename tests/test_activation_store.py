@@ -18,7 +18,7 @@ from neuroscope.prompts import PromptSet
 from neuroscope.sites import Site
 from neuroscope.storage.activation_store import read_activations, read_parts, store_folder
 from neuroscope.storage.disk import stored_bytes
-from neuroscope.storage.keys import Composition
+from neuroscope.storage.keys import ActivationKey, Composition
 from neuroscope.storage.manifest import MANIFEST, read_manifest
 from neuroscope.storage.parts import Part, write_part
 from neuroscope.storage.writing import Request, complete_manifest
@@ -230,9 +230,9 @@ def test_the_key_differs_with_everything_in_a_composition():
         Composition(2048, padding_side="left"),
     ]
     keys = [replace(key(), composition=composition) for composition in compositions]
-    assert len({each.digest for each in keys}) == len(keys)
-    for each in keys:
-        assert type(each).from_dict(json.loads(json.dumps(each.to_dict()))) == each
+    assert len({composed.digest for composed in keys}) == len(keys)
+    for composed in keys:
+        assert ActivationKey.from_dict(json.loads(json.dumps(composed.to_dict()))) == composed
     with pytest.raises(NeuroscopeError, match="'middle'"):
         Composition(2048, padding_side="middle")
 

@@ -271,7 +271,7 @@ def test_extract_streams_when_asked_to(extracted, tmp_path):
         (["--device", "cuda:7"], "device 'cuda:7' cannot be used"),
         (["--dtype", "int8"], "unknown dtype 'int8': it is one of auto, float32"),
         (["--memory", "disk"], "unknown memory 'disk': it is one of auto, resident, stream"),
-        (["--attention", "flash"], "unknown attention 'flash': it is one of sdpa, eager"),
+        (["--attention", "flash"], "unknown attention 'flash'"),
         (["--budget", "0"], "a budget of 0 tokens"),
         (["--pool", "sum"], "unknown pool 'sum'"),
         (["--token-rule", "words"], "unknown token rule 'words'"),
@@ -309,7 +309,7 @@ def test_the_pace_is_that_of_late(monkeypatch):
 def test_extract_refuses_a_folder_that_holds_files(refused, tmp_path):
     (tmp_path / "prompts.txt").write_text("the cat .\n")
     message = refused("extract", str(tmp_path / "prompts.txt"), "--out", str(tmp_path))
-    assert "is not empty: name a new folder" in message
+    assert f"{tmp_path} is not empty" in message
 
 
 def test_help_imports_nothing_heavy():

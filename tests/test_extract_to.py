@@ -205,9 +205,11 @@ def test_a_composition_decides_the_budget_and_the_grouping(model, tmp_path):
         stored[shuffle] = store(tmp_path / str(shuffle), model, prompts, spec=spec)
         shapes[shuffle] = list(batches)
     hook.remove()
-    assert all(rows * width <= 100 or rows == 1 for each in shapes.values() for rows, width in each)
+    assert all(
+        rows * width <= 100 or rows == 1 for batch in shapes.values() for rows, width in batch
+    )
     assert shapes[None] != shapes[1] != shapes[2]
-    assert len({each.manifest.key.digest for each in stored.values()}) == 3
+    assert len({acts.manifest.key.digest for acts in stored.values()}) == 3
     by_length = read_activations(stored[None].folder)
     for shuffle in (1, 2):
         at_random = read_activations(stored[shuffle].folder)

@@ -17,8 +17,8 @@ _log = logging.getLogger("neuroscope")
 def locked(folder: Path, progress: Progress) -> Iterator[None]:
     """Hold the lock on a folder, which need not exist; wait while another process holds it.
 
-    The lock is a hidden file beside the folder. It stays: to remove it would let two processes
-    hold it at once. Processes that only read need no lock.
+    The lock is a hidden file beside the folder. It is never removed, as two processes could then
+    hold a lock each. Processes that only read need no lock.
 
     Raises:
         StoreError: the lock cannot be created.
@@ -29,7 +29,8 @@ def locked(folder: Path, progress: Progress) -> Iterator[None]:
         _acquire(lock, folder, progress)
     except OSError as error:
         raise StoreError(
-            f"cannot create the folder {folder} ({error.strerror})", remedy="name another folder"
+            f"cannot lock {folder}: cannot write to {folder.parent} ({error.strerror})",
+            remedy="name a folder whose parent folder is writable",
         ) from error
     try:
         yield

@@ -37,9 +37,9 @@ class Request:
 
     key: ActivationKey
     values: bool = True
-    """Whether the values of every site are wanted."""
+    """Whether the values of every site are requested."""
     statistics: tuple[str, ...] = ()
-    """Names of the statistics that are wanted."""
+    """Names of the statistics that are requested."""
 
 
 def complete_manifest(folder: Path, request: Request) -> Manifest | None:
@@ -58,8 +58,8 @@ def complete_manifest(folder: Path, request: Request) -> Manifest | None:
     declared = set(request.statistics) <= set(manifest.statistics)
     if not declared or (request.values and not manifest.values):
         return None
-    wanted = replace(manifest, values=request.values, statistics=request.statistics)
-    stored = _verified(folder, wanted)
+    requested = replace(manifest, values=request.values, statistics=request.statistics)
+    stored = _verified(folder, requested)
     intact = (stored.values, stored.statistics) == (request.values, request.statistics)
     return manifest if intact else None
 

@@ -99,9 +99,9 @@ class ValueSink:
         self.nonfinite: Counter[str] = Counter()
         """Site -> rows of the stored parts that are not finite."""
         for number in range(len(manifest.parts)):
-            expected = [manifest.part(str(site), number) for site in manifest.sites]
-            stored = [part for part in (verified_part(folder, each) for each in expected) if part]
-            if len(stored) == len(expected):
+            expected = (manifest.part(str(site), number) for site in manifest.sites)
+            stored = [part for header in expected if (part := verified_part(folder, header))]
+            if len(stored) == len(manifest.sites):
                 self.count(stored)
             else:
                 self.missing.add(number)

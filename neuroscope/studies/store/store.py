@@ -149,7 +149,7 @@ def store_activations(
 
 
 def _request(spec: ExtractionSpec, statistics: Sequence[Statistics], values: bool) -> Request:
-    names = tuple(each.name for each in statistics)
+    names = tuple(kind.name for kind in statistics)
     for name in names:
         check_name(name)
     if len(set(names)) < len(names) or not (values or names):
@@ -223,5 +223,5 @@ class _Extraction:
             values = ValueSink(self.folder, manifest)
             check_nonfinite(values.nonfinite, self.folder, allow=self.allow_nonfinite)
             sinks.append(values)
-        sinks += [StatisticsSink(self.folder, manifest, each) for each in self.statistics]
+        sinks += [StatisticsSink(self.folder, manifest, kind) for kind in self.statistics]
         return sinks
