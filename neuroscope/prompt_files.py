@@ -232,13 +232,15 @@ def _read_csv(
                 yield f"line {reader.line_num}", row
                 start = reader.line_num + 1
         except csv.Error as error:
-            too_long = "limit" in str(error)
-            raise PromptError(
-                f"the row from line {start}: {error}",
-                remedy="store texts of that length in a .jsonl file"
-                if too_long
-                else "close each quote, and double the quotes within a text",
-            ) from error
+            raise _csv_error(start, error) from error
+
+
+def _csv_error(start: int, error: csv.Error) -> PromptError:
+    """Return the error for a row that starts at a line and that the csv module refuses."""
+    remedy = "close each quote, and double the quotes within a text"
+    if "field larger than field limit" in str(error):
+        remedy = "store texts of that length in a .jsonl file"
+    return PromptError(f"the row from line {start}: {error}", remedy=remedy)
 
 
 def _read_jsonl(path: Path, columns: _Columns) -> Generator[Row, None, None]:

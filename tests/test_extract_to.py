@@ -106,7 +106,7 @@ def test_folders_are_those_that_a_shell_would_name(model, tmp_path, monkeypatch,
     assert visible(tmp_path) == {name.replace("~/acts", "user")}
 
 
-def test_what_python_shows_of_activations_is_short(model, folder):
+def test_reprs_are_short(model, folder):
     """However many prompts there are."""
     stored = extract_to(folder, model, prompts_of(200), SITES)
     assert len(repr(stored)) < 200

@@ -40,7 +40,7 @@ def passes(model):
     return ran
 
 
-def test_values_that_are_not_finite_are_refused_or_counted(spoilt, folder):
+def test_nonfinite_values_are_refused_or_counted(spoilt, folder):
     sites, prompts = ["mlp_act", "mlp_out"], prompts_of(20)
     with pytest.raises(NonfiniteError, match=r"mlp_out\.1 .*'\d+'"):
         store(folder, spoilt, prompts, sites)
@@ -54,7 +54,7 @@ def test_values_that_are_not_finite_are_refused_or_counted(spoilt, folder):
     assert "allow_nonfinite" in [option.name for option in refused.value.options]
 
 
-def test_counted_values_that_are_not_finite_are_refused_before_more_is_computed(spoilt, folder):
+def test_stored_nonfinite_values_are_refused_before_more_is_computed(spoilt, folder):
     prompts = prompts_of(40)
     store(folder, spoilt, prompts, ["mlp_out"], allow_nonfinite=True)
     first = len(pq.read_table(folder / "mlp_out.1" / "part-00000.parquet"))
@@ -65,7 +65,7 @@ def test_counted_values_that_are_not_finite_are_refused_before_more_is_computed(
     assert ran == []
 
 
-def test_a_sum_that_is_too_large_is_no_value_that_is_not_finite():
+def test_an_overflowing_sum_of_finite_values_is_accepted():
     check = FiniteCheck("tiny", ["a", "b"])
     check(Site("mlp_act", 0), torch.full((2, 4), 1e38), np.arange(2))
     assert check.counts == {}

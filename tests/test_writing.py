@@ -176,7 +176,7 @@ def test_finished_parts_are_not_computed_again(folder):
     np.testing.assert_array_equal(read[MLP][2:], first[MLP][2:])
 
 
-def test_rows_that_are_not_finite_are_counted_by_site_and_stay_with_their_parts(folder):
+def test_nonfinite_rows_are_counted_by_site_and_stay_with_their_parts(folder):
     with writing(folder, manifest()) as to:
         to.write_part(0, make(), {MLP: 2, RESID: 1})
     with writing(folder, manifest()) as to:
