@@ -52,8 +52,9 @@ class Prompts(BaseModel):
 
 def close_runs(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Ends MLflow runs that a failed, cancelled or killed flow left open."""
-    status = "FAILED" if state.is_failed() else "KILLED"
-    Tracker.open().close_runs(FLOW_RUN_TAG, str(flow_run.id), status)
+    Tracker.open().close_runs(
+        FLOW_RUN_TAG, str(flow_run.id), "FAILED" if state.is_failed() else "KILLED"
+    )
 
 
 _OPTIONS: Any = {

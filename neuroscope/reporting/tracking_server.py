@@ -1,85 +1,107 @@
-"""Which MLflow is used: a server, or the embedded database; and whether it answers."""
+"""Which MLflow is used, a server or the embedded database, and how the latter is served."""
 
 import contextlib
-import logging
 import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from neuroscope.errors import TrackingError
 from neuroscope.home import home
 
+_TIMEOUT = 10  # seconds in which a server must answer
+
 
 def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, or the embedded SQLite database."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    """Return `MLFLOW_TRACKING_URI`, or the address of the embedded SQLite database."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or embedded_database(home())
 
 
-def check_tracking() -> None:
-    """Looks, before work is done, whether results can be recorded.
-
-    Raises:
-        TrackingError: the server does not answer, or `MLFLOW_RUN_ID` is set, which would nest
-            every run wrongly.
-    """
-    if run_id := os.environ.get("MLFLOW_RUN_ID"):
-        raise TrackingError(
-            f"MLFLOW_RUN_ID is set ({run_id}): MLflow would put results into that run."
-            " Run `unset MLFLOW_RUN_ID` first"
-        )
-    _check_reachable(tracking_uri())
+def embedded_database(home: Path) -> str:
+    """Return the address of the SQLite database in a home."""
+    return f"sqlite:///{home / 'mlflow.db'}"
 
 
 def artifact_location(kind: str) -> str:
-    """Where the embedded database keeps the files of a kind of study, as a URI."""
+    """Return the folder in which the embedded database keeps a study's files, as a URI."""
     return (home() / "artifacts" / kind).as_uri()
 
 
+def is_server(uri: str) -> bool:
+    """Return whether an MLflow address names a server, not a database."""
+    return uri.startswith(("http://", "https://"))
+
+
+def without_password(uri: str) -> str:
+    """Return an address that may be shown.
+
+    >>> without_password("postgresql://me:secret@db/mlflow")
+    'postgresql://me:***@db/mlflow'
+    """
+    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", uri)
+
+
+def run_address(server: str, experiment_id: str, run_id: str) -> str:
+    """Return the page of a run in MLflow's interface."""
+    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def check_tracking() -> None:
+    """Check, before any work is done, that results can be recorded.
+
+    Raises:
+        TrackingError: the server does not respond, or `MLFLOW_RUN_ID` is set.
+    """
+    check_no_outer_run()
+    check_reachable(tracking_uri())
+
+
+def check_no_outer_run() -> None:
+    """Raise TrackingError if `MLFLOW_RUN_ID` is set: MLflow would use that run for every result."""
+    if run_id := os.environ.get("MLFLOW_RUN_ID"):
+        raise TrackingError(
+            f"MLFLOW_RUN_ID is set ({run_id}), so MLflow would record results in that run",
+            remedy="run `unset MLFLOW_RUN_ID` first",
+        )
+
+
+def check_reachable(uri: str) -> None:
+    """Ask a server once whether it responds; MLflow itself would retry for minutes.
+
+    Raises:
+        TrackingError: the server does not respond, or refuses this host.
+    """
+    if not is_server(uri):
+        return
+    import httpx
+
+    address = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search"
+    try:
+        response = httpx.get(address, params={"max_results": 1}, timeout=_TIMEOUT)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise unreachable(uri, error) from error
+    if response.status_code == httpx.codes.FORBIDDEN:
+        raise TrackingError(
+            f"the tracking server {without_password(uri)} responds with 403 Forbidden",
+            remedy="add its host name to the server's MLFLOW_SERVER_ALLOWED_HOSTS",
+        )
+
+
+def unreachable(uri: str, error: Exception) -> TrackingError:
+    """Return the error of a server that does not respond."""
+    return TrackingError(
+        f"cannot reach the tracking server {without_password(uri)} ({error})",
+        remedy="start it, or unset MLFLOW_TRACKING_URI to use the embedded database",
+    )
+
+
 @contextlib.contextmanager
-def one_opens(uri: str) -> Iterator[None]:
-    """One process at a time opens an SQLite database: two that create its tables would fail."""
+def opened_alone(uri: str) -> Iterator[None]:
+    """Let one process at a time open an SQLite database; two that create its tables would fail."""
     if not uri.startswith("sqlite:"):
         yield
         return
     from filelock import FileLock
 
-    with FileLock(home() / "mlflow.lock"), _quiet_migrations():
+    with FileLock(home() / "mlflow.lock"):
         yield
-
-
-def _check_reachable(uri: str) -> None:
-    """Asks once, where MLflow itself would try again for minutes."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    if not uri.startswith("http"):
-        return
-    import httpx
-
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-    try:
-        answer = httpx.get(
-            f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search",
-            params={"max_results": 1},
-            timeout=10,
-        )
-    except httpx.HTTPError as error:
-        raise TrackingError(
-            f"the tracking server {uri} cannot be reached ({error}): start it, or unset"
-            " MLFLOW_TRACKING_URI to use the embedded database"
-        ) from error
-    if answer.status_code == 403:
-        raise TrackingError(
-            f"the tracking server {uri} answers 403 Forbidden: its MLFLOW_SERVER_ALLOWED_HOSTS"
-            " must name this host"
-        )
-
-
-@contextlib.contextmanager
-def _quiet_migrations() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in ("alembic", "mlflow.store.db.utils")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

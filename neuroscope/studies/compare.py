@@ -16,7 +16,8 @@ from neuroscope.extraction.extract import extract
 from neuroscope.extraction.models import Model, load_model
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
-from neuroscope.reporting.tracking import Run, Tracker
+from neuroscope.reporting.run import Run
+from neuroscope.reporting.tracking import Tracker
 from neuroscope.results import Comparison, ComparisonRow, PairTokens, model_label
 from neuroscope.sites import Site
 from neuroscope.stats.similarity import jaccard, similarity

@@ -21,7 +21,7 @@ from neuroscope.reporting.report import (
     to_html,
     to_text,
 )
-from neuroscope.reporting.tracking import Point
+from neuroscope.reporting.run import Point
 from neuroscope.results import METRICS, Comparison, model_label, pair_labels, rows_to_frame
 from neuroscope.sites import Layers, Site
 from neuroscope.storage.activation_store import read_activations

@@ -1,0 +1,70 @@
+"""The MLflow experiments that hold the runs of each kind of study."""
+
+from typing import TYPE_CHECKING
+
+from neuroscope.errors import TrackingError
+from neuroscope.reporting.tracking_server import artifact_location, is_server
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+
+_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes MLflow's interface open with charts, not with the traces of a language application."""
+
+
+def experiment_name(kind: str) -> str:
+    """Return the name of the experiment of a kind of study."""
+    return f"neuroscope/{kind}"
+
+
+def all_experiment_ids(client: "MlflowClient") -> list[str]:
+    """Return the ids of the experiments of every kind."""
+    pattern = experiment_name("%")
+    experiments = client.search_experiments(filter_string=f"name LIKE '{pattern}'")
+    return [str(experiment.experiment_id) for experiment in experiments]
+
+
+def find_experiment_id(client: "MlflowClient", kind: str) -> str | None:
+    """Return the id of a kind's experiment; None if there is none, or it is deleted."""
+    experiment = client.get_experiment_by_name(experiment_name(kind))
+    if experiment is None or experiment.lifecycle_stage == "deleted":
+        return None
+    return str(experiment.experiment_id)
+
+
+def ensure_experiment_id(client: "MlflowClient", uri: str, kind: str) -> str:
+    """Return the id of a kind's experiment, which is created if there is none.
+
+    Raises:
+        TrackingError: the experiment is deleted, or its files can only be written by a server.
+    """
+    from mlflow.exceptions import MlflowException
+
+    name = experiment_name(kind)
+    location = None if is_server(uri) else artifact_location(kind)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return str(client.create_experiment(name, location, _TAGS))
+        except MlflowException:  # another process was first
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    _check(experiment, embedded=location is not None)
+    return str(experiment.experiment_id)
+
+
+def _check(experiment: "Experiment", *, embedded: bool) -> None:
+    """Raise TrackingError if no run can be recorded in an experiment."""
+    name, id = experiment.name, experiment.experiment_id
+    if experiment.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"the MLflow experiment '{name}' is deleted",
+            remedy=f"restore it with `mlflow experiments restore --experiment-id {id}`",
+        )
+    if embedded and experiment.artifact_location.startswith("mlflow-artifacts:"):
+        raise TrackingError(
+            f"the MLflow experiment '{name}' keeps its files behind a server",
+            remedy="start that server and set MLFLOW_TRACKING_URI to its address",
+        )
