@@ -85,15 +85,17 @@ def test_two_prompts_are_needed(family_folder):
         compare(model, [])
 
 
-def test_one_run_a_model_under_a_parent(recorded, family_folder):
+def test_one_run_per_model_and_one_over_all_share_a_group(recorded, family_folder):
     found, client = recorded
     assert [one.model for one in found] == [
         str(family_folder("bert")),
         str(family_folder("llama")),
     ]
     runs = [client.get_run(one.run_id) for one in found]
-    (parent,) = {run.data.tags["mlflow.parentRunId"] for run in runs}
-    every = [client.get_run(parent), *runs]
+    (group,) = {run.data.tags["neuroscope.group"] for run in runs}
+    every = all_runs(client)
+    assert len(every) == 3
+    assert {run.data.tags["neuroscope.group"] for run in every} == {group}
     assert {run.info.status for run in every} == {"FINISHED"}
     assert {run.data.tags["mlflow.note.content"] for run in every} == {"why"}
     assert runs[0].data.tags["neuroscope.model"] == found[0].model
@@ -120,18 +122,23 @@ def test_metrics_are_the_rows_with_step_as_layer(recorded):
     assert metrics["summary/aligned_cosine_min_layer"] == means.idxmin()
 
 
-def test_the_parent_shows_the_means_of_its_models(recorded, family_folder, database):
+def test_the_run_over_several_models_has_their_means(recorded):
     found, client = recorded
-    parent = client.get_run(found[0].run_id).data.tags["mlflow.parentRunId"]
+    models = {one.run_id for one in found}
+    (overview,) = [run for run in all_runs(client) if run.info.run_id not in models]
     frame = found[1].to_frame()
     means = frame[frame["view"] == "span"].groupby("layer")["cosine"].mean()
     name = model_label(found[1].model)
-    history = client.get_metric_history(parent, f"mean span/cosine/{name}")
+    history = client.get_metric_history(overview.info.run_id, f"mean span/cosine/{name}")
     assert {point.step: point.value for point in history} == pytest.approx(means.to_dict())
-    (single,) = run_comparison(plan(family_folder("bert")), Tracker.open())
-    parent = client.get_run(single.run_id).data.tags["mlflow.parentRunId"]
-    own, shown = (client.get_run(id).data.metrics for id in (single.run_id, parent))
-    assert shown["mean aligned/cosine"] == own["mean aligned/cosine"]
+    assert "tables" in {file.path for file in client.list_artifacts(overview.info.run_id)}
+
+
+def test_one_model_has_one_run(family_folder, database):
+    tracker = Tracker.open()
+    (single,) = run_comparison(plan(family_folder("bert")), tracker)
+    (run,) = all_runs(MlflowClient(tracking_uri=tracker.uri))
+    assert run.info.run_id == single.run_id
 
 
 def test_artifacts_hold_all_that_a_reader_needs(recorded, tmp_path):
@@ -231,8 +238,7 @@ def report_text(tracker, found, folder):
     return (folder / "report.txt").read_text(encoding="utf-8")
 
 
-def all_runs(tracker):
-    client = MlflowClient(tracking_uri=tracker.uri)
+def all_runs(client):
     ids = [experiment.experiment_id for experiment in client.search_experiments()]
     return client.search_runs(ids)
 
@@ -249,7 +255,7 @@ def test_what_does_not_exist_opens_no_run(changes, error, family_folder, databas
     tracker = Tracker.open()
     with pytest.raises(error):
         run_comparison(plan(family_folder("bert"), **changes), tracker)
-    assert all_runs(tracker) == []
+    assert all_runs(MlflowClient(tracking_uri=tracker.uri)) == []
 
 
 def test_a_prompt_over_the_limit_leaves_failed_runs(family_folder, database):
@@ -257,7 +263,9 @@ def test_a_prompt_over_the_limit_leaves_failed_runs(family_folder, database):
     long = [{"texts": [MAN, " ".join(["cat"] * 80)]}]
     with pytest.raises(PromptError, match="at most 64"):
         run_comparison(plan(family_folder("bert"), prompts=long), tracker)
-    assert {run.info.status for run in all_runs(tracker)} == {"FAILED"}
+    assert {run.info.status for run in all_runs(MlflowClient(tracking_uri=tracker.uri))} == {
+        "FAILED"
+    }
 
 
 def test_prompts_that_read_alike_are_compared_without_a_difference_figure(

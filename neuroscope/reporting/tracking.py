@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
+GROUP_TAG = "neuroscope.group"
+"""Tag that the runs of one experiment share."""
 PROCESS_TAG = "neuroscope.process"
 """Tag that names the process of an open run, so that a dead process's runs can be closed."""
 FLOW_RUN_TAG = "prefect.flow_run_id"
 FLOW_RUN_URL_TAG = "prefect.flow_run_url"
 _KIND_TAG = "neuroscope.kind"
-_PARENT_TAG = "mlflow.parentRunId"
 _NOTE_TAG = "mlflow.note.content"
 
 _log = logging.getLogger("neuroscope")
@@ -87,7 +88,7 @@ class Tracker:
         kind: str,
         name: str,
         *,
-        parent: str | None = None,
+        group: str = "",
         tags: Mapping[str, str] | None = None,
         note: str = "",
     ) -> Iterator[Run]:
@@ -96,7 +97,7 @@ class Tracker:
         Args:
             kind: of study, such as `compare`.
             name: of the run.
-            parent: id of the run that this one is part of.
+            group: shared by the runs of one experiment; MLflow's *Group by* shows them together.
             tags: in addition to those given to `open`.
             note: description, in Markdown.
 
@@ -105,8 +106,8 @@ class Tracker:
             ResourceError: the disk is full.
         """
         own = {_KIND_TAG: kind, PROCESS_TAG: this_process(), **self._tags, **(tags or {})}
-        if parent:
-            own[_PARENT_TAG] = parent
+        if group:
+            own[GROUP_TAG] = group
         if FLOW_RUN_URL_TAG in own:
             note = f"{note}\n\n[Prefect flow run]({own[FLOW_RUN_URL_TAG]})".strip()
         if note:

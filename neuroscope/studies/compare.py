@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def run_comparison(
     *,
     progress: Progress = silent,
 ) -> list[Comparison]:
-    """Runs an experiment and records it: one run a model, under one parent.
+    """Runs an experiment and records it: one run per model, and one over several models.
 
     Args:
         experiment: of kind `compare`.
@@ -125,35 +126,41 @@ def run_comparison(
     checkpoints, layers = [one for one, _ in plans], [chosen for _, chosen in plans]
     total = sum(2 + len(chosen) for chosen in layers)
     steps = Steps(executor or InlineExecutor(), progress, total=total)
-    with tracker.run("compare", experiment.name, note=experiment.note) as parent:
-        parent.log_params(experiment_params(experiment))
-        extractions = [
-            steps.submit(
-                f"extract {model_label(one.name)}",
-                extract_model,
-                experiment,
-                one,
-                chosen,
-                loads_model=True,
-            )
-            for one, chosen in zip(checkpoints, layers, strict=True)
-        ]
-        found = []
-        for one, chosen, extraction in zip(checkpoints, layers, extractions, strict=True):
-            label = f"{experiment.name} {model_label(one.name)}"
-            with tracker.run(
-                "compare",
-                label,
-                parent=parent.id,
-                tags=_tags(experiment, one),
-                note=experiment.note,
-            ) as run:
-                found.append(_compare_model(experiment, one, chosen, extraction, steps, run))
-        with tempfile.TemporaryDirectory() as folder:
-            write_overview(experiment, found, Path(folder))
-            parent.log_folder(Path(folder))
-        parent.log_points(overview_points(found))
+    group = f"{experiment.name} {datetime.now(UTC).isoformat(' ', 'milliseconds')}"
+    extractions = [
+        steps.submit(
+            f"extract {model_label(one.name)}",
+            extract_model,
+            experiment,
+            one,
+            chosen,
+            loads_model=True,
+        )
+        for one, chosen in zip(checkpoints, layers, strict=True)
+    ]
+    found = []
+    for one, chosen, extraction in zip(checkpoints, layers, extractions, strict=True):
+        label = f"{experiment.name} {model_label(one.name)}"
+        tags = _tags(experiment, one)
+        with tracker.run("compare", label, group=group, tags=tags, note=experiment.note) as run:
+            found.append(_compare_model(experiment, one, chosen, extraction, steps, run))
+    if len(found) > 1:
+        _record_overview(experiment, found, tracker, group)
     return found
+
+
+def _record_overview(
+    experiment: Experiment, comparisons: list[Comparison], tracker: Tracker, group: str
+) -> None:
+    """Records what holds for all models, in a run beside those of the models."""
+    with (
+        tracker.run("compare", experiment.name, group=group, note=experiment.note) as run,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        run.log_params(experiment_params(experiment))
+        write_overview(experiment, comparisons, Path(folder))
+        run.log_folder(Path(folder))
+        run.log_points(overview_points(comparisons))
 
 
 def plan_models(experiment: Experiment) -> list[tuple[Checkpoint, tuple[int, ...]]]:

@@ -93,13 +93,13 @@ def points(comparison: Comparison) -> list[Point]:
 
 
 def overview_points(comparisons: Sequence[Comparison]) -> list[Point]:
-    """Means over pairs for the parent run, so that it has charts where its models are folded away.
+    """Return each model's means over pairs, for the run over several models.
 
-    One model's have the names they have in its own run; of several they end in the model's name.
+    The names are those of the models' own runs, followed by the model's name.
     """
     models = _metric_names(model_label(one.model) for one in comparisons)
     return [
-        replace(point, metric=f"{point.metric}/{model}") if len(models) > 1 else point
+        replace(point, metric=f"{point.metric}/{model}")
         for one, model in zip(comparisons, models, strict=True)
         for point in points(one)
         if point.metric.startswith("mean ")
