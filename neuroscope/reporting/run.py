@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from neuroscope.prompts import PromptSet
+from neuroscope.prompts import Prompts
 from neuroscope.reporting.tracking_errors import mlflow_errors
 
 if TYPE_CHECKING:
@@ -68,15 +68,21 @@ class Run:
             with mlflow_errors(self._uri):
                 self._client.log_batch(self.id, metrics=batch)
 
-    def log_prompts(self, prompts: PromptSet, name: str) -> None:
-        """Record the prompts as the run's dataset."""
+    def log_prompts(self, prompts: Prompts, name: str, artifact: str) -> None:
+        """Record prompts as the run's dataset.
+
+        Args:
+            prompts: in memory or in a file; only their number and digest are recorded.
+            name: of the dataset.
+            artifact: path of the run's artifact that lists them, such as `tables/prompts.csv`.
+        """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(
             name=name,
             digest=prompts.digest[:8],
             source_type="neuroscope",
-            source=json.dumps({"artifact": "tables/prompts.csv", "sha256": prompts.digest}),
+            source=json.dumps({"artifact": artifact, "sha256": prompts.digest}),
             profile=json.dumps({"num_rows": len(prompts)}),
         )
         context = InputTag("mlflow.data.context", "prompts")

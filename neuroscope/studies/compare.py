@@ -188,7 +188,7 @@ def _compare_model(
 ) -> Comparison:
     """Compares one model's layers and records the result in its run."""
     run.log_params(model_params(experiment, checkpoint.name, layers))
-    run.log_prompts(experiment.prompt_set(), experiment.name)
+    run.log_prompts(experiment.prompt_set(), experiment.name, "tables/prompts.csv")
     extracted = steps.wait(extraction)
     label = model_label(checkpoint.name)
     sites = [Site(experiment.component, layer) for layer in layers]
