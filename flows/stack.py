@@ -13,6 +13,7 @@ from flows.environment import NO_TELEMETRY
 from flows.processes import Children, check_alone, check_ports, end, signals_interrupt
 from neuroscope.errors import StackError
 from neuroscope.home import home
+from neuroscope.reporting.tracking_server import embedded_database, server_arguments
 
 if TYPE_CHECKING:
     import httpx
@@ -151,16 +152,12 @@ class Stack:
         """Brings the database to this MLflow's schema, then starts the server."""
         from filelock import FileLock
 
-        database = f"sqlite:///{self._home / 'mlflow.db'}"
+        database = embedded_database(self._home)
         with FileLock(self._home / "mlflow.lock"):  # held by all that create its tables
             upgrade = ("-m", "mlflow", "db", "upgrade", database)
             self._children.run("mlflow-upgrade", *upgrade, limit=self._limit)
-        port = str(self._ports["--mlflow-port"])
-        server = ("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1")
-        artifacts = (self._home / "artifacts").as_uri()
-        # plain files, so that they stay readable where the database is used without a server
-        stores = ("--backend-store-uri", database, "--default-artifact-root", artifacts)
-        self._children.start("mlflow", *server, *stores, "--artifacts-destination", artifacts)
+        port = self._ports["--mlflow-port"]
+        self._children.start("mlflow", *server_arguments(self._home, port))
 
     def _start_worker(self) -> None:
         worker = ("-m", "prefect", "worker", "start", "--type", "process", "--pool", WORK_POOL)

@@ -2,12 +2,13 @@
 
 import contextlib
 import logging
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuroscope.errors import NeuroscopeError
+from neuroscope.home import home
 from neuroscope.reporting.experiments import all_experiment_ids, ensure_experiment_id
 from neuroscope.reporting.mlflow_client import open_client
 from neuroscope.reporting.recorded import RunStatus, search_runs
@@ -15,9 +16,11 @@ from neuroscope.reporting.run import Run
 from neuroscope.reporting.run_owner import is_gone, this_process
 from neuroscope.reporting.tracking_errors import mlflow_errors
 from neuroscope.reporting.tracking_server import (
+    SERVER_SETTINGS,
     check_no_outer_run,
     is_server,
     run_address,
+    server_arguments,
     tracking_uri,
 )
 
@@ -171,11 +174,9 @@ class Tracker:
         """Return the shell command that serves the embedded database; None if a server is used."""
         if is_server(self.uri):
             return None
-        program = Path(sys.executable).parent / "mlflow"
-        return (
-            "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"
-            f" {program} server --host 127.0.0.1 --port {port} --backend-store-uri '{self.uri}'"
-        )
+        settings = [f"{name}={value}" for name, value in SERVER_SETTINGS.items()]
+        arguments = server_arguments(home(), port, database=self.uri)
+        return f"{' '.join(settings)} {shlex.join([sys.executable, *arguments])}"
 
     def _create_run(self, kind: str, name: str, tags: dict[str, str]) -> Run:
         with mlflow_errors(self.uri):

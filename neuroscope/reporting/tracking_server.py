@@ -11,6 +11,12 @@ from neuroscope.home import home
 
 _TIMEOUT = 10  # seconds in which a server must answer
 
+SERVER_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # ten processes and 2 GB, for nothing here
+}
+"""Environment of an MLflow server that `server_arguments` start."""
+
 
 def tracking_uri() -> str:
     """Return `MLFLOW_TRACKING_URI`, or the address of the embedded SQLite database."""
@@ -39,6 +45,23 @@ def without_password(uri: str) -> str:
     'postgresql://me:***@db/mlflow'
     """
     return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", uri)
+
+
+def server_arguments(home: Path, port: int, *, database: str = "") -> list[str]:
+    """Return the arguments of `python` that serve the embedded MLflow on 127.0.0.1.
+
+    Args:
+        home: folder of the database and the artifacts.
+        port: of the server.
+        database: address of another database than the one in the home.
+    """
+    artifacts = (home / "artifacts").as_uri()
+    return [
+        *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", database or embedded_database(home)),
+        # plain files, which stay readable when the database is used without a server
+        *("--default-artifact-root", artifacts, "--artifacts-destination", artifacts),
+    ]
 
 
 def run_address(server: str, experiment_id: str, run_id: str) -> str:
