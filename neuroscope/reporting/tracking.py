@@ -1,17 +1,31 @@
-"""Records the runs of studies in MLflow."""
+"""Records the runs of studies in MLflow and reads them back."""
 
 import contextlib
 import logging
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuroscope.errors import NeuroscopeError
+from neuroscope.errors import NeuroscopeError, TrackingError
 from neuroscope.home import home
-from neuroscope.reporting.experiments import all_experiment_ids, ensure_experiment_id
+from neuroscope.options import check_choice, choices
+from neuroscope.reporting.artifacts import ArtifactFolder, stored_once
+from neuroscope.reporting.experiments import (
+    all_experiment_ids,
+    ensure_experiment_id,
+    find_experiment_id,
+)
 from neuroscope.reporting.mlflow_client import open_client
-from neuroscope.reporting.recorded import RunStatus, search_runs
+from neuroscope.reporting.recorded import (
+    RecordedRun,
+    RunStatus,
+    metric_values,
+    record_of,
+    search_runs,
+)
 from neuroscope.reporting.run import Run
 from neuroscope.reporting.run_owner import is_gone, this_process
 from neuroscope.reporting.tracking_errors import mlflow_errors
@@ -36,16 +50,19 @@ FLOW_RUN_TAG = "prefect.flow_run_id"
 FLOW_RUN_URL_TAG = "prefect.flow_run_url"
 _KIND_TAG = "neuroscope.kind"
 _NOTE_TAG = "mlflow.note.content"
+_REPORT = "report.html"
 
 _log = logging.getLogger("neuroscope")
 
 
 class Tracker:
-    """A connection to MLflow, which records runs.
+    """A connection to MLflow, which records runs and reads them back.
 
     >>> tracker = Tracker.open()
     >>> with tracker.run("compare", "minilm engineer") as run:
     ...     run.log_points([Point("aligned/cosine", 0.9, step=2)])
+    >>> tracker.find_runs("compare")[0].name
+    'minilm engineer'
 
     A run ends FINISHED; FAILED if the block raises; KILLED if it is interrupted.
     """
@@ -150,6 +167,84 @@ class Tracker:
         gone = [owner for owner in owners if owner and is_gone(owner)]
         return [id for owner in gone for id in self.close_runs(PROCESS_TAG, owner, "KILLED")]
 
+    def find_runs(
+        self,
+        kind: str,
+        tags: Mapping[str, str] = {},
+        *,
+        status: Sequence[RunStatus] = ("FINISHED",),
+    ) -> list[RecordedRun]:
+        """Find the runs of a kind of study, newest first.
+
+        Args:
+            kind: of study, such as `compare`.
+            tags: that a run must have, with these values.
+            status: that a run may have.
+
+        Raises:
+            TrackingError: MLflow cannot be reached or refuses.
+            NeuroscopeError: there is no such status.
+        """
+        for name in status:
+            check_choice("status", name, choices(RunStatus))
+        with mlflow_errors(self.uri):
+            experiment_id = find_experiment_id(self._client, kind)
+            if experiment_id is None:
+                return []
+            runs = search_runs(self._client, [experiment_id], tags, *status)
+            return [record_of(run, kind, self._address_of(run)) for run in runs]
+
+    def metrics(self, run_id: str) -> dict[str, dict[int, float]]:
+        """Return a run's metrics: metric -> step -> value; of a repeated step the latest value.
+
+        Raises:
+            TrackingError: there is no such run, or MLflow cannot be reached.
+        """
+        with mlflow_errors(self.uri, requested=f"run '{run_id}'"):
+            names = self._client.get_run(run_id).data.metrics
+            return {name: metric_values(self._client, run_id, name) for name in names}
+
+    def artifact(self, run_id: str, path: str) -> Path:
+        """Return a file or folder that a run recorded, on this machine.
+
+        That of the embedded database is the file itself, which must not be changed. Files behind a
+        server are downloaded into the home, once a run: those of an open run every time.
+
+        Args:
+            run_id: of the run.
+            path: as recorded, such as `tables/comparison.csv`.
+
+        Raises:
+            TrackingError: there is no such run or artifact, or MLflow cannot be reached.
+            ResourceError: the disk is full.
+        """
+        run = self._run(run_id)
+        folder = ArtifactFolder(run.info.artifact_uri, self.uri)
+        with mlflow_errors(self.uri):
+            _check_artifact(folder, run_id, path)
+            if folder.local is not None:
+                return folder.local / path
+            key = sha256(f"{self.uri} {run_id} {path}".encode()).hexdigest()
+            copy = stored_once(
+                home() / "artifact_copies" / key,
+                lambda new: folder.download(folder.files(path), new),
+                again=run.info.end_time is None,
+            )
+            return copy / path
+
+    def report_location(self, run_id: str) -> str:
+        """Return where a browser opens a run's report: a path, or an address of the server.
+
+        Raises:
+            TrackingError: there is no such run, or it has no report.
+        """
+        if not is_server(self.uri):
+            return str(self.artifact(run_id, _REPORT))
+        run = self._run(run_id)
+        with mlflow_errors(self.uri):
+            _check_artifact(ArtifactFolder(run.info.artifact_uri, self.uri), run_id, _REPORT)
+        return f"{self._address_of(run)}/artifacts/{_REPORT}"
+
     def links(self, run_id: str) -> dict[str, str]:
         """Return the pages that belong to a run: name -> address.
 
@@ -220,3 +315,8 @@ class Tracker:
     def _address_of(self, run: "MlflowRun", port: int = 5000) -> str:
         server = self.uri if is_server(self.uri) else f"http://127.0.0.1:{port}"
         return run_address(server, run.info.experiment_id, run.info.run_id)
+
+
+def _check_artifact(folder: ArtifactFolder, run_id: str, path: str) -> None:
+    if folder.find(path) is None:
+        raise TrackingError(f"run '{run_id}' has no artifact '{path}' in {folder.uri}")

@@ -1,0 +1,150 @@
+"""Files that MLflow keeps: in a folder of this machine, or behind a server."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from neuroscope.errors import ResourceError
+from neuroscope.files import size_text
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name in a folder of artifacts."""
+
+    is_folder: bool
+    size: int
+    """In bytes; 0 for a folder."""
+
+
+@dataclass(frozen=True)
+class ArtifactFolder:
+    """A folder of artifacts at an address that MLflow understands.
+
+    Methods raise the errors of MLflow and of the system; `mlflow_errors` translates them.
+    """
+
+    uri: str
+    """Such as `file:///tmp/x`, `/tmp/x`, `mlflow-artifacts:/1/abc/artifacts` or `runs:/abc/x`."""
+    tracking_uri: str
+
+    @property
+    def local(self) -> Path | None:
+        """The folder on this machine, whether it exists or not; None for one behind a server."""
+        parts = urlsplit(self.uri)
+        if parts.scheme == "file":
+            return Path(url2pathname(parts.path))
+        return None if parts.scheme else Path(self.uri)
+
+    def entries(self, path: str = "") -> dict[str, Entry]:
+        """List a folder below this one: name -> entry; empty if there is no such folder."""
+        if self.local is not None:
+            return _local_entries(self.local / path)
+        from mlflow.artifacts import list_artifacts
+
+        files = list_artifacts(artifact_uri=self._address(path), tracking_uri=self.tracking_uri)
+        return {
+            PurePosixPath(file.path).name: Entry(file.is_dir, file.file_size or 0) for file in files
+        }
+
+    def find(self, path: str) -> Entry | None:
+        """Return what is at a path below this folder; None if there is nothing."""
+        parts = PurePosixPath(path)
+        if parts.is_absolute() or ".." in parts.parts or not parts.name:
+            return None
+        parent = str(parts.parent)
+        return self.entries("" if parent == "." else parent).get(parts.name)
+
+    def files(self, path: str) -> dict[str, int]:
+        """Return the files at or below a path: path -> size in bytes."""
+        entry = self.find(path)
+        if entry is None:
+            return {}
+        return dict(self._below(path)) if entry.is_folder else {path: entry.size}
+
+    def download(self, files: Mapping[str, int], destination: Path) -> None:
+        """Copy files below this folder to the same relative paths below another one.
+
+        Args:
+            files: path -> size in bytes.
+            destination: an existing, empty folder.
+
+        Raises:
+            ResourceError: the disk has less space than the files need.
+        """
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+
+        remaining = sum(files.values())
+        _check_space(destination, remaining)
+        for path, size in files.items():
+            try:
+                download_artifacts(
+                    artifact_uri=self._address(path),
+                    dst_path=str((destination / path).parent),
+                    tracking_uri=self.tracking_uri,
+                )
+            except MlflowException:  # which does not say whether the disk is full
+                _check_space(destination, remaining)
+                raise
+            remaining -= size
+
+    def _below(self, path: str) -> Iterator[tuple[str, int]]:
+        for name, entry in self.entries(path).items():
+            if entry.is_folder:
+                yield from self._below(f"{path}/{name}")
+            else:
+                yield f"{path}/{name}", entry.size
+
+    def _address(self, path: str) -> str:
+        return f"{self.uri.rstrip('/')}/{path}" if path else self.uri
+
+
+def stored_once(folder: Path, fill: Callable[[Path], None], *, again: bool = False) -> Path:
+    """Return a folder, which `fill` creates atomically unless it exists.
+
+    Args:
+        folder: to return; one process at a time fills it.
+        fill: writes the files into the empty folder that it is given.
+        again: replace an existing folder.
+    """
+    from filelock import FileLock
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if again or not folder.is_dir():
+            unfinished = folder.with_name(f".{folder.name}")
+            remove = partial(shutil.rmtree, ignore_errors=True)
+            remove(unfinished)  # left by a process that was killed
+            unfinished.mkdir()
+            try:
+                fill(unfinished)
+                remove(folder)
+                unfinished.rename(folder)
+            finally:
+                remove(unfinished)
+    return folder
+
+
+def _local_entries(folder: Path) -> dict[str, Entry]:
+    if not folder.is_dir():
+        return {}
+    return {
+        path.name: Entry(True, 0) if path.is_dir() else Entry(False, path.stat().st_size)
+        for path in sorted(folder.iterdir())
+    }
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    """Raise ResourceError if a disk has less free space than is needed."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ResourceError(
+            f"not enough disk space in {folder.parent}: {size_text(needed)} are needed,"
+            f" {size_text(free)} are free",
+            remedy="free disk space, or set NEUROSCOPE_HOME to a folder on another disk",
+        )
