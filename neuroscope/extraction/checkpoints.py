@@ -48,6 +48,8 @@ class Checkpoint:
     name: str
     folder: Path
     revision: str | None = None
+    tokenizer_folder: Path | None = None
+    """Holds the tokenizer, if it is not in `folder`."""
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -77,11 +79,11 @@ class Checkpoint:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over names and contents of configuration, tokenizer and weights."""
+        folders = (self.folder, self.tokenizer_folder or self.folder)
+        paths = {p for folder in folders for kind in (*_FILES, _WEIGHTS) for p in folder.glob(kind)}
         total = hashlib.sha256()
-        for path in sorted(
-            {path for kind in (*_FILES, _WEIGHTS) for path in self.folder.glob(kind)}
-        ):
-            total.update(f"{path.name} {_sha256(path)}\n".encode())
+        for line in sorted(f"{path.name} {_sha256(path)}\n" for path in paths):
+            total.update(line.encode())
         return total.hexdigest()
 
 

@@ -180,7 +180,8 @@ def _too_large(checkpoint: Checkpoint, device: str, dtype: str) -> bool:
 def _load_tokenizer(checkpoint: Checkpoint) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, **SAFE)
+    folder = checkpoint.tokenizer_folder or checkpoint.folder
+    tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE)
     if not tokenizer.is_fast:
         raise ModelError(f"model '{checkpoint.name}' is refused: it has no tokenizer.json")
     return tokenizer
