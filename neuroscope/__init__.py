@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from neuroscope.activations import Activations
     from neuroscope.experiment import Experiment, load_experiment
     from neuroscope.extraction.extract import extract
-    from neuroscope.extraction.models import Model, load_model
+    from neuroscope.extraction.models import Model
     from neuroscope.prompt_files import PromptFile, read_prompts
     from neuroscope.prompts import Prompt, PromptSet
     from neuroscope.reporting.tracking import Tracker
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from neuroscope.sites import Site
     from neuroscope.storage.activation_store import read_activations
     from neuroscope.studies.compare import compare, run_comparison
+    from neuroscope.studies.models import load_model
     from neuroscope.studies.store.store import extract_to
 
 _HOMES = {
@@ -43,7 +44,7 @@ _HOMES = {
     "extract": "neuroscope.extraction.extract",
     "extract_to": "neuroscope.studies.store.store",
     "load_experiment": "neuroscope.experiment",
-    "load_model": "neuroscope.extraction.models",
+    "load_model": "neuroscope.studies.models",
     "read_activations": "neuroscope.storage.activation_store",
     "read_prompts": "neuroscope.prompt_files",
     "run_comparison": "neuroscope.studies.compare",

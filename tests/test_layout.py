@@ -20,7 +20,16 @@ ALLOWED = {
     "studies": {"studies", "reporting", "storage", "extraction", "stats", *NOUNS},
 }
 HOMES = {
-    "mlflow": {"neuroscope/reporting/tracking.py"},
+    "mlflow": {
+        "neuroscope/reporting/artifacts.py",
+        "neuroscope/reporting/experiments.py",
+        "neuroscope/reporting/mlflow_client.py",
+        "neuroscope/reporting/recorded.py",
+        "neuroscope/reporting/registry.py",
+        "neuroscope/reporting/run.py",
+        "neuroscope/reporting/tracking.py",
+        "neuroscope/reporting/tracking_errors.py",
+    },
     "prefect": {"flows/compare.py", "flows/executor.py"},
     "transformers": {
         "neuroscope/extraction/models.py",
