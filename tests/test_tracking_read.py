@@ -184,8 +184,8 @@ def test_runs_are_read_through_a_server(remote, server, outputs, home, capsys):
     with remote.run("layers", "x", group="it's one", tags={"a.b": "1"}) as run:
         run.log_points([Point("cosine", 0.5, 3)])
         run.log_folder(outputs)
-    (found,) = remote.find_runs("layers", {"neuroscope.group": "it's one", "a.b": "1"})
-    assert found.id == run.id and found.address.startswith(server.address)
+    (recorded_run,) = remote.find_runs("layers", {"neuroscope.group": "it's one", "a.b": "1"})
+    assert recorded_run.id == run.id and recorded_run.address.startswith(server.address)
     assert remote.metrics(run.id) == {"cosine": {3: 0.5}}
     table = remote.artifact(run.id, "tables/a.csv")
     assert table.read_text() == "x\n1\n" and table.is_relative_to(home / "artifact_copies")
@@ -194,7 +194,7 @@ def test_runs_are_read_through_a_server(remote, server, outputs, home, capsys):
         "a.csv": "x\n1\n",
         "b.csv": "x\n2\n",
     }
-    assert remote.report_location(run.id) == f"{found.address}/artifacts/report.html"
+    assert remote.report_location(run.id) == f"{recorded_run.address}/artifacts/report.html"
     assert capsys.readouterr().out == ""  # MLflow would print addresses into a JSON document
 
 

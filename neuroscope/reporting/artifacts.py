@@ -1,4 +1,4 @@
-"""Files that MLflow keeps: in a folder of this machine, or behind a server."""
+"""Files that MLflow stores: in a folder of this machine, or behind a server."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -34,14 +34,14 @@ class ArtifactFolder:
 
     @property
     def local(self) -> Path | None:
-        """The folder on this machine, whether it exists or not; None for one behind a server."""
+        """The folder on this machine, which need not exist; None for one behind a server."""
         parts = urlsplit(self.uri)
         if parts.scheme == "file":
             return Path(url2pathname(parts.path))
         return None if parts.scheme else Path(self.uri)
 
     def entries(self, path: str = "") -> dict[str, Entry]:
-        """List a folder below this one: name -> entry; empty if there is no such folder."""
+        """Return the entries of a folder below this one by name; none if it does not exist."""
         if self.local is not None:
             return _local_entries(self.local / path)
         from mlflow.artifacts import list_artifacts
@@ -52,7 +52,7 @@ class ArtifactFolder:
         }
 
     def find(self, path: str) -> Entry | None:
-        """Return what is at a path below this folder; None if there is nothing."""
+        """Return the entry at a path below this folder, or None."""
         parts = PurePosixPath(path)
         if parts.is_absolute() or ".." in parts.parts or not parts.name:
             return None
@@ -60,14 +60,14 @@ class ArtifactFolder:
         return self.entries("" if parent == "." else parent).get(parts.name)
 
     def files(self, path: str) -> dict[str, int]:
-        """Return the files at or below a path: path -> size in bytes."""
+        """Return the sizes in bytes of the files at or below a path, by path."""
         entry = self.find(path)
         if entry is None:
             return {}
         return dict(self._below(path)) if entry.is_folder else {path: entry.size}
 
     def download(self, files: Mapping[str, int], destination: Path) -> None:
-        """Copy files below this folder to the same relative paths below another one.
+        """Copy files of this folder to another one, at the same relative paths.
 
         Args:
             files: path -> size in bytes.
@@ -105,11 +105,11 @@ class ArtifactFolder:
 
 
 def stored_once(folder: Path, fill: Callable[[Path], None], *, again: bool = False) -> Path:
-    """Return a folder, which `fill` creates atomically unless it exists.
+    """Return a folder; create it atomically if it does not exist.
 
     Args:
-        folder: to return; one process at a time fills it.
-        fill: writes the files into the empty folder that it is given.
+        folder: the folder, which one process at a time fills.
+        fill: called with an empty folder, into which it writes the files.
         again: replace an existing folder.
     """
     from filelock import FileLock
@@ -140,7 +140,7 @@ def _local_entries(folder: Path) -> dict[str, Entry]:
 
 
 def _check_space(folder: Path, needed: int) -> None:
-    """Raise ResourceError if a disk has less free space than is needed."""
+    """Raise ResourceError unless a folder's disk has `needed` bytes of free space."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ResourceError(

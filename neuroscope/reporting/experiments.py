@@ -26,7 +26,7 @@ def all_experiment_ids(client: "MlflowClient") -> list[str]:
 
 
 def find_experiment_id(client: "MlflowClient", kind: str) -> str | None:
-    """Return the id of a kind's experiment; None if there is none, or it is deleted."""
+    """Return the id of the experiment of a kind, or None if it does not exist or is deleted."""
     experiment = client.get_experiment_by_name(experiment_name(kind))
     if experiment is None or experiment.lifecycle_stage == "deleted":
         return None
@@ -34,7 +34,7 @@ def find_experiment_id(client: "MlflowClient", kind: str) -> str | None:
 
 
 def ensure_experiment_id(client: "MlflowClient", uri: str, kind: str) -> str:
-    """Return the id of a kind's experiment, which is created if there is none.
+    """Return the id of the experiment of a kind; create the experiment if it does not exist.
 
     Raises:
         TrackingError: the experiment is deleted, or its files can only be written by a server.
@@ -47,7 +47,7 @@ def ensure_experiment_id(client: "MlflowClient", uri: str, kind: str) -> str:
     if experiment is None:
         try:
             return str(client.create_experiment(name, location, _TAGS))
-        except MlflowException:  # another process was first
+        except MlflowException:  # another process created it meanwhile
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 raise
@@ -56,7 +56,7 @@ def ensure_experiment_id(client: "MlflowClient", uri: str, kind: str) -> str:
 
 
 def _check(experiment: "Experiment", *, embedded: bool) -> None:
-    """Raise TrackingError if no run can be recorded in an experiment."""
+    """Raise TrackingError unless runs can be recorded in an experiment."""
     name, id = experiment.name, experiment.experiment_id
     if experiment.lifecycle_stage == "deleted":
         raise TrackingError(

@@ -1,4 +1,4 @@
-"""Runs as they are read back from MLflow."""
+"""Reads runs and their metrics back from MLflow."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ _PAGE = 1000  # runs per request
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A run of a study, as MLflow has it."""
+    """A run of a study that is recorded in MLflow."""
 
     id: str
     name: str
     kind: str
-    """Of the study, such as `compare`."""
+    """Kind of study, such as `compare`."""
     status: RunStatus
     started: datetime
-    """In UTC."""
+    """Start of the run, in UTC."""
     tags: Mapping[str, str]
     params: Mapping[str, str]
     address: str
@@ -32,7 +32,7 @@ class RecordedRun:
 
 
 def record_of(run: "MlflowRun", kind: str, address: str) -> RecordedRun:
-    """Return what neuroscope reads from one of MLflow's runs."""
+    """Convert a run of MLflow."""
     info = run.info
     started = datetime.fromtimestamp(info.start_time / 1000, UTC)
     tags, params = dict(run.data.tags), dict(run.data.params)
@@ -46,9 +46,9 @@ def search_runs(
 ) -> Iterator["MlflowRun"]:
     """Find runs that have all tags and one of the statuses, newest first.
 
-    MLflow's filters cannot express every value, so each run is also checked here.
+    MLflow's filters cannot express every value, so each run is checked again here.
     """
-    seen: set[str] = set()  # a run created meanwhile moves the others to the next page
+    seen: set[str] = set()  # runs that are created meanwhile shift others to the next page
     for run in _pages(client, experiment_ids, _filter(tags, status)):
         matches = all(run.data.tags.get(key) == value for key, value in tags.items())
         if matches and run.info.status in status and run.info.run_id not in seen:
@@ -57,14 +57,14 @@ def search_runs(
 
 
 def metric_values(client: "MlflowClient", run_id: str, metric: str) -> dict[int, float]:
-    """Return a metric's values, step -> value; of a repeated step the latest."""
+    """Return the values of a metric by step; for a repeated step, the latest value."""
     history = sorted(client.get_metric_history(run_id, metric), key=lambda point: point.timestamp)
     values = {point.step: point.value for point in history}
     return dict(sorted(values.items()))
 
 
 def quoted(text: str) -> str | None:
-    """Write a text as a literal of MLflow's filters, which have no escape character.
+    """Quote a text for a filter of MLflow, which has no escape character.
 
     Returns:
         None for a text with both kinds of quotes.
@@ -76,7 +76,7 @@ def quoted(text: str) -> str | None:
 
 
 def _filter(tags: Mapping[str, str], status: tuple[RunStatus, ...]) -> str:
-    """Express as much of a search as MLflow's filters can; they know neither OR nor a list."""
+    """Return a filter for as much of a search as MLflow can express: no OR, no list of values."""
     clauses = [f"attributes.status = '{status[0]}'"] if len(status) == 1 else []
     for key, value in tags.items():
         literal = quoted(value)

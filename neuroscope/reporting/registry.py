@@ -27,7 +27,7 @@ SCHEME = "models:"
 
 _NEEDED = (".json", ".txt", ".model", ".safetensors")
 """Endings of the files that are downloaded: configuration, tokenizer and weights."""
-_MAX_NAMES = 10  # that a message lists
+_MAX_NAMES = 10  # listed in a message
 _PAGE = 1000  # models or versions per request
 
 
@@ -145,7 +145,7 @@ class Registry:
             uri = self._client.get_model_version_download_uri(version.name, str(version.version))
             stored = ArtifactFolder(uri, self._uri)
             folder = stored.local or self._download(version, stored)
-        layout = _layout(ArtifactFolder(str(folder), self._uri), version)
+            layout = _layout(ArtifactFolder(str(folder), self._uri), version)
         return ModelFiles(
             int(version.version),
             folder / layout.model,
@@ -153,7 +153,7 @@ class Registry:
         )
 
     def _download(self, version: "ModelVersion", stored: ArtifactFolder) -> Path:
-        """Return a copy of a version's folder; a version that was registered anew is another."""
+        """Return a copy of a version's folder; a name that is registered again gets its own."""
         identity = f"{self._uri} {version.name} {version.version} {version.creation_timestamp}"
         folder = home() / "models" / sha256(f"{identity} {stored.uri}".encode()).hexdigest()
         if folder.is_dir():
@@ -214,7 +214,7 @@ def _aliased(model: "RegisteredModel", alias: str) -> int:
 
 
 def _layout(folder: ArtifactFolder, version: "ModelVersion") -> _Layout:
-    """Find out how a version's files are arranged, and that its weights are safetensors.
+    """Determine how a version's files are arranged; check that its weights are safetensors.
 
     Raises:
         ModelError: there are no files, or not those of a transformers model.

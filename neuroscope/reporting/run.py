@@ -58,7 +58,7 @@ class Run:
     def log_points(self, points: Sequence[Point]) -> None:
         """Record metric values.
 
-        MLflow keeps every value of a repeated step, so a study records its points once, at its end.
+        MLflow keeps every value of a repeated step, so record each point only once.
         """
         from mlflow.entities import Metric
 

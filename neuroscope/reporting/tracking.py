@@ -74,7 +74,7 @@ class Tracker:
 
     @classmethod
     def open(cls, tags: Mapping[str, str] | None = None) -> "Tracker":
-        """Connect in order to record runs; first close what dead processes left open.
+        """Connect to record runs, and close the runs that dead processes left open.
 
         Args:
             tags: put on every run.
@@ -91,7 +91,7 @@ class Tracker:
     def connect(cls, tags: Mapping[str, str] | None = None) -> "Tracker":
         """Connect to `MLFLOW_TRACKING_URI`, or to the embedded SQLite database in the home.
 
-        No recorded run is changed.
+        Recorded runs are not changed.
 
         Args:
             tags: put on every run.
@@ -125,28 +125,22 @@ class Tracker:
             TrackingError: MLflow cannot be reached or refuses.
             ResourceError: the disk is full.
         """
-        own = {_KIND_TAG: kind, PROCESS_TAG: this_process(), **self._tags, **(tags or {})}
-        if group:
-            own[GROUP_TAG] = group
-        if FLOW_RUN_URL_TAG in own:
-            note = f"{note}\n\n[Prefect flow run]({own[FLOW_RUN_URL_TAG]})".strip()
-        if note:
-            own[_NOTE_TAG] = note
+        run_tags = self._run_tags(kind, group, tags or {}, note)
         run = None
         try:
-            run = self._create_run(kind, name, own)
+            run = self._create_run(kind, name, run_tags)
             yield run
         except BaseException as error:
-            self._close_after(error, run, own[PROCESS_TAG])
+            self._close_after(error, run, run_tags[PROCESS_TAG])
             raise
         self._end_run(run.id, "FINISHED")
 
     def close_runs(self, tag: str, value: str, status: RunStatus) -> list[str]:
-        """Close the open runs that carry a tag.
+        """Close the open runs that have a tag.
 
         Args:
             tag: name of the tag.
-            value: of the tag.
+            value: value of the tag.
             status: `FAILED` or `KILLED`.
 
         Returns:
@@ -195,7 +189,9 @@ class Tracker:
             return [record_of(run, kind, self._address_of(run)) for run in runs]
 
     def metrics(self, run_id: str) -> dict[str, dict[int, float]]:
-        """Return a run's metrics: metric -> step -> value; of a repeated step the latest value.
+        """Return the values of a run's metrics by metric and step.
+
+        For a repeated step, this is the latest value.
 
         Raises:
             TrackingError: there is no such run, or MLflow cannot be reached.
@@ -207,8 +203,9 @@ class Tracker:
     def artifact(self, run_id: str, path: str) -> Path:
         """Return a file or folder that a run recorded, on this machine.
 
-        That of the embedded database is the file itself, which must not be changed. Files behind a
-        server are downloaded into the home, once a run: those of an open run every time.
+        Artifacts of the embedded database are returned where they are and must not be changed.
+        Those behind a server are downloaded into the home: once from a closed run, on every call
+        from an open run.
 
         Args:
             run_id: of the run.
@@ -254,11 +251,11 @@ class Tracker:
         return self._links(run_id, self._run(run_id).info.experiment_id)
 
     def address(self, run_id: str, *, port: int = 5000) -> str:
-        """Return a run's page, which the embedded database has while `serving_command` runs.
+        """Return the page of a run; the embedded database needs `serving_command` to show it.
 
         Args:
             run_id: of the run.
-            port: of the command that serves the embedded database.
+            port: given to `serving_command`.
 
         Raises:
             TrackingError: there is no such run, or MLflow cannot be reached.
@@ -273,6 +270,18 @@ class Tracker:
         arguments = server_arguments(home(), port, database=self.uri)
         return f"{' '.join(settings)} {shlex.join([sys.executable, *arguments])}"
 
+    def _run_tags(
+        self, kind: str, group: str, tags: Mapping[str, str], note: str
+    ) -> dict[str, str]:
+        run_tags = {_KIND_TAG: kind, PROCESS_TAG: this_process(), **self._tags, **tags}
+        if group:
+            run_tags[GROUP_TAG] = group
+        if FLOW_RUN_URL_TAG in run_tags:
+            note = f"{note}\n\n[Prefect flow run]({run_tags[FLOW_RUN_URL_TAG]})".strip()
+        if note:
+            run_tags[_NOTE_TAG] = note
+        return run_tags
+
     def _create_run(self, kind: str, name: str, tags: dict[str, str]) -> Run:
         with mlflow_errors(self.uri):
             experiment_id = ensure_experiment_id(self._client, self.uri, kind)
@@ -285,7 +294,7 @@ class Tracker:
             self._client.set_terminated(run_id, status)
 
     def _close_after(self, error: BaseException, run: Run | None, owner: str) -> None:
-        """Close the run of a block that raised; MLflow may be the reason and fail again."""
+        """Close the run of a block that raised; only warn if MLflow fails."""
         status: RunStatus = "FAILED" if isinstance(error, Exception) else "KILLED"
         try:
             if run is not None:

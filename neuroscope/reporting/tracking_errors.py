@@ -17,17 +17,20 @@ _ABSENT = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
 _REFUSED = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 _FREE_SPACE = "free disk space, then run again"
-_NO_ACCESS = "check its permissions, or set MLFLOW_TRACKING_URI or NEUROSCOPE_HOME to another place"
-_DAMAGED = "restore it from a backup, or move it away to begin with an empty one"
+_NO_ACCESS = "check its permissions, or set MLFLOW_TRACKING_URI or NEUROSCOPE_HOME to another one"
+_DAMAGED = "restore it from a backup, or move it away to start with an empty one"
 _SQLITE_ERRORS = {
     sqlite3.SQLITE_READONLY: ("is read-only", _NO_ACCESS),
     sqlite3.SQLITE_CANTOPEN: ("cannot be opened", _NO_ACCESS),
     sqlite3.SQLITE_PERM: ("cannot be opened", _NO_ACCESS),
-    sqlite3.SQLITE_BUSY: ("is locked by another process", "run again when that has finished"),
+    sqlite3.SQLITE_BUSY: (
+        "is locked by another process",
+        "run again when that process has finished",
+    ),
     sqlite3.SQLITE_NOTADB: ("is not an SQLite database", _DAMAGED),
     sqlite3.SQLITE_CORRUPT: ("is damaged", _DAMAGED),
 }
-"""Primary result code of SQLite -> what is wrong with the database, what to do."""
+"""Primary result code of SQLite -> what is wrong with the database, and what to do."""
 _LENGTH = 300  # characters of another library's message that are shown
 
 
@@ -121,13 +124,15 @@ def _schema_of(uri: str) -> str | None:
 
 
 def _from_mlflow(error: "MlflowException", uri: str, requested: str) -> NeuroscopeError:
+    from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
-    cause = error.__cause__ or error.__context__
-    if isinstance(cause, SQLAlchemyError):
-        return _from_database(cause, uri)
-    if isinstance(cause, OSError):
-        return _from_system(cause, uri, requested)
+    if isinstance(error.__cause__, SQLAlchemyError):
+        return _from_database(error.__cause__, uri)
+    if isinstance(error.__cause__, OSError):
+        return _from_system(error.__cause__, uri, requested)
+    if isinstance(error.__context__, RequestException):  # MLflow names no cause for these
+        return _from_system(error.__context__, uri, requested)
     shown = without_password(uri)
     if error.error_code in _ABSENT and requested:
         return TrackingError(f"{requested} does not exist in MLflow at {shown}")
@@ -141,7 +146,7 @@ def _from_mlflow(error: "MlflowException", uri: str, requested: str) -> Neurosco
 
 
 def _from_database(error: Exception, uri: str) -> NeuroscopeError:
-    """Classify by SQLite's result code; other databases have none."""
+    """Classify an error by SQLite's result code; other databases have none."""
     shown = without_password(uri)
     code = getattr(getattr(error, "orig", None) or error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
@@ -171,7 +176,7 @@ def _from_system(error: OSError, uri: str, requested: str) -> NeuroscopeError:
         return ResourceError(f"no disk space is left to write {file}", remedy=_FREE_SPACE)
     return TrackingError(
         f"cannot read or write {file} for MLflow at {shown} ({error.strerror or error})",
-        remedy="check that the folder exists and its permissions",
+        remedy="check that the folder exists and that you may write to it",
     )
 
 

@@ -1,4 +1,4 @@
-"""Which MLflow is used, a server or the embedded database, and how the latter is served."""
+"""Which MLflow is used, a server or the embedded database, and how the database is served."""
 
 import contextlib
 import os
@@ -13,9 +13,9 @@ _TIMEOUT = 10  # seconds in which a server must answer
 
 SERVER_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # ten processes and 2 GB, for nothing here
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # ten processes that nothing here needs
 }
-"""Environment of an MLflow server that `server_arguments` start."""
+"""Environment variables of a server that is started with `server_arguments`."""
 
 
 def tracking_uri() -> str:
@@ -39,7 +39,7 @@ def is_server(uri: str) -> bool:
 
 
 def without_password(uri: str) -> str:
-    """Return an address that may be shown.
+    """Return an address without its password, to be shown in messages.
 
     >>> without_password("postgresql://me:secret@db/mlflow")
     'postgresql://me:***@db/mlflow'
@@ -53,7 +53,7 @@ def server_arguments(home: Path, port: int, *, database: str = "") -> list[str]:
     Args:
         home: folder of the database and the artifacts.
         port: of the server.
-        database: address of another database than the one in the home.
+        database: address of a database to serve instead of the one in the home.
     """
     artifacts = (home / "artifacts").as_uri()
     return [

@@ -152,7 +152,7 @@ def run_comparison(
 def _record_overview(
     experiment: Experiment, comparisons: list[Comparison], tracker: Tracker, group: str
 ) -> None:
-    """Records what holds for all models, in a run beside those of the models."""
+    """Record the tables and means over all models, in one more run of the group."""
     with (
         tracker.run("compare", experiment.name, group=group, note=experiment.note) as run,
         tempfile.TemporaryDirectory() as folder,
