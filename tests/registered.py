@@ -16,9 +16,10 @@ class Register:
 
     def __init__(self, uri: str):
         self.client = MlflowClient(tracking_uri=uri)
-        name = "some models"
-        found = self.client.get_experiment_by_name(name)
-        self._experiment = found.experiment_id if found else self.client.create_experiment(name)
+        experiment = self.client.get_experiment_by_name("models")
+        self._experiment = (
+            experiment.experiment_id if experiment else self.client.create_experiment("models")
+        )
 
     def log_model(self, folder: Path, name: str) -> int:
         """Register with `mlflow.transformers.log_model`, which has a layout of its own."""

@@ -182,12 +182,12 @@ def test_an_alias_moves_and_a_version_is_deleted(register, folder, family_folder
 def test_what_does_not_exist_is_named(register, folder):
     register.upload(folder, "existing")
     register.client.set_registered_model_alias("existing", "champion", "1")
-    for name, known in (
+    for name, existing in (
         ("models:/existing/7", "1"),
         ("models:/existing@candidate", "champion"),
         ("models:/existinx/1", "existing"),
     ):
-        with pytest.raises(ModelError, match=rf"another: {known}"):
+        with pytest.raises(ModelError, match=rf"another: {existing}"):
             find_model(name)
 
 

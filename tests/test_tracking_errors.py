@@ -197,6 +197,15 @@ def test_a_server_that_stops_midway_is_named(tmp_path, empty_database, monkeypat
                 use()
 
 
+def test_an_error_that_the_caller_handles_is_not_taken_for_the_cause(database):
+    tracker = Tracker.open()
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device", "elsewhere")
+    except OSError:
+        with pytest.raises(TrackingError, match="no-such-run"):
+            tracker.metrics("no-such-run")
+
+
 def test_an_error_of_neuroscope_passes_unchanged(database):
     with pytest.raises(NeuroscopeError, match="'DONE'"):
         Tracker.open().find_runs("compare", status=["DONE"])

@@ -72,13 +72,13 @@ def test_runs_are_found_newest_first_with_their_settings(tracker):
 def test_runs_are_found_by_any_tag(tracker, key, value):
     client = MlflowClient(tracking_uri=tracker.uri)
     experiment = client.create_experiment("neuroscope/compare")
-    (wanted, _, _) = (
+    (expected, _, _) = (
         client.create_run(experiment, tags=tags).info.run_id
         for tags in ({key: value, "k": "1"}, {key: "other", "k": "1"}, {"k": "1"})
     )
     for run in client.search_runs([experiment]):
         client.set_terminated(run.info.run_id)
-    assert [run.id for run in tracker.find_runs("compare", {key: value, "k": "1"})] == [wanted]
+    assert [run.id for run in tracker.find_runs("compare", {key: value, "k": "1"})] == [expected]
 
 
 def test_runs_are_found_by_status(tracker):
