@@ -1,92 +1,118 @@
-"""Who runs the steps of a study: Prefect, or this process with a second one for the model."""
+"""Runs the steps that load a model in a second process, which imports torch from the start."""
 
-import contextlib
 import gc
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from neuroscope.errors import NeuroscopeError
+from flows.signals import Awaited
+from neuroscope.errors import NeuroscopeError, Option, ResourceError
 from neuroscope.studies.steps import InlineExecutor, Step
-
-
-class PrefectExecutor(Executor):
-    """Makes each step a task run of the flow it is used in; the flow's task runner says where.
-
-    A step that fails is tried once more, unless the error is one the user must act on.
-    """
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        from prefect import task
-        from prefect.cache_policies import NO_CACHE
-
-        name = fn.name if isinstance(fn, Step) else getattr(fn, "__name__", "step")
-        made = task(
-            name=name.split()[0],
-            task_run_name=name.replace("{", "{{").replace("}", "}}"),
-            retries=1,
-            retry_condition_fn=_may_pass_next_time,
-            cache_policy=NO_CACHE,  # what is worth keeping is kept in the activation store
-        )(lambda: fn(*args, **kwargs))
-        return made.submit()
-
-
-def _may_pass_next_time(task: Any, task_run: Any, state: Any) -> bool:
-    error = state.result(raise_on_failure=False)
-    return not isinstance(error, NeuroscopeError)
 
 
 class SecondProcessExecutor(Executor):
     """Runs steps that load a model in a second process, the others at once in this one.
 
-    The second process starts when this is made, and imports torch and transformers while this
-    one imports MLflow; both take seconds, and a quick command waits for little else.
+    >>> with SecondProcessExecutor() as executor:
+    ...     run_comparison(experiment, tracker, executor)
+
+    The second process is started on creation. It imports torch and transformers while this process
+    imports MLflow; each takes seconds, and a short command spends most of its time on them.
+
+    Raises:
+        ResourceError: from `result` of a step whose process was killed, such as by the kernel when
+            memory runs out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, on_model_step: Callable[[], None] = lambda: None):
+        """Take a function to call when a step that loads a model has been submitted."""
+        self._on_model_step = on_model_step
         self._inline = InlineExecutor()
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare)
+        self._context = _Context()
+        self._pool = ProcessPoolExecutor(1, mp_context=self._context, initializer=_prepare)
         self._pool.submit(os.getpid)  # starts the process now
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Submit a step; the future that is returned has only `result`."""
         if isinstance(fn, Step) and fn.loads_model:
-            return self._pool.submit(fn, *args, **kwargs)
+            step = _ModelStep(self._pool, self._context.processes, fn)
+            self._on_model_step()
+            return step
         return self._inline.submit(fn, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Ends the second process, even in the middle of what it does."""
+        """End the second process, even in the middle of a step."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
+        for process in self._context.processes:
             process.terminate()
+        for process in self._context.processes:
+            process.join()
+
+
+class _ModelStep:
+    """A step in the second process."""
+
+    def __init__(self, pool: ProcessPoolExecutor, processes: list[SpawnProcess], step: Step):
+        self._processes = processes
+        try:
+            self._future: Future[Any] = pool.submit(step)
+        except BrokenProcessPool as error:  # an earlier step has ended the process
+            self._future = Future()
+            self._future.set_exception(error)
+
+    def result(self) -> Any:
+        """Return the step's result, or raise its error, ResourceError or Interrupted."""
+        try:
+            return Awaited(self._future).result()
+        except BrokenProcessPool as error:
+            raise self._explanation() from error
+
+    def _explanation(self) -> NeuroscopeError:
+        (process,) = self._processes
+        process.join()
+        if process.exitcode != -signal.SIGKILL:
+            return NeuroscopeError(
+                f"the process that runs the model ended with exit code {process.exitcode}",
+                remedy="see the messages above",
+            )
+        return ResourceError(
+            "the process that runs the model was killed, most likely because memory ran out",
+            options=[Option("memory", "stream", "leave the weights on disk")],
+            remedy="free memory",
+        )
+
+
+class _Context(SpawnContext):
+    """Starts fresh interpreters, and keeps the processes so that exactly these can be ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.processes: list[SpawnProcess] = []
+
+    def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]
+        process = SpawnProcess(*args, **kwargs)
+        self.processes.append(process)
+        return process
 
 
 def _prepare() -> None:
-    """In the second process: lives no longer than the first, and imports what takes seconds."""
+    """Import what takes seconds; end when the first process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the first one decides
     first = multiprocessing.parent_process()
     if first is not None:
         threading.Thread(target=_end_with, args=(first,), daemon=True).start()
-    with no_collection():
-        import transformers.modeling_layers  # noqa: F401
+    gc.disable()  # it would find nothing among thousands of modules
+    import transformers.modeling_layers  # noqa: F401
 
-
-@contextlib.contextmanager
-def no_collection() -> Iterator[None]:
-    """Keeps the garbage collector from going over and over thousands of modules at import.
-
-    It finds nothing there.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+    gc.freeze()
+    gc.enable()
 
 
 def _end_with(process: BaseProcess) -> None:
