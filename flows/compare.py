@@ -12,6 +12,8 @@ from prefect.utilities.urls import url_for
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.executor import PrefectExecutor
+from flows.prefect_pages import current_page
+from flows.signals import deferred
 from neuroscope.experiment import Experiment, compare_experiment
 from neuroscope.progress import Progress, silent
 from neuroscope.reporting.report import to_markdown
@@ -98,7 +100,8 @@ def run_as_flow(experiment: Experiment, progress: Progress = silent) -> list[Com
 
     @flow(name="experiment", flow_run_name=experiment.name, **_OPTIONS)
     def run(experiment: Experiment) -> list[Comparison]:
-        return _compare(experiment, progress)
+        with deferred():
+            return _compare(experiment, progress)
 
     return run(experiment)
 
@@ -108,9 +111,7 @@ def _compare(experiment: Experiment, progress: Progress) -> list[Comparison]:
     id = str(current_flow_run.get_id())
     tags = {FLOW_RUN_TAG: id}
     if address := url_for("flow-run", id):
-        # a server of one's own has its present pages below /v2, unlike Prefect's cloud
-        own = "/account/" not in address
-        tags[FLOW_RUN_URL_TAG] = address.replace("/runs/", "/v2/runs/", 1) if own else address
+        tags[FLOW_RUN_URL_TAG] = current_page(address)
     tracker = Tracker.open(tags)
     found = run_comparison(experiment, tracker, PrefectExecutor(), progress=progress)
     tables = [
