@@ -225,12 +225,12 @@ def _pair_table(rows: Mapping[tuple[int, str], ComparisonRow], layers: Sequence[
 
 def show_addresses(addresses: StackAddresses) -> None:
     """Where a browser finds what runs; links are whole lines, so that a terminal opens them."""
-    lines = [f"MLflow   {addresses.mlflow}", f"Prefect  {addresses.prefect}"]
+    lines = [f"{title:8} {address}" for title, address in addresses.servers.items()]
     lines += [f"Run {name}: {page}" for name, page in sorted(addresses.deployments.items())]
     lines += [
         f"Logs are in {addresses.logs}",
         "To use these servers in another terminal:",
-        f"  export MLFLOW_TRACKING_URI={addresses.mlflow} PREFECT_API_URL={addresses.prefect}/api",
+        "  export " + " ".join(f"{name}={value}" for name, value in addresses.variables.items()),
         "Ctrl-C stops everything.",
     ]
     for line in lines:

@@ -1,6 +1,8 @@
-"""Settings that MLflow and Prefect read from the environment; made before they are imported."""
+"""Settings that MLflow and Prefect read from the environment, made before they are imported."""
 
+import contextlib
 import os
+from collections.abc import Iterator, Mapping
 
 from neuroscope.errors import StackError
 from neuroscope.home import home
@@ -13,7 +15,7 @@ NO_TELEMETRY = {
 
 
 def prepare_environment() -> None:
-    """Turns telemetry off and keeps the embedded Prefect's database in the home.
+    """Turn telemetry off and put the embedded Prefect's database into the home.
 
     A server named by `PREFECT_API_URL`, or a `PREFECT_HOME` or profile of the user's own, stays in
     use.
@@ -26,11 +28,24 @@ def prepare_environment() -> None:
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
+@contextlib.contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Give this process another environment for the duration of the block."""
+    before = dict(os.environ)
+    try:
+        os.environ.clear()
+        os.environ.update(variables)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def check_prefect() -> None:
-    """Asks the server that `PREFECT_API_URL` names, if any, whether it is there.
+    """Check that the server named by `PREFECT_API_URL`, if any, responds.
 
     Raises:
-        StackError: it does not answer.
+        StackError: it does not.
     """
     import httpx
 
@@ -41,6 +56,6 @@ def check_prefect() -> None:
         httpx.get(f"{address.rstrip('/')}/health", timeout=10).raise_for_status()
     except httpx.HTTPError as error:
         raise StackError(
-            f"the Prefect server {address} cannot be reached ({error}): start it, or unset"
-            " PREFECT_API_URL to use the embedded one"
+            f"the Prefect server {address} cannot be reached ({error})",
+            remedy="start it, or unset PREFECT_API_URL to use the embedded one",
         ) from error

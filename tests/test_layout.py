@@ -21,11 +21,11 @@ ALLOWED = {
 }
 HOMES = {
     "mlflow": {"neuroscope/reporting/tracking.py"},
-    "prefect": {"flows/compare.py", "flows/executor.py"},
+    "prefect": {"flows/compare.py", "flows/executor.py", "flows/prefect_server.py"},
     "transformers": {
         "neuroscope/extraction/models.py",
         "neuroscope/extraction/streaming.py",
-        "flows/executor.py",
+        "flows/second_process.py",
     },
     "greenlet": {"neuroscope/extraction/streaming.py"},
     "typer": {"flows/cli.py"},

@@ -1,0 +1,96 @@
+"""What `neuroscope up` asks of its Prefect server, through Prefect's own client."""
+
+import contextlib
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from flows.environment import environment
+from flows.prefect_pages import current_page
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.filters import WorkPoolFilter
+
+WORK_POOL = "neuroscope"
+
+
+class PrefectServer:
+    """A Prefect server, with the work pool of `neuroscope up`.
+
+    >>> server = PrefectServer("http://127.0.0.1:4200", dict(os.environ))
+    >>> server.create_work_pool()
+
+    All methods raise `httpx.HTTPError` where the server does not answer or refuses.
+    """
+
+    def __init__(self, address: str, variables: Mapping[str, str]):
+        """Take the server's address, and the environment that Prefect's settings come from."""
+        self.address = address
+        self._variables = variables
+
+    def answers(self) -> bool:
+        """Return whether the server answers from its database."""
+        with self._client() as client:
+            client.read_work_pools(limit=1)
+        return True
+
+    def create_work_pool(self) -> None:
+        """Create the work pool unless it exists; the worker fills in the settings of its type."""
+        with self._client() as client:
+            from prefect.client.schemas.actions import WorkPoolCreate
+            from prefect.exceptions import ObjectAlreadyExists
+
+            with contextlib.suppress(ObjectAlreadyExists):
+                client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
+
+    def crash_unfinished_flow_runs(self) -> None:
+        """End, as crashed, the flow runs that a worker of the pool left open when it was killed."""
+        unfinished = {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}
+        with self._client() as client:
+            from prefect.client.schemas.filters import FlowRunFilter
+            from prefect.client.schemas.objects import State
+            from prefect.states import Crashed
+
+            state: State[Any] = Crashed(message="neuroscope was killed while this flow ran")
+            flow_runs = client.read_flow_runs(
+                flow_run_filter=FlowRunFilter.model_validate({"state": unfinished}),
+                work_pool_filter=_pool_filter(),
+            )
+            for flow_run in flow_runs:
+                client.set_flow_run_state(flow_run.id, state, force=True)
+
+    def has_worker(self, since: datetime) -> bool:
+        """Return whether a worker has reported since then; an earlier one counts for a while."""
+        with self._client() as client:
+            workers = client.read_workers_for_work_pool(WORK_POOL)
+        return any(
+            worker.status.name == "ONLINE"
+            and worker.last_heartbeat_time is not None
+            and worker.last_heartbeat_time >= since
+            for worker in workers
+        )
+
+    def deployment_pages(self) -> dict[str, str]:
+        """Return the name of each deployment that is ready to run, with the address of its page."""
+        with self._client() as client:
+            deployments = client.read_deployments(work_pool_filter=_pool_filter())
+        return {
+            deployment.name: current_page(f"{self.address}/deployments/deployment/{deployment.id}")
+            for deployment in deployments
+            if deployment.status is not None and deployment.status.name == "READY"
+        }
+
+    def _client(self) -> "SyncPrefectClient":
+        # Prefect reads its settings on import: none of a user's profile, none of his keys
+        with environment(self._variables):
+            from prefect.client.orchestration import SyncPrefectClient
+
+        settings = {"timeout": 10, "trust_env": False}
+        return SyncPrefectClient(f"{self.address}/api", httpx_settings=settings)
+
+
+def _pool_filter() -> "WorkPoolFilter":
+    from prefect.client.schemas.filters import WorkPoolFilter
+
+    return WorkPoolFilter.model_validate({"name": {"any_": [WORK_POOL]}})
