@@ -1,20 +1,16 @@
 """The command line: turns arguments into one call; heavy imports wait until they are needed."""
 
-import atexit
-import gc
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
 from flows.environment import check_prefect, prepare_environment
+from flows.signals import deferred, interruptible, watched
 from neuroscope.errors import NeuroscopeError
-from neuroscope.progress import Progress
+
+_RUNS_CLOSED = "unfinished MLflow runs are marked as killed"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,6 +38,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.
 
 
 @app.command()
+@interruptible(_RUNS_CLOSED)
 def compare(
     prompts: Annotated[list[str] | None, typer.Argument(help="Two prompts or more.")] = None,
     template: Annotated[
@@ -63,11 +60,10 @@ def compare(
     json: Json = False,
 ) -> None:
     """Compare prompts with each other, at every layer of a model."""
-    from flows.executor import SecondProcessExecutor, no_collection
+    from flows.startup import quick_start
 
     group: dict[str, Any] = {"texts": prompts or [], "template": template, "fills": fill or []}
-    watched = _end_cleanly_on_signals()
-    with SecondProcessExecutor() as executor:
+    with quick_start() as executor:
         from neuroscope.experiment import compare_experiment
 
         experiment = compare_experiment(
@@ -85,18 +81,17 @@ def compare(
 
         with progress_bar() as progress:
             progress("starting", 0, 1)
-            with no_collection():
-                from neuroscope.reporting.tracking import Tracker
+            from neuroscope.reporting.tracking import Tracker
+            from neuroscope.studies.compare import run_comparison
 
+            with deferred():
                 tracker = Tracker.open()
-                from neuroscope.studies.compare import run_comparison
-
-                _warm_up_figures()
-            found = run_comparison(experiment, tracker, executor, progress=watched(progress))
+                found = run_comparison(experiment, tracker, executor, progress=watched(progress))
     _show(experiment, found, tracker, json=json)
 
 
 @app.command()
+@interruptible("the finished parts are stored; run the same command again to resume")
 def extract(
     file: Annotated[Path, typer.Argument(help="Prompts: .txt, .csv, .jsonl or .parquet.")],
     out: Annotated[
@@ -143,7 +138,7 @@ def extract(
     checkpoint = find_checkpoint(model)
     sites = resolve_sites(site or ["resid_post"], layers, checkpoint.layer_count)
     check_pooling(pool, token_rule)
-    with _resumable(), show_log(), extraction_bar() as progress:
+    with show_log(), extraction_bar() as progress:
         prompts = PromptFile.open(file)
         progress("load the model", 0, len(prompts))
         from neuroscope.extraction.hardware import resolve_device, resolve_dtype
@@ -165,25 +160,13 @@ def extract(
             ),
             budget=budget,
             allow_nonfinite=allow_nonfinite,
-            progress=progress,
+            progress=watched(progress),
         )
     show_extraction(stored, time.perf_counter() - started, json=json)
 
 
-@contextmanager
-def _resumable() -> Iterator[None]:
-    """Says what becomes of the work when Ctrl-C ends it."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(
-            "interrupted: the finished parts are kept, the same command goes on from there",
-            file=sys.stderr,
-        )
-        sys.exit(130)
-
-
 @app.command()
+@interruptible(_RUNS_CLOSED)
 def run(
     file: Annotated[Path, typer.Argument(help="Experiment, such as experiments/engineer.yaml.")],
     json: Json = False,
@@ -205,11 +188,12 @@ def run(
         progress("start Prefect", 0, 1)
         from flows.compare import run_as_flow
 
-        found = run_as_flow(experiment, progress)
+        found = run_as_flow(experiment, watched(progress))
     _show(experiment, found, Tracker.open(), json=json)
 
 
 @app.command()
+@interruptible("everything was stopped")
 def up(
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server.")] = 5000,
     prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server.")] = 4200,
@@ -221,7 +205,8 @@ def up(
     def say(message: str) -> None:
         errors.print(f"{message} …", highlight=False)
 
-    run_stack(mlflow_port, prefect_port, on_ready=show_addresses, say=say)
+    ports = {"mlflow": mlflow_port, "prefect": prefect_port}
+    run_stack(ports, on_ready=show_addresses, say=say)
 
 
 @app.command()
@@ -250,54 +235,8 @@ def _show(experiment: Any, found: Any, tracker: Any, *, json: bool) -> None:
     output.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
 
 
-def _warm_up_figures() -> None:
-    """Loads fonts while the second process still imports."""
-    from io import BytesIO
-
-    from neuroscope.reporting import plots
-
-    plots.save_png(plots.plot_activations([0.0, 1.0], model="", site="", prompt=""), BytesIO())
-
-
-def _end_cleanly_on_signals() -> Callable[[Progress], Progress]:
-    """Lets Ctrl-C and SIGTERM end the program where it is safe, so that open runs are closed.
-
-    In the middle of a write to the database an exception would leave it locked, and Python drops
-    one that is raised while an object is finalised. So the program ends at the next step, at once
-    where it only waits, and anywhere at the second signal.
-
-    Returns:
-        What makes a progress report such a step.
-    """
-    received: list[int] = []
-
-    def leave() -> NoReturn:
-        print("interrupted: what was recorded is marked as killed", file=sys.stderr)
-        sys.exit(128 + received[0])
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        received.append(signum)
-        waiting = frame is not None and frame.f_globals.get("__name__") == "threading"
-        if waiting or len(received) > 1:
-            leave()
-
-    def watched(progress: Progress) -> Progress:
-        def report(task: str, done: int, total: int) -> None:
-            if received:
-                leave()
-            progress(task, done, total)
-
-        return report
-
-    for one in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(one, stop)
-    return watched
-
-
 def main() -> None:
     """Runs the command line; a fault that the user can mend ends with exit code 2."""
-    # else the collector goes once more over every module when the program ends
-    atexit.register(gc.freeze)
     try:
         prepare_environment()
         app()

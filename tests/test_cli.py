@@ -2,12 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
-import time
-from concurrent.futures import Future
 
 import numpy as np
 import pandas as pd
@@ -90,52 +86,6 @@ def test_compare_prints_a_table_and_how_to_open_the_run(family_folder, database)
     (row,) = [line for line in done.stdout.splitlines() if line.split()[:1] == ["1"]]
     assert len(row.split()) == 9
     assert f"--backend-store-uri '{tracking_uri()}'" in done.stdout
-
-
-def test_a_comparison_ended_by_sigterm_leaves_no_open_run(family_folder, database):
-    command = [sys.executable, "-m", "flows.cli", "compare", *TWO, "--model", "minilm"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    end = time.monotonic() + 60
-    while time.monotonic() < end and not runs():
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, printed = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM, printed.decode()
-    assert {run.info.status for run in runs()} == {"KILLED"}
-
-
-@pytest.fixture
-def watched():
-    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
-    yield cli._end_cleanly_on_signals()
-    for one, handler in before.items():
-        signal.signal(one, handler)
-
-
-@pytest.mark.parametrize("one", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_program_at_the_next_step(one, watched, capsys):
-    told = []
-    report = watched(lambda *step: told.append(step))
-    report("extract", 0, 2)
-    os.kill(os.getpid(), one)  # not here, where a write could be under way
-    with pytest.raises(SystemExit) as ended:
-        report("compare", 1, 2)
-    assert ended.value.code == 128 + one and told == [("extract", 0, 2)]
-    assert "interrupted" in capsys.readouterr().err
-
-
-def test_a_signal_ends_a_wait_at_once(watched):
-    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.start()
-    with pytest.raises(SystemExit):
-        Future().result(timeout=30)
-    timer.join()
-
-
-def test_a_second_signal_ends_the_program_anywhere(watched):
-    os.kill(os.getpid(), signal.SIGINT)
-    with pytest.raises(SystemExit):
-        os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.parametrize(
