@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.executor import PrefectExecutor
 from flows.prefect_pages import current_page
+from flows.prefect_server import start_embedded_server
 from flows.signals import deferred
 from neuroscope.experiment import Experiment, compare_experiment
 from neuroscope.progress import Progress, silent
@@ -103,6 +104,7 @@ def run_as_flow(experiment: Experiment, progress: Progress = silent) -> list[Com
         with deferred():
             return _compare(experiment, progress)
 
+    start_embedded_server()
     return run(experiment)
 
 

@@ -1,11 +1,10 @@
 """Runs the steps of a study as task runs of a Prefect flow."""
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from typing import Any
 
-from flows.signals import Awaited
+from flows.signals import Awaited, in_thread
 from neuroscope.errors import NeuroscopeError
 from neuroscope.studies.steps import Step
 
@@ -32,7 +31,7 @@ class PrefectExecutor(Executor):
             retries=1,
             retry_condition_fn=_may_pass_next_time,
             cache_policy=NO_CACHE,  # what is worth caching is in the activation store
-        )(lambda: Awaited(_in_thread(lambda: fn(*args, **kwargs))).result())
+        )(lambda: _result_of(lambda: fn(*args, **kwargs)))
         return Awaited(step.submit())
 
 
@@ -41,18 +40,9 @@ def _may_pass_next_time(task: Any, task_run: Any, state: Any) -> bool:
     return not isinstance(error, NeuroscopeError)
 
 
-def _in_thread(function: Callable[[], Any]) -> "Future[Any]":
-    """Call a function in a thread of its own, which does not keep an interrupted process alive.
+def _result_of(step: Callable[[], Any]) -> Any:
+    """Call a step so that a signal ends the wait for it, which may take minutes.
 
-    Prefect's task runner waits for its threads, and a step may take minutes.
+    Prefect's task runner waits for its own threads, but not for the one that is started here.
     """
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
+    return Awaited(in_thread(step)).result()

@@ -1,12 +1,15 @@
-"""What `neuroscope up` asks of its Prefect server, through Prefect's own client."""
+"""Prefect's servers: what `neuroscope up` asks of its own, and the embedded one of `run`."""
 
 import contextlib
-from collections.abc import Mapping
+import ssl
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from flows.environment import environment
 from flows.prefect_pages import current_page
+from flows.signals import Awaited, in_thread, shielded
+from neuroscope.errors import StackError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -21,7 +24,7 @@ class PrefectServer:
     >>> server = PrefectServer("http://127.0.0.1:4200", dict(os.environ))
     >>> server.create_work_pool()
 
-    All methods raise `httpx.HTTPError` where the server does not answer or refuses.
+    All methods raise StackError if the server does not respond, or refuses.
     """
 
     def __init__(self, address: str, variables: Mapping[str, str]):
@@ -29,8 +32,8 @@ class PrefectServer:
         self.address = address
         self._variables = variables
 
-    def answers(self) -> bool:
-        """Return whether the server answers from its database."""
+    def responds(self) -> bool:
+        """Return True if the server responds from its database."""
         with self._client() as client:
             client.read_work_pools(limit=1)
         return True
@@ -81,13 +84,51 @@ class PrefectServer:
             if deployment.status is not None and deployment.status.name == "READY"
         }
 
-    def _client(self) -> "SyncPrefectClient":
-        # Prefect reads its settings on import: none of a user's profile, none of his keys
+    @contextlib.contextmanager
+    def _client(self) -> "Iterator[SyncPrefectClient]":
+        import httpx
+
+        # Prefect reads its settings on import; those of a user's profile are for other servers
         with environment(self._variables):
             from prefect.client.orchestration import SyncPrefectClient
 
-        settings = {"timeout": 10, "trust_env": False}
-        return SyncPrefectClient(f"{self.address}/api", httpx_settings=settings)
+        # an empty context: loading certificates, which http does not need, takes 20 ms
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        settings = {"timeout": 10, "trust_env": False, "verify": context}
+        try:
+            with SyncPrefectClient(f"{self.address}/api", httpx_settings=settings) as client:
+                yield client
+        except httpx.HTTPError as error:
+            raise StackError(f"the Prefect server {self.address} fails: {error}") from error
+
+
+def start_embedded_server() -> None:
+    """Start the server that Prefect would otherwise start itself, unless one is configured.
+
+    This one does not receive Ctrl-C. Without its server, Prefect would try for more than a minute
+    to report that the flow was interrupted.
+
+    Raises:
+        StackError: the server does not start.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        Awaited(in_thread(_start_shielded)).result()
+
+
+def _start_shielded() -> None:
+    import httpx
+    from prefect.server.api.server import SubprocessASGIServer
+
+    try:
+        with shielded():
+            SubprocessASGIServer().start()
+    except (RuntimeError, httpx.HTTPError) as error:
+        raise StackError(
+            f"the embedded Prefect server does not start: {error}",
+            remedy="try again, or set PREFECT_API_URL to the address of another server",
+        ) from error
 
 
 def _pool_filter() -> "WorkPoolFilter":

@@ -108,10 +108,8 @@ class Children:
         """Return the running processes that a child has started."""
         import psutil
 
-        if name not in self._all:
-            return []
         with contextlib.suppress(psutil.NoSuchProcess):
-            return psutil.Process(self._all[name].process.pid).children()
+            return [child for process in self._running(name) for child in process.children()]
         return []
 
     def settle(self, name: str) -> None:
@@ -125,13 +123,16 @@ class Children:
 
     def stop(self, *names: str) -> None:
         """End these children with SIGTERM, or with SIGKILL if they ignore it."""
+        end(self._running(*names))
+
+    def _running(self, *names: str) -> "list[Process]":
+        """Return the processes of these children; another may have the id of one that has ended."""
         import psutil
 
-        processes = []
-        for child in (self._all[name] for name in names if name in self._all):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                processes.append(psutil.Process(child.process.pid))
-        end(processes)
+        children = (self._all[name] for name in names if name in self._all)
+        return [
+            psutil.Process(child.process.pid) for child in children if child.process.poll() is None
+        ]
 
     def kill(self) -> None:
         """Kill the remaining children and all processes that they have started."""

@@ -1,4 +1,4 @@
-"""Runs the steps that load a model in a second process, which imports torch from the start."""
+"""Runs the steps that load a model in a second process, which imports torch at once."""
 
 import gc
 import multiprocessing
@@ -12,13 +12,13 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from flows.signals import Awaited
+from flows.signals import Awaited, shielded
 from neuroscope.errors import NeuroscopeError, Option, ResourceError
 from neuroscope.studies.steps import InlineExecutor, Step
 
 
 class SecondProcessExecutor(Executor):
-    """Runs steps that load a model in a second process, the others at once in this one.
+    """Runs steps that load a model in a second process, and the others in this one.
 
     >>> with SecondProcessExecutor() as executor:
     ...     run_comparison(experiment, tracker, executor)
@@ -32,12 +32,13 @@ class SecondProcessExecutor(Executor):
     """
 
     def __init__(self, *, on_model_step: Callable[[], None] = lambda: None):
-        """Take a function to call when a step that loads a model has been submitted."""
+        """Start the process; `on_model_step` is called when a step has been submitted to it."""
         self._on_model_step = on_model_step
         self._inline = InlineExecutor()
         self._context = _Context()
         self._pool = ProcessPoolExecutor(1, mp_context=self._context, initializer=_prepare)
-        self._pool.submit(os.getpid)  # starts the process now
+        with shielded():
+            self._pool.submit(os.getpid)  # starts the process now
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Submit a step; the future that is returned has only `result`."""
@@ -90,7 +91,7 @@ class _ModelStep:
 
 
 class _Context(SpawnContext):
-    """Starts fresh interpreters, and keeps the processes so that exactly these can be ended."""
+    """Starts new interpreters and records them, so that exactly these can be ended."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,12 +104,11 @@ class _Context(SpawnContext):
 
 
 def _prepare() -> None:
-    """Import what takes seconds; end when the first process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the first one decides
+    """Import what takes seconds, and end this process when the first one ends."""
     first = multiprocessing.parent_process()
     if first is not None:
         threading.Thread(target=_end_with, args=(first,), daemon=True).start()
-    gc.disable()  # it would find nothing among thousands of modules
+    gc.disable()  # it would search thousands of modules and find nothing
     import transformers.modeling_layers  # noqa: F401
 
     gc.freeze()

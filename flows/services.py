@@ -29,7 +29,7 @@ class Service:
     command: tuple[str, ...]
     """Arguments of Python."""
     ready: Callable[[], bool]
-    """Whether the service is ready; may raise `httpx.HTTPError` while it is not."""
+    """Whether the service is ready; may raise StackError while it is not."""
     title: str = ""
     """Of a server, as the user reads it."""
     address: str = ""
@@ -45,11 +45,9 @@ class Service:
 
     def is_ready(self) -> bool:
         """Return whether the service responds as it should."""
-        import httpx
-
         try:
             return self.ready()
-        except httpx.HTTPError:
+        except StackError:
             return False
 
 
@@ -79,7 +77,7 @@ def prefect_service(server: PrefectServer, port: int) -> Service:
     return Service(
         "prefect",
         ("-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)),
-        server.answers,
+        server.responds,
         title="Prefect",
         address=server.address,
         announcement="starting Prefect and MLflow",
@@ -103,7 +101,7 @@ def mlflow_service(port: int) -> Service:
     return Service(
         "mlflow",
         (*server, *stores, "--artifacts-destination", artifacts),
-        lambda: _mlflow_answers(address(port)),
+        lambda: _mlflow_responds(address(port)),
         title="MLflow",
         address=address(port),
         prepare=upgrade,
@@ -163,10 +161,11 @@ def address(port: int) -> str:
     return f"http://{HOST}:{port}"
 
 
-def _mlflow_answers(address: str) -> bool:
+def _mlflow_responds(address: str) -> bool:
     import httpx
 
-    search = f"{address}/api/2.0/mlflow/experiments/search"
-    with httpx.Client(timeout=10, trust_env=False) as client:
-        client.get(search, params={"max_results": 1}).raise_for_status()
-    return True
+    search = f"{address}/api/2.0/mlflow/experiments/search?max_results=1"
+    try:
+        return httpx.get(search, timeout=10, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False

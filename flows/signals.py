@@ -1,20 +1,22 @@
-"""What Ctrl-C, SIGTERM and the end of the terminal do to a command, the same for all commands.
+"""What Ctrl-C, SIGTERM and the end of the terminal do to a command; the same for all commands.
 
-Signals are delivered to the process as a whole, so what has arrived is kept in this module.
+Signals reach the process as a whole, so this module keeps those that have arrived.
 """
 
 import contextlib
+import contextvars
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from types import FrameType
 from typing import Any, NoReturn
 
 from neuroscope.progress import Progress
 
-Handler = Callable[[int, FrameType | None], None]
+_Handler = Callable[[int, FrameType | None], None]
 
 _POLL = 0.1  # seconds between two checks while waiting
 _received: list[int] = []
@@ -117,9 +119,37 @@ class Awaited:
         return self._future.result()
 
 
+def in_thread(function: Callable[[], Any]) -> "Future[Any]":
+    """Call a function in a thread of its own, which does not keep an interrupted process alive."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True).start()
+    return future
+
+
 @contextlib.contextmanager
-def _handling(handler: Handler) -> Iterator[None]:
-    """Install a handler, also for Ctrl-C in a program that was started in the background."""
+def shielded() -> Iterator[None]:
+    """Keep Ctrl-C and the end of the terminal from the processes that are started in the block.
+
+    A terminal sends both signals to all processes of a command, but the command itself decides when
+    the others end. A process inherits the signals that are blocked in the thread that starts it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _handling(handler: _Handler) -> Iterator[None]:
+    """Install a handler; also of Ctrl-C, which a program started in the background ignores."""
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
         numbers.append(signal.SIGHUP)

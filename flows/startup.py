@@ -20,9 +20,9 @@ def quick_start() -> Iterator[SecondProcessExecutor]:
     search thousands of imported modules again and again, and find nothing. From then on it leaves
     them alone, which spares the search at the end of the program as well.
     """
-    # Medians of 9 interleaved runs of `compare` with two prompts that are not stored yet, on two
-    # cores: 6.6 s without the second process, 4.8 s with it; 6.0 s without the settings of the
-    # collector in both processes, 4.2 s with them.
+    # Medians of 9 interleaved runs of `compare` with two new prompts, on two cores: 6.6 s without
+    # the second process, 4.8 s with it; 6.0 s without the settings of the garbage collector in both
+    # processes, 4.2 s with them.
     gc.disable()
     try:
         with SecondProcessExecutor(on_model_step=_collect_again) as executor:

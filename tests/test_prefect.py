@@ -1,7 +1,10 @@
 """Prefect: steps as task runs, and what `neuroscope up` asks of a server, on a real server."""
 
+import os
 import subprocess
 import sys
+import textwrap
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,7 +18,7 @@ from flows.executor import PrefectExecutor
 from flows.prefect_pages import current_page
 from flows.prefect_server import WORK_POOL, PrefectServer
 from flows.stack import stack_environment
-from neuroscope.errors import PromptError
+from neuroscope.errors import PromptError, StackError
 from neuroscope.studies.steps import Step
 
 
@@ -69,11 +72,16 @@ def test_an_error_that_the_user_must_act_on_is_not_tried_again(server):
 
 
 def test_the_work_pool_is_created_once(server):
-    assert server.answers()
+    assert server.responds()
     server.create_work_pool()
     server.create_work_pool()
     with get_client(sync_client=True) as client:
         assert client.read_work_pool(WORK_POOL).type == "process"
+
+
+def test_a_server_that_does_not_respond_is_named():
+    with pytest.raises(StackError, match=r"http://127\.0\.0\.1:9 "):
+        PrefectServer("http://127.0.0.1:9", dict(os.environ)).create_work_pool()
 
 
 def test_a_worker_counts_from_its_last_heartbeat(server):
@@ -104,8 +112,10 @@ def test_a_deployment_has_a_page_once_it_is_ready(server, deployment):
     assert server.deployment_pages() == {}
     with get_client(sync_client=True) as client:  # as a worker does
         client.get_scheduled_flow_runs_for_work_pool(WORK_POOL)
-    page = f"{server.address}/v2/deployments/deployment/{deployment}"
-    assert server.deployment_pages() == {"compare": page}
+    deadline = time.monotonic() + 30
+    while not (pages := server.deployment_pages()) and time.monotonic() < deadline:
+        time.sleep(0.1)  # the server notes the status after it has answered
+    assert pages == {"compare": f"{server.address}/v2/deployments/deployment/{deployment}"}
 
 
 def test_flow_runs_that_a_killed_worker_left_open_are_crashed(server, deployment):
@@ -125,11 +135,11 @@ def test_no_profile_of_the_users_is_read(tmp_path, monkeypatch):
         from flows.prefect_server import PrefectServer
         from flows.stack import stack_environment
         server = PrefectServer("http://127.0.0.1:9", stack_environment("", "http://127.0.0.1:9"))
-        client = server._client()
-        print(client.api_url, "x-token" in client._client.headers)
+        with server._client() as client:
+            print(client.api_url, "x-token" in client._client.headers)
     """
-    code = "\n".join(line.strip() for line in code.splitlines())
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    words = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["http://127.0.0.1:9/api/", "False"]
 
 

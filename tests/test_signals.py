@@ -20,13 +20,13 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 @pytest.fixture
 def start():
-    """Start Python with arguments; what still runs in the end is killed."""
+    """Start Python with arguments, as a terminal does; what still runs in the end is killed."""
     started = []
 
     def command(*arguments):
         words = [sys.executable, *arguments]
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(words, **pipes))
+        started.append(subprocess.Popen(words, start_new_session=True, **pipes))
         return started[-1]
 
     yield command
@@ -58,15 +58,18 @@ def statuses():
 
 
 def interrupt(process, number, *, times=1):
-    """Send a signal; check that the process and all that it has started end as they should."""
+    """Send a signal; check that the process and all that it has started end as they should.
+
+    Ctrl-C reaches all processes of the group, SIGTERM only the command.
+    """
     children = psutil.Process(process.pid).children(recursive=True)
     for _ in range(times):
-        process.send_signal(number)
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
         time.sleep(0.1)
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 128 + number, printed
-    assert "Traceback" not in printed
     assert "interrupted" in printed
+    assert "Traceback" not in printed and "Abort" not in printed
     _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
 

@@ -228,32 +228,50 @@ def test_what_a_killed_stack_has_left_is_named(tmp_path, home):
         os.kill(left, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signals_end_a_stack_in_order(number, tmp_path):
-    (tmp_path / "prefect.yaml").write_text("deployments: [{name: compare}]")
+def interruptible_stack(program):
+    """Run a stack of one program as a command does; return its process once it is ready."""
     code = f"""
         from flows import stack
         from flows.services import Service
         from flows.signals import interruptible
 
         stack.check_ports = lambda ports: None
-        stack.services = lambda *_: [Service("mlflow", ("-c", {LASTS!r}), lambda: True)]
+        stack.services = lambda *_: [Service("mlflow", ("-c", {program!r}), lambda: True)]
 
         @interruptible("")
         def main():
             with stack.Stack() as running:
+                log = running._logs / "mlflow.log"
+                running._children.wait_until("mlflow", lambda: log.read_text())
                 print("ready", flush=True)
                 running.wait()
 
         main()
     """
     process = subprocess.Popen([sys.executable, *python(code)], stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"ready\n"
-    children = psutil.Process(process.pid).children()
+    with process.stdout:
+        assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_end_a_stack_in_order(number):
+    process = interruptible_stack(LASTS)
+    (child,) = psutil.Process(process.pid).children()
     process.send_signal(number)
     assert process.wait(30) == 128 + number
-    assert len(children) == 1 and not children[0].is_running()
-    process.stdout.close()
+    assert not child.is_running()
+
+
+def test_a_second_signal_kills_what_does_not_end():
+    process = interruptible_stack(STUBBORN)
+    (child,) = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) == 128 + signal.SIGINT
+    assert not child.is_running()
 
 
 def test_flows_find_both_servers_and_no_telemetry(monkeypatch, home):
