@@ -31,9 +31,7 @@ class SecondProcessExecutor(Executor):
             memory runs out.
     """
 
-    def __init__(self, *, on_model_step: Callable[[], None] = lambda: None):
-        """Start the process; `on_model_step` is called when a step has been submitted to it."""
-        self._on_model_step = on_model_step
+    def __init__(self) -> None:
         self._inline = InlineExecutor()
         self._context = _Context()
         self._pool = ProcessPoolExecutor(1, mp_context=self._context, initializer=_prepare)
@@ -43,9 +41,7 @@ class SecondProcessExecutor(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Submit a step; the future that is returned has only `result`."""
         if isinstance(fn, Step) and fn.loads_model:
-            step = _ModelStep(self._pool, self._context.processes, fn)
-            self._on_model_step()
-            return step
+            return _ModelStep(self._pool, self._context.processes, fn)
         return self._inline.submit(fn, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -108,10 +104,10 @@ def _prepare() -> None:
     first = multiprocessing.parent_process()
     if first is not None:
         threading.Thread(target=_end_with, args=(first,), daemon=True).start()
-    gc.disable()  # it would search thousands of modules and find nothing
+    gc.disable()  # it would search thousands of new modules and find nothing
     import transformers.modeling_layers  # noqa: F401
 
-    gc.freeze()
+    gc.freeze()  # nor are they searched later
     gc.enable()
 
 
