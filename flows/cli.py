@@ -8,6 +8,7 @@ import typer
 
 from flows.environment import check_prefect, prepare_environment
 from flows.signals import deferred, interruptible, watched
+from flows.startup import quick_exit
 from neuroscope.errors import NeuroscopeError
 
 _RUNS_CLOSED = "unfinished MLflow runs are marked as killed"
@@ -237,6 +238,7 @@ def _show(experiment: Any, found: Any, tracker: Any, *, json: bool) -> None:
 
 def main() -> None:
     """Runs the command line; a fault that the user can mend ends with exit code 2."""
+    quick_exit()
     try:
         prepare_environment()
         app()

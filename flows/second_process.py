@@ -104,10 +104,12 @@ def _prepare() -> None:
     first = multiprocessing.parent_process()
     if first is not None:
         threading.Thread(target=_end_with, args=(first,), daemon=True).start()
-    gc.disable()  # it would search thousands of new modules and find nothing
+    # A search for garbage among thousands of modules finds nothing. `compare` takes 4.9 s if it is
+    # not disabled, 4.7 s if the modules are not frozen, and 4.1 s with both.
+    gc.disable()
     import transformers.modeling_layers  # noqa: F401
 
-    gc.freeze()  # nor are they searched later
+    gc.freeze()
     gc.enable()
 
 

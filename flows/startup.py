@@ -1,27 +1,39 @@
-"""Lets a short command start and end fast: it spends more time on imports than on its work."""
+"""Lets commands start and end fast; short ones spend more time on imports than on their work.
 
+The figures are medians of 7 to 11 interleaved runs on two cores.
+"""
+
+import atexit
 import contextlib
 import gc
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from flows.second_process import SecondProcessExecutor
+if TYPE_CHECKING:
+    from flows.second_process import SecondProcessExecutor
 
 
 @contextlib.contextmanager
-def quick_start() -> Iterator[SecondProcessExecutor]:
+def quick_start() -> "Iterator[SecondProcessExecutor]":
     """Yield an executor whose second process starts now, before the imports of the block.
 
     >>> with quick_start() as executor:
     ...     from neuroscope.studies.compare import run_comparison
     ...
     ...     run_comparison(experiment, tracker, executor)
+
+    `compare` with two new prompts takes 4.8 s with the second process and 6.6 s without. If their
+    activations are stored, no model is needed, and it takes 4.4 s with it and 3.2 s without.
     """
-    # Medians of 9 to 11 interleaved runs of `compare` with two new prompts, on two cores, without
-    # and with one measure: second process 6.6 s, 4.8 s; in it, no garbage collection during the
-    # imports 4.9 s, 4.2 s, and none of the imported modules afterwards 4.7 s, 4.1 s; none of them
-    # at the end of the first process 5.1 s, 4.1 s.
-    try:
-        with SecondProcessExecutor() as executor:
-            yield executor
-    finally:
-        gc.freeze()
+    from flows.second_process import SecondProcessExecutor
+
+    with SecondProcessExecutor() as executor:
+        yield executor
+
+
+def quick_exit() -> None:
+    """Spare the program a search for garbage among thousands of modules when it ends.
+
+    `run` takes 9.8 s instead of 11.8 s, and `extract` with two prompts 4.2 s instead of 5.4 s.
+    """
+    atexit.register(gc.freeze)
