@@ -223,8 +223,8 @@ def outcome_path(folder: Path, way: str) -> Path:
 
 def difference(folder: Path) -> float:
     """Return the largest difference between the ways, over the largest value of its layer."""
-    one, other = (load_file(outcome_path(folder, way)) for way in WAYS)
-    return max(float((one[site] - other[site]).abs().max() / one[site].abs().max()) for site in one)
+    a, b = (load_file(outcome_path(folder, way)) for way in WAYS)
+    return max(float((a[site] - b[site]).abs().max() / a[site].abs().max()) for site in a)
 
 
 def weights(folder: Path) -> int:

@@ -155,11 +155,11 @@ def targets(results: Mapping[str, Result | Failed]) -> list[str]:
         ("speed / plain loop, bfloat16", "ours-bf16", "plain-loop", {"least": 8.0}),
     )
     lines = []
-    for quantity, over, under, bound in bounds:
-        one, other = results.get(over), results.get(under)
-        if isinstance(one, Result) and isinstance(other, Result):
-            note = amx if over == "ours-bf16" else ""
-            lines.append(target(quantity, one.rate / other.rate, note=note, **bound))
+    for quantity, numerator, denominator, bound in bounds:
+        a, b = results.get(numerator), results.get(denominator)
+        if isinstance(a, Result) and isinstance(b, Result):
+            note = amx if numerator == "ours-bf16" else ""
+            lines.append(target(quantity, a.rate / b.rate, note=note, **bound))
     return lines
 
 

@@ -125,15 +125,6 @@ class Children:
         """End these children with SIGTERM, or with SIGKILL if they ignore it."""
         end(self._running(*names))
 
-    def _running(self, *names: str) -> "list[Process]":
-        """Return the processes of these children; another may have the id of one that has ended."""
-        import psutil
-
-        children = (self._all[name] for name in names if name in self._all)
-        return [
-            psutil.Process(child.process.pid) for child in children if child.process.poll() is None
-        ]
-
     def kill(self) -> None:
         """Kill the remaining children and all processes that they have started."""
         for _ in range(10):  # they may start others meanwhile
@@ -144,6 +135,15 @@ class Children:
         for child in self._all.values():
             child.process.wait()
         self._all.clear()
+
+    def _running(self, *names: str) -> "list[Process]":
+        """Return these children, except those that have ended, whose id may be in use again."""
+        import psutil
+
+        children = (self._all[name] for name in names if name in self._all)
+        return [
+            psutil.Process(child.process.pid) for child in children if child.process.poll() is None
+        ]
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def check_alone(variable: str, value: str) -> None:
     for process, environment in marked_processes():
         if environment.get(variable) == value:
             pids.setdefault(int(environment[MARK].split(".")[0]), []).append(str(process.pid))
-    for owner, left in pids.items():
+    for owner, orphans in pids.items():
         if psutil.pid_exists(owner):
             raise StackError(
                 f"process {owner} already runs these services with {variable}={value}",
@@ -208,7 +208,7 @@ def check_alone(variable: str, value: str) -> None:
             )
         raise StackError(
             f"process {owner} was killed and left processes behind",
-            remedy=f"end them with `kill {' '.join(left)}`, then try again",
+            remedy=f"end them with `kill {' '.join(orphans)}`, then try again",
         )
 
 

@@ -96,7 +96,7 @@ class Stack:
         self.stop()
 
     def addresses(self) -> StackAddresses:
-        """Return where a browser finds the servers and the deployments, which Prefect is asked."""
+        """Return where a browser finds the servers and, as Prefect lists them, the deployments."""
         prefect = PrefectServer(address(self._ports["prefect"]), self._variables)
         names = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL")
         servers = {service.title: service.address for service in self._services if service.title}
@@ -135,7 +135,7 @@ class Stack:
             self._children.wait_until(service.name, service.is_ready)
 
     def _end_flow_runs(self) -> None:
-        """Let running flows close what they opened: a worker that is ended would kill them."""
+        """End running flows first, so that they close what they opened; the worker kills them."""
         flows = self._children.below(WORKER)
         message = f"stopping, with {len(flows)} running flow(s)" if flows else "stopping"
         with contextlib.suppress(OSError):  # the terminal may be gone

@@ -125,11 +125,11 @@ def test_without_the_repository_the_error_says_what_to_do(tmp_path):
 
 def test_every_server_has_a_port_and_a_title(tmp_path, home):
     (tmp_path / "prefect.yaml").write_text("deployments: [{name: compare}]")
-    found = services({"mlflow": 5, "prefect": 4}, stack_environment("", ""), tmp_path)
-    assert [service.name for service in found] == ["prefect", "mlflow", "worker", "deployment"]
-    addresses = {service.title: service.address for service in found if service.title}
+    listed = services({"mlflow": 5, "prefect": 4}, stack_environment("", ""), tmp_path)
+    assert [service.name for service in listed] == ["prefect", "mlflow", "worker", "deployment"]
+    addresses = {service.title: service.address for service in listed if service.title}
     assert addresses == {"MLflow": "http://127.0.0.1:5", "Prefect": "http://127.0.0.1:4"}
-    assert not any(service.is_ready() for service in found)  # nothing listens there
+    assert not any(service.is_ready() for service in listed)  # nothing listens there
 
 
 def test_a_child_that_dies_ends_the_stack_with_its_last_words(stack):
@@ -220,12 +220,12 @@ def test_what_a_killed_stack_has_left_is_named(tmp_path, home):
         os.kill(os.getpid(), signal.SIGKILL)
     """
     killed = subprocess.run([sys.executable, *python(code)], stdout=subprocess.PIPE, text=True)
-    left = int(killed.stdout)
+    orphan = int(killed.stdout)
     try:
-        with pytest.raises(StackError, match=f"kill {left}"):
+        with pytest.raises(StackError, match=f"kill {orphan}"):
             check_alone("NEUROSCOPE_HOME", str(home))
     finally:
-        os.kill(left, signal.SIGKILL)
+        os.kill(orphan, signal.SIGKILL)
 
 
 def interruptible_stack(program):
