@@ -4,23 +4,38 @@ VENV := .venv
 BIN := $(VENV)/bin
 # by path, or the folder that holds the clone would hide the package of the same name
 EDITABLE := --config-settings editable_mode=compat
+DOCS := README.md $(wildcard docs/*.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-memory format chromium clean
+.PHONY: help demo test quick check format docs-tables bench bench-memory lock chromium clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
-demo: $(VENV)/installed ## Compare the engineer's prompts in the built-in model and record the run
+demo: $(VENV)/installed ## Compare the engineer prompts in the built-in model and record the run
 	$(BIN)/neuroscope run experiments/engineer.yaml
 
 test: $(VENV)/installed-test ## Run the whole test suite
 	$(BIN)/pytest
 
-check: $(VENV)/installed-test ## Check style and types
+quick: $(VENV)/installed-test ## Run the tests that start no server, no browser and no flow
+	$(BIN)/pytest -m "not slow"
+
+check: $(VENV)/installed-test ## Check style, types, imports, dependencies, spelling and docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports --no-logo
+	$(BIN)/deptry .
+	$(BIN)/codespell neuroscope flows tests docs benchmarks experiments *.md *.toml *.yaml Makefile
+	$(BIN)/cog --check -P -I . $(DOCS)
+
+format: $(VENV)/installed-test ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs-tables: $(VENV)/installed-test ## Write the tables of the docs that are made from the code
+	$(BIN)/cog -r -P -I . $(DOCS)
 
 # make bench PROMPTS=prompts.csv SPEED="--count 500" VOLUME="--sizes 1000 10000" PRECISION=...
 WRITE := --write $(if $(PROMPTS),--prompts "$(PROMPTS)")
@@ -34,15 +49,21 @@ MODEL ?= $(or $(NEUROSCOPE_HOME),$(HOME)/.neuroscope)/benchmarks/mistral-shaped
 bench-memory: $(VENV)/installed ## Measure streaming a model of 7B parameters, into docs/performance.md
 	$(BIN)/python -m benchmarks.larger_than_memory $(MODEL) --write $(MEMORY)
 
-format: $(VENV)/installed-test ## Put the code into its one format
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+# the newest versions that fit together, but this torch: TORCH=torch chooses the newest of it too
+TORCH ?= torch==2.13.0
+lock: ## Write constraints.txt from pyproject.toml
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet '.[test,bench]' $(TORCH)
+	$(VENV)-lock/bin/pip install --quiet --no-deps neurox
+	{ echo '# The exact set of versions that is tested; made by `make lock`.'; \
+	  $(VENV)-lock/bin/pip freeze --exclude neuroscope | sed 's/+cpu$$//'; } > constraints.txt
+	rm -rf $(VENV)-lock
 
 chromium: ## Install the browser of the end-to-end test (Debian and Ubuntu; needs root)
 	apt-get update -q && apt-get install -y -q --no-install-recommends chromium
 
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

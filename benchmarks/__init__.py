@@ -1,1 +1,1 @@
-"""Measures speed, memory and precision; `make bench` writes the tables of docs/performance.md."""
+"""Benchmarks of speed, memory and precision; `make bench` writes docs/performance.md."""

@@ -1,4 +1,4 @@
-"""Runs one contender, or any command, in a process of its own: clean memory, measured peak."""
+"""Runs a contender or a command in a separate process and measures its peak memory."""
 
 import os
 import subprocess
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from benchmarks.contenders import OWN, Pooled
 from benchmarks.peers import PEERS
@@ -16,66 +17,70 @@ from benchmarks.prompts import read_texts
 
 ROOT = Path(__file__).parents[1]
 CHECKED = 100
-"""Prompts, from the first, whose values a contender hands back to be compared."""
+"""Number of prompts, from the first, whose values a contender returns for comparison."""
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A process that has ended; `last_line` is what it last wrote to its standard error."""
+class Finished:
+    """Measurements of a process that has ended."""
 
     code: int
     seconds: float
-    peak: int  # bytes of resident memory
+    peak: int
+    """Bytes of resident memory."""
     last_line: str
+    """Last line of standard error."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one contender gave."""
+    """The result of a contender."""
 
-    seconds: float  # of the timed part alone
+    seconds: float
+    """Seconds of the timed part."""
     peak: int
+    """Bytes of resident memory."""
     pooled: Pooled
 
 
 class Failed(Exception):
-    """A process ended with an error; the message is the error's first line."""
+    """A process has ended with an error; the message is one line of that error."""
 
 
-def measure(command: list[str]) -> Ended:
-    """Waits for a command, from the repository's root, and asks what memory it took."""
-    with tempfile.TemporaryFile() as said:
+def measure(command: list[str]) -> Finished:
+    """Run a command from the root of the repository until it ends."""
+    with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
         process = subprocess.Popen(
             command,
             cwd=ROOT,
             env=os.environ | {"HF_HUB_OFFLINE": "1"},
             stdout=subprocess.DEVNULL,
-            stderr=said,
+            stderr=errors,
         )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
-        said.seek(0)
-        lines = said.read().decode(errors="replace").strip().splitlines()
+        errors.seek(0)
+        lines = errors.read().decode(errors="replace").strip().splitlines()
     unit = 1 if sys.platform == "darwin" else 1024
-    return Ended(process.returncode, seconds, usage.ru_maxrss * unit, lines[-1] if lines else "")
+    peak = usage.ru_maxrss * unit
+    return Finished(process.returncode, seconds, peak, lines[-1] if lines else "")
 
 
 def run_contender(name: str, prompts: Path) -> Run:
-    """Runs a contender over a file of prompts.
+    """Run a contender over a file of prompts.
 
     Raises:
-        Failed: it could not.
+        Failed: the contender ends with an error.
     """
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "outcome.npz"
-        ended = measure([sys.executable, "-m", "benchmarks.child", name, str(prompts), str(out)])
-        if ended.code:
-            raise Failed(ended.last_line or f"ended with code {ended.code}")
-        with np.load(out) as found:
-            pooled = dict(found)
-    return Run(float(pooled.pop("seconds")), ended.peak, pooled)
+        out = Path(folder) / "outcome.safetensors"
+        finished = measure([sys.executable, "-m", "benchmarks.child", name, str(prompts), str(out)])
+        if finished.code:
+            raise Failed(finished.last_line or f"exit code {finished.code}")
+        pooled = load_file(out)
+    return Run(float(pooled.pop("seconds")), finished.peak, pooled)
 
 
 def _main(name: str, prompts: str, out: str) -> None:
@@ -83,8 +88,8 @@ def _main(name: str, prompts: str, out: str) -> None:
         outcome = (OWN | PEERS)[name](read_texts(Path(prompts)))
     except Exception as error:
         sys.exit(f"{type(error).__name__}: {error}".splitlines()[0])
-    first = {site: values[:CHECKED] for site, values in outcome.pooled.items()}
-    np.savez(out, seconds=outcome.seconds, **first)
+    first = {site: np.ascontiguousarray(rows[:CHECKED]) for site, rows in outcome.pooled.items()}
+    save_file({"seconds": np.array(outcome.seconds), **first}, out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ways to read the same activations of `minilm`: this project, bare passes, a plain loop."""
+"""Ways to compute the same activations of `minilm`: neuroscope, bare passes, a plain loop."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.extraction.checkpoints import find_checkpoint
+from neuroscope.options import Dtype
 
 if TYPE_CHECKING:
     import torch
@@ -18,42 +19,45 @@ if TYPE_CHECKING:
 
 MODEL = "minilm"
 BATCH = 32
-"""Prompts in a batch, where a user chooses it."""
+"""Prompts per batch, where the user chooses the batches."""
 
 BUDGET = 2048
-"""Tokens in a batch of this project, so that the bare passes run over the same ones."""
+"""Tokens per batch of neuroscope; fixed, so that the bare passes run over the same batches."""
 
 Pooled = dict[str, NDArray[np.float32]]
-"""Site -> (prompts, neurons): means over each prompt's content tokens."""
+"""Site -> (prompts, neurons), means over the content tokens of each prompt."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a contender took, in seconds, and what it found; loading is not part of it."""
+    """The result of a contender."""
 
     seconds: float
+    """Seconds of the timed part, without loading the model."""
     pooled: Pooled
 
 
 Contend = Callable[[list[str]], Outcome]
-"""Loads a model, warms up, and is timed over the texts."""
+"""Load a model, warm up, and time a pass over the texts."""
 
 
-def ours(texts: list[str], dtype: str, sites: Sequence[str] = ("resid_post", "mlp_act")) -> Outcome:
-    """`neuroscope.extract` at every layer."""
+def ours(
+    texts: list[str], dtype: Dtype, sites: Sequence[str] = ("resid_post", "mlp_act")
+) -> Outcome:
+    """Run `neuroscope.extract` at every layer."""
     import neuroscope as ns
 
     model = ns.load_model(MODEL, device="cpu", dtype=dtype)
 
     def run(texts: list[str]) -> Pooled:
-        found = ns.extract(model, texts, sites, pool="mean", budget=BUDGET)
-        return {str(site): found[site] for site in found}
+        activations = ns.extract(model, texts, sites, pool="mean", budget=BUDGET)
+        return {str(site): activations[site] for site in activations}
 
     return timed(run, texts)
 
 
-def bare_passes(texts: list[str], dtype: str) -> Outcome:
-    """Forward passes over the batches that `ours` makes, tokenised beforehand; nothing is kept."""
+def bare_passes(texts: list[str], dtype: Dtype) -> Outcome:
+    """Run forward passes over the batches of `ours`, tokenised in advance; record nothing."""
     import torch
 
     import neuroscope as ns
@@ -70,18 +74,21 @@ def bare_passes(texts: list[str], dtype: str) -> Outcome:
 
 
 def model_inputs(model: "Model", texts: list[str]) -> list[dict[str, Any]]:
-    """The batches that `neuroscope.extract` makes of the texts, as the model takes them."""
+    """Return the model's inputs for the batches that `neuroscope.extract` forms of the texts."""
     from neuroscope.extraction.batching import batches, tokenise
     from neuroscope.extraction.budget import TokenBudget
     from neuroscope.prompts import PromptSet
 
     block = tokenise(model, PromptSet.of(texts).prompts)
-    found = batches(model, block, token_rule="content", budget=TokenBudget(BUDGET))
-    return [dict(batch.inputs(model)) for batch in found]
+    budget = TokenBudget(BUDGET)
+    return [
+        dict(batch.inputs(model))
+        for batch in batches(model, block, token_rule="content", budget=budget)
+    ]
 
 
 def plain_loop(texts: list[str]) -> Outcome:
-    """What a user would write: float32, batches in the file's order, all hidden states."""
+    """Run the loop that a user would write: float32, batches in file order, hidden states."""
     import torch
 
     tokenizer, model = load_with_transformers()
@@ -92,16 +99,15 @@ def plain_loop(texts: list[str]) -> Outcome:
             inputs, content = encode(tokenizer, batch)
             with torch.no_grad():
                 states = model(**inputs, output_hidden_states=True).hidden_states[1:]
-            rows.append(
-                {f"resid_post.{at}": masked_mean(one, content) for at, one in enumerate(states)}
-            )
-        return joined(rows)
+            means = [masked_mean(state, content) for state in states]
+            rows.append({f"resid_post.{layer}": mean for layer, mean in enumerate(means)})
+        return concatenated(rows)
 
     return timed(run, texts)
 
 
 def hugging_face(texts: list[str]) -> Outcome:
-    """The values that all others are compared with: each prompt alone, without padding."""
+    """Run each prompt alone, without padding; all other values are compared with these."""
     import torch
 
     tokenizer, model = load_with_transformers()
@@ -116,33 +122,34 @@ def hugging_face(texts: list[str]) -> Outcome:
             inputs, content = encode(tokenizer, [text])
             with torch.no_grad():
                 states = model(**inputs, output_hidden_states=True).hidden_states[1:]
-            kinds = {"resid_post": states, "mlp_act": acts}
+            components = {"resid_post": states, "mlp_act": acts}
             rows.append(
                 {
-                    f"{kind}.{at}": masked_mean(one, content)
-                    for kind, layers in kinds.items()
-                    for at, one in enumerate(layers)
+                    f"{component}.{layer}": masked_mean(values, content)
+                    for component, layers in components.items()
+                    for layer, values in enumerate(layers)
                 }
             )
-        return joined(rows)
+        return concatenated(rows)
 
     return timed(run, texts)
 
 
-def timed(run: Callable[[Any], Pooled], given: list[Any], warm: int = BATCH) -> Outcome:
-    """Runs over the first `warm` of what is given, then, timed, over all of it."""
-    run(given[:warm])
+def timed(run: Callable[[Any], Pooled], inputs: list[Any], warm: int = BATCH) -> Outcome:
+    """Time a run over the inputs, after a run over the first `warm` of them."""
+    run(inputs[:warm])
     start = time.perf_counter()
-    pooled = run(given)
+    pooled = run(inputs)
     return Outcome(time.perf_counter() - start, pooled)
 
 
 def model_folder() -> str:
+    """Return the folder of the model's files."""
     return str(find_checkpoint(MODEL).folder)
 
 
 def load_with_transformers() -> tuple[Any, Any]:
-    """Tokenizer and model in float32, as transformers' documentation loads them."""
+    """Load tokenizer and model, in float32, as the documentation of transformers does."""
     from transformers import AutoModel, AutoTokenizer
 
     folder = model_folder()
@@ -150,28 +157,29 @@ def load_with_transformers() -> tuple[Any, Any]:
 
 
 def in_batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the texts in batches, in their order."""
     for start in range(0, len(texts), BATCH):
         yield list(texts[start : start + BATCH])
 
 
 def encode(tokenizer: Any, texts: list[str]) -> tuple[Any, "torch.Tensor"]:
-    """What the model takes, and (batch, tokens) true at content tokens."""
+    """Return the model's inputs, and a mask (batch, tokens) that is true at content tokens."""
     inputs = tokenizer(texts, padding=True, return_tensors="pt", return_special_tokens_mask=True)
     content = inputs.pop("special_tokens_mask") == 0  # padding counts as special
     return inputs, content
 
 
 def masked_mean(states: "torch.Tensor", content: "torch.Tensor") -> "torch.Tensor":
-    """(batch, tokens, neurons) -> (batch, neurons)."""
+    """Average (batch, tokens, neurons) over the content tokens: (batch, neurons)."""
     weights = content.unsqueeze(2).to(states.dtype)
     return (states * weights).sum(dim=1) / weights.sum(dim=1)
 
 
-def joined(rows: "Sequence[dict[str, torch.Tensor]]") -> Pooled:
-    """The batches' rows below each other."""
+def concatenated(rows: "Sequence[dict[str, torch.Tensor]]") -> Pooled:
+    """Concatenate the rows of the batches."""
     import torch
 
-    return {site: torch.cat([one[site] for one in rows]).numpy() for site in rows[0]}
+    return {site: torch.cat([batch[site] for batch in rows]).numpy() for site in rows[0]}
 
 
 OWN: dict[str, Contend] = {

@@ -1,13 +1,16 @@
-"""The options that all benchmarks have."""
+"""Command-line options that all benchmarks share."""
 
 import argparse
 from pathlib import Path
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=description)
-    made.add_argument(
-        "--prompts", type=Path, help="CSV with a column text; without it, prompts are made"
+    """Return a parser with the options `--prompts` and `--write`."""
+    options = argparse.ArgumentParser(description=description)
+    options.add_argument(
+        "--prompts", type=Path, help="CSV with a column text; random prompts if not given"
     )
-    made.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
-    return made
+    options.add_argument(
+        "--write", action="store_true", help="write the table into docs/performance.md"
+    )
+    return options

@@ -1,4 +1,4 @@
-"""The same activations read with other libraries, each in the way its documentation suggests."""
+"""The same activations with other libraries, each used as its documentation suggests."""
 
 import contextlib
 import os
@@ -15,9 +15,9 @@ from benchmarks.contenders import (
     Contend,
     Outcome,
     Pooled,
+    concatenated,
     encode,
     in_batches,
-    joined,
     masked_mean,
     model_folder,
     timed,
@@ -25,7 +25,7 @@ from benchmarks.contenders import (
 
 
 def nnsight_traces(texts: list[str]) -> Outcome:
-    """nnsight: a trace a batch, in which the means are taken and saved."""
+    """Run nnsight: one trace per batch, in which the means are computed and saved."""
     import nnsight
     import torch
 
@@ -37,25 +37,25 @@ def nnsight_traces(texts: list[str]) -> Outcome:
             inputs, content = encode(model.tokenizer, batch)
             with torch.no_grad(), model.trace(inputs):
                 means = nnsight.save({})
-                for at, layer in enumerate(model.encoder.layer):
-                    means[f"mlp_act.{at}"] = masked_mean(layer.intermediate.output, content)
-                    means[f"resid_post.{at}"] = masked_mean(layer.output, content)
+                for index, layer in enumerate(model.encoder.layer):
+                    means[f"mlp_act.{index}"] = masked_mean(layer.intermediate.output, content)
+                    means[f"resid_post.{index}"] = masked_mean(layer.output, content)
             rows.append(means)
-        return joined(rows)
+        return concatenated(rows)
 
     return timed(run, texts)
 
 
 def transformer_lens_caches(texts: list[str]) -> Outcome:
-    """TransformerLens: `run_with_cache` a batch, with a filter on the names it caches."""
+    """Run TransformerLens: one `run_with_cache` per batch, with a filter on the cached names."""
     import torch
     from transformer_lens.model_bridge import TransformerBridge
 
     bridge = TransformerBridge.boot_transformers(model_folder(), device="cpu")
     names = {
-        f"{site}.{at}": f"blocks.{at}.{hook}"
-        for at in range(bridge.cfg.n_layers)
-        for site, hook in (("mlp_act", "mlp.hook_post"), ("resid_post", "hook_resid_post"))
+        f"{component}.{layer}": f"blocks.{layer}.{hook}"
+        for layer in range(bridge.cfg.n_layers)
+        for component, hook in (("mlp_act", "mlp.hook_post"), ("resid_post", "hook_resid_post"))
     }
 
     def run(texts: list[str]) -> Pooled:
@@ -70,21 +70,21 @@ def transformer_lens_caches(texts: list[str]) -> Outcome:
                     return_type=None,
                 )
             rows.append({site: masked_mean(cache[name], content) for site, name in names.items()})
-        return joined(rows)
+        return concatenated(rows)
 
     return timed(run, texts)
 
 
 def neurox_files(texts: list[str], kind: str) -> Outcome:
-    """NeuroX: a prompt at a time, all its words at all layers into one file."""
+    """Run NeuroX: one prompt at a time, all words at all layers into one file."""
     from neurox.data.extraction.transformers_extractor import get_model_and_tokenizer
     from neurox.data.loader import load_activations
 
     model, tokenizer = get_model_and_tokenizer(model_folder())
     with (
         tempfile.TemporaryDirectory() as folder,
-        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
-        contextlib.redirect_stdout(nowhere),  # it prints every sentence
+        Path(os.devnull).open("w", encoding="utf-8") as null,
+        contextlib.redirect_stdout(null),  # NeuroX prints every sentence
     ):
         path = Path(folder) / f"activations.{kind}"
         outcome = timed(_write_with_neurox(model, tokenizer, path), texts)
@@ -99,10 +99,10 @@ def _write_with_neurox(model: Any, tokenizer: Any, path: Path) -> Callable[[list
     def run(texts: list[str]) -> Pooled:
         writer = ActivationsWriter.get_writer(str(path))
         for index, text in enumerate(texts):
-            states, found = extract_sentence_representations(
+            states, words = extract_sentence_representations(
                 text, model, tokenizer, include_embeddings=False, aggregation="average"
             )
-            writer.write_activations(index, found, states)
+            writer.write_activations(index, words, states)
         writer.close()
         return {}
 
@@ -112,13 +112,17 @@ def _write_with_neurox(model: Any, tokenizer: Any, path: Path) -> Callable[[list
 def _mean_of_words(
     tokenizer: Any, texts: list[str], words: list[NDArray[Any]], layers: int
 ) -> Pooled:
-    """Means over tokens, from (words, layers * neurons) means over each word's tokens."""
+    """Return means over tokens, from means over the tokens of each word.
+
+    Args:
+        words: (words, layers * neurons) of each text.
+    """
     rows = []
     for text, values in zip(texts, words, strict=True):
         tokens = [len(tokenizer.tokenize(word)) for word in text.split(" ")]
         rows.append(np.average(values, axis=0, weights=tokens))
     means = np.stack(rows).reshape(len(texts), layers, -1).astype(np.float32)
-    return {f"resid_post.{at}": means[:, at] for at in range(layers)}
+    return {f"resid_post.{layer}": means[:, layer] for layer in range(layers)}
 
 
 PEERS: dict[str, Contend] = {

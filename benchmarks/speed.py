@@ -1,4 +1,4 @@
-"""How fast activations are read: this project, a plain loop and other libraries, side by side."""
+"""Speed of recording activations: neuroscope, a plain loop and other libraries."""
 
 import sys
 import tempfile
@@ -12,24 +12,24 @@ from benchmarks.child import CHECKED, Failed, Run, run_contender
 from benchmarks.contenders import Pooled
 from benchmarks.options import parser
 from benchmarks.prompts import load_prompts, write_texts
-from benchmarks.tables import aim, cpu_flags, machine, publish, table
+from benchmarks.tables import cpu_flags, machine, publish, table, target
 
 BOTH = "`resid_post`, `mlp_act`"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A contender as the table shows it.
-
-    `floor` names the bare passes that it is compared with, `most` is how many prompts it is given
-    where it is slow, `tolerance` how far its values may be from Hugging Face's.
-    """
+    """A contender as the table shows it."""
 
     label: str
     records: str = ""
+    """The components that it records."""
     floor: str = ""
+    """Name of the bare passes that it is compared with."""
     most: int | None = None
+    """Maximum number of prompts, for a slow contender."""
     tolerance: float = 1e-4
+    """Largest difference allowed to the values of Hugging Face."""
 
 
 ROWS = {
@@ -58,21 +58,21 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Result:
-    """A contender's best round.
-
-    `rate` in prompts a second, `peak` in bytes; `difference` is the largest one to Hugging Face's
-    values, `relative` the norm of the differences over that of the values, at the worst site.
-    """
+    """The best round of a contender."""
 
     prompts: int
     rate: float
+    """Prompts per second."""
     peak: int
+    """Bytes of resident memory."""
     difference: float
+    """Largest difference to the values of Hugging Face."""
     relative: float
+    """Norm of the differences over the norm of the values, at the worst site."""
 
 
 def race(files: Mapping[str, Path], rounds: int) -> dict[str, Run | Failed]:
-    """Each contender's fastest run; in rounds, so that one noisy moment does not decide."""
+    """Return the fastest run of each contender; rounds spread noise over all contenders."""
     best: dict[str, Run | Failed] = {}
     for number in range(1, rounds + 1):
         for name, file in files.items():
@@ -84,50 +84,56 @@ def race(files: Mapping[str, Path], rounds: int) -> dict[str, Run | Failed]:
 
 
 def attempt(name: str, file: Path) -> Run | Failed:
+    """Run a contender; return its failure instead of raising it."""
     try:
         return run_contender(name, file)
-    except Failed as fault:
-        return fault
+    except Failed as failure:
+        return failure
 
 
 def faster(before: Run | Failed | None, run: Run | Failed) -> Run | Failed:
+    """Return the faster of two runs; a failure replaces an earlier run."""
     if isinstance(before, Run) and isinstance(run, Run) and before.seconds < run.seconds:
         return before
     return run
 
 
 def result_of(run: Run, row: Row, texts: Sequence[str], reference: Pooled) -> Result:
-    """What a run says; a few prompts are scaled to the mean length of all by their words."""
-    given = texts[: row.most]
-    rate = words(given) / run.seconds * len(texts) / words(texts)
-    return Result(len(given), rate, run.peak, *differences(run.pooled, reference))
+    """Return the result of a run; the rate of fewer prompts is scaled to the mean length of all."""
+    used = texts[: row.most]
+    rate = words(used) / run.seconds * len(texts) / words(texts)
+    return Result(len(used), rate, run.peak, *differences(run.pooled, reference))
 
 
 def words(texts: Sequence[str]) -> int:
+    """Return the number of words of all texts."""
     return sum(len(text.split()) for text in texts)
 
 
-def differences(found: Pooled, reference: Pooled) -> tuple[float, float]:
-    """The largest difference, and the largest relative error of a site; 0 where nothing is."""
+def differences(pooled: Pooled, reference: Pooled) -> tuple[float, float]:
+    """Return the largest difference and the largest relative error of a site; 0 without sites."""
     largest, relative = [0.0], [0.0]
-    for site, values in found.items():
+    for site, values in pooled.items():
         expected = reference[site][: len(values)]
-        largest.append(np.abs(values - expected).max())
-        relative.append(np.linalg.norm(values - expected) / np.linalg.norm(expected))
-    return float(np.max(largest)), float(np.max(relative))  # NaN, if one is
+        largest.append(float(np.abs(values - expected).max()))
+        relative.append(float(np.linalg.norm(values - expected) / np.linalg.norm(expected)))
+    return float(np.max(largest)), float(np.max(relative))  # NaN if one of them is
 
 
-def lines(results: Mapping[str, Result | Failed]) -> list[list[str]]:
-    """The table's rows: what failed says why."""
-    return [
-        [ROWS[name].label, f"does not run: {one}".replace("|", "/"), *["-"] * (len(HEADER) - 2)]
-        if isinstance(one, Failed)
-        else [ROWS[name].label, ROWS[name].records or "nothing", *figures(name, one, results)]
-        for name, one in results.items()
-    ]
+def table_rows(results: Mapping[str, Result | Failed]) -> list[list[str]]:
+    """Return the rows of the table; the row of a failed contender shows its error."""
+    rows = []
+    for name, result in results.items():
+        if isinstance(result, Failed):
+            cells = [f"does not run: {result}".replace("|", "/"), *["-"] * (len(HEADER) - 2)]
+        else:
+            cells = [ROWS[name].records or "nothing", *figures(name, result, results)]
+        rows.append([ROWS[name].label, *cells])
+    return rows
 
 
 def figures(name: str, result: Result, results: Mapping[str, Result | Failed]) -> list[str]:
+    """Return the numbers of a row."""
     plain, floor = results.get("plain-loop"), results.get(ROWS[name].floor)
     return [
         f"{result.prompts:,}",
@@ -139,39 +145,35 @@ def figures(name: str, result: Result, results: Mapping[str, Result | Failed]) -
     ]
 
 
-def aims(results: Mapping[str, Result | Failed]) -> list[str]:
-    """What is aimed at, beside what was found."""
-
-    def ratio(name: str, other: str) -> float | None:
-        one, two = results.get(name), results.get(other)
-        found = isinstance(one, Result) and isinstance(two, Result)
-        return one.rate / two.rate if found else None
-
-    amx = "" if "amx_bf16" in cpu_flags() else " (meant for CPUs with AMX, which this one has not)"
-    wanted = (
-        ("time / bare passes, float32", ratio("bare-fp32", "ours-fp32"), {"most": 1.1}),
-        ("time / bare passes, bfloat16", ratio("bare-bf16", "ours-bf16"), {"most": 1.1}),
-        ("speed / plain loop, float32", ratio("ours-fp32", "plain-loop"), {"least": 3}),
-        (
-            "speed / plain loop, bfloat16",
-            ratio("ours-bf16", "plain-loop"),
-            {"least": 8, "note": amx},
-        ),
+def targets(results: Mapping[str, Result | Failed]) -> list[str]:
+    """Return a line per target, for the contenders that ran."""
+    amx = "" if "amx_bf16" in cpu_flags() else "; meant for CPUs with AMX, which this one lacks"
+    bounds = (
+        ("time / bare passes, float32", "bare-fp32", "ours-fp32", {"most": 1.1}),
+        ("time / bare passes, bfloat16", "bare-bf16", "ours-bf16", {"most": 1.1}),
+        ("speed / plain loop, float32", "ours-fp32", "plain-loop", {"least": 3.0}),
+        ("speed / plain loop, bfloat16", "ours-bf16", "plain-loop", {"least": 8.0}),
     )
-    return [aim(what, found, **bounds) for what, found, bounds in wanted if found is not None]
+    lines = []
+    for quantity, numerator, denominator, bound in bounds:
+        a, b = results.get(numerator), results.get(denominator)
+        if isinstance(a, Result) and isinstance(b, Result):
+            note = amx if numerator == "ours-bf16" else ""
+            lines.append(target(quantity, a.rate / b.rate, note=note, **bound))
+    return lines
 
 
-def astray(results: Mapping[str, Result | Failed]) -> list[str]:
-    """Contenders whose values are not Hugging Face's."""
+def deviating(results: Mapping[str, Result | Failed]) -> list[str]:
+    """Return the contenders whose values differ from those of Hugging Face."""
     return [
         name
-        for name, one in results.items()
-        if isinstance(one, Result) and not one.difference <= ROWS[name].tolerance
+        for name, result in results.items()
+        if isinstance(result, Result) and not result.difference <= ROWS[name].tolerance
     ]
 
 
 def compare(texts: list[str], names: Sequence[str], rounds: int) -> dict[str, Result | Failed]:
-    """Runs contenders over the same prompts and compares their values with Hugging Face's."""
+    """Run contenders over the same prompts and compare their values with Hugging Face's."""
     with tempfile.TemporaryDirectory() as folder:
 
         def file(most: int | None) -> Path:
@@ -186,18 +188,22 @@ def compare(texts: list[str], names: Sequence[str], rounds: int) -> dict[str, Re
 
 
 def main() -> None:
+    """Measure, print and, if asked to, write the table."""
     options = parser(__doc__)
     options.add_argument("--count", type=int, default=1500, help="prompts")
     options.add_argument("--rounds", type=int, default=3, help="runs of each contender")
     options.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="CONTENDER")
-    given = options.parse_args()
-    texts = load_prompts(given.prompts, given.count)
-    results = compare(texts, given.only, given.rounds)
-    found = table(HEADER, lines(results), names=2)
-    where = machine("nnsight", "transformer-lens", "neurox")
-    publish("speed", "\n\n".join([found, "\n".join(aims(results)), where]), write=given.write)
-    if wrong := astray(results):
-        sys.exit(f"values differ from Hugging Face's: {', '.join(wrong)}")
+    arguments = options.parse_args()
+    texts = load_prompts(arguments.prompts, arguments.count)
+    results = compare(texts, arguments.only, arguments.rounds)
+    parts = [
+        table(HEADER, table_rows(results), names=2),
+        "\n".join(targets(results)),
+        machine("nnsight", "transformer-lens", "neurox"),
+    ]
+    publish("speed", "\n\n".join(parts), write=arguments.write)
+    if names := deviating(results):
+        sys.exit(f"values differ from Hugging Face's: {', '.join(names)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tables in Markdown, and the sections of docs/performance.md that they are written into."""
+"""Markdown tables, and the sections of docs/performance.md that they are written into."""
 
 import datetime
 import math
@@ -16,29 +16,29 @@ _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 1) -> str:
-    """A table in Markdown; the first columns hold `names`, the others figures."""
+    """Return a Markdown table whose first `names` columns hold text and the others numbers."""
     rule = ["---"] * names + ["---:"] * (len(header) - names)
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
 
 
-def aim(
-    what: str, found: float, *, least: float = 0, most: float = math.inf, note: str = ""
+def target(
+    quantity: str, value: float, *, least: float = 0, most: float = math.inf, note: str = ""
 ) -> str:
-    """One line that says whether a figure is what is aimed at, as far as it is printed."""
+    """Return a line that says whether a value, as it is printed, meets its target."""
     bound = f"at most {most:.2f}" if least == 0 else f"at least {least:g}"
-    reached = "reached" if least <= round(found, 2) <= most else "not reached"
-    return f"- {what}: {found:.2f}; {bound} is aimed at, {reached}{note}"
+    met = "met" if least <= round(value, 2) <= most else "not met"
+    return f"- {quantity}: {value:.2f} (target: {bound}; {met}{note})"
 
 
 def publish(section: str, content: str, *, write: bool) -> None:
-    """Prints what a benchmark found and, if asked to, puts it into docs/performance.md."""
+    """Print the results of a benchmark; if asked to, write them into docs/performance.md."""
     print(content)
     if write:
         write_section(PERFORMANCE, section, content)
 
 
 def write_section(path: Path, section: str, content: str) -> None:
-    """Replaces what stands between `<!-- bench:section -->` and `<!-- /bench:section -->`.
+    """Replace the text between `<!-- bench:section -->` and `<!-- /bench:section -->`.
 
     Raises:
         ValueError: the file has no such section.
@@ -52,7 +52,7 @@ def write_section(path: Path, section: str, content: str) -> None:
 
 
 def machine(*libraries: str) -> str:
-    """One line that says where and with what was measured: libraries beside the usual ones."""
+    """Return a line on this machine and the versions of the usual and of further libraries."""
     flags = cpu_flags()
     gigabytes = psutil.virtual_memory().total / 1e9
     parts = [
@@ -66,17 +66,17 @@ def machine(*libraries: str) -> str:
 
 
 def cpu_flags() -> list[str]:
-    """Instruction sets of this machine's processor, as Linux names them."""
+    """Return the instruction sets of this machine's processor, as Linux names them."""
     return _cpu("flags").split()
 
 
 def _supported(flags: list[str]) -> list[str]:
-    """Each instruction set that decides the speed, with or without."""
+    """Return the instruction sets that matter for speed, with `no` before missing ones."""
     return [flag if flag in flags else f"no {flag}" for flag in _FLAGS]
 
 
 def _cpu(field: str) -> str:
-    """What /proc/cpuinfo says of the first core; empty where there is no such file."""
+    """Return a field of the first core in /proc/cpuinfo, or an empty text without that file."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -85,10 +85,11 @@ def _cpu(field: str) -> str:
 
 
 def _versions(libraries: Sequence[str]) -> list[str]:
-    found = []
+    """Return `name version` of each installed library."""
+    versions = []
     for library in libraries:
         try:
-            found.append(f"{library} {version(library)}")
+            versions.append(f"{library} {version(library)}")
         except PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -1,4 +1,4 @@
-"""How `neuroscope extract` grows with the number of prompts: time, memory, bytes on disk."""
+"""Time, memory and disk space of `neuroscope extract`, by the number of prompts."""
 
 import sys
 import tempfile
@@ -10,7 +10,7 @@ from benchmarks.child import Failed, measure, run_contender
 from benchmarks.options import parser
 from benchmarks.prompts import load_prompts, write_texts
 from benchmarks.speed import words
-from benchmarks.tables import aim, machine, publish, table
+from benchmarks.tables import machine, publish, table, target
 from neuroscope.extraction.hardware import resolve_dtype
 
 COMMAND = Path(sys.executable).with_name("neuroscope")
@@ -18,7 +18,7 @@ SITES = ("--site", "resid_post", "--site", "mlp_act")
 BARE = {"float32": "bare-fp32", "bfloat16": "bare-bf16"}
 
 SAMPLE = 10_000
-"""Prompts, from the first, that the bare passes run over; the rest is added by its words."""
+"""Number of prompts, from the first, of the bare passes; their time is scaled by words."""
 
 HEADER = (
     "prompts",
@@ -33,15 +33,19 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Extraction:
-    """One run of the command; `bare` are the seconds of the forward passes alone."""
+    """Measurements of one run of the command."""
 
     prompts: int
     seconds: float
     bare: float
-    peak: int  # bytes
-    disk: int  # bytes
+    """Seconds of the forward passes alone."""
+    peak: int
+    """Bytes of resident memory."""
+    disk: int
+    """Bytes on disk."""
 
     def figures(self) -> list[str]:
+        """Return the row of the table."""
         return [
             f"{self.prompts:,}",
             f"{self.seconds:.0f}",
@@ -54,50 +58,51 @@ class Extraction:
 
 
 def extraction(texts: Sequence[str], dtype: str) -> Extraction:
-    """Runs the command, as a user does, and the bare passes over the same prompts.
+    """Run the command as a user does, and the bare passes over the same prompts.
 
     Raises:
-        Failed: one of them could not.
+        Failed: one of them ends with an error.
     """
     with tempfile.TemporaryDirectory() as folder:
         file, out = write_texts(Path(folder) / "prompts.csv", texts), Path(folder) / "activations"
         options = ["--out", str(out), "--device", "cpu", "--dtype", dtype]
-        ended = measure([str(COMMAND), "extract", str(file), *SITES, *options])
-        if ended.code:
-            raise Failed(ended.last_line)
+        finished = measure([str(COMMAND), "extract", str(file), *SITES, *options])
+        if finished.code:
+            raise Failed(finished.last_line)
         disk = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
         sample = texts[:SAMPLE]
         file = write_texts(Path(folder) / "sample.csv", sample)
         bare = run_contender(BARE[dtype], file).seconds * words(texts) / words(sample)
-    return Extraction(len(texts), ended.seconds, bare, ended.peak, disk)
+    return Extraction(len(texts), finished.seconds, bare, finished.peak, disk)
 
 
-def aims(found: Sequence[Extraction]) -> list[str]:
-    """What is aimed at, beside what was found: the largest run's time and growth of memory."""
-    small, large = (pick(found, key=lambda one: one.prompts) for pick in (min, max))
-    if large.prompts < 100_000:  # the start of Python would weigh too much
-        return ["What is aimed at is meant for 100,000 prompts."]
+def targets(extractions: Sequence[Extraction]) -> list[str]:
+    """Return a line per target: the time of the largest run, and how memory grows up to it."""
+    small, large = (pick(extractions, key=lambda run: run.prompts) for pick in (min, max))
+    if large.prompts < 100_000:  # the start of Python would take too large a share
+        return ["The targets are meant for 100,000 prompts."]
     time = f"time / bare passes, {large.prompts:,} prompts"
     memory = f"peak memory, {large.prompts:,} prompts / {small.prompts:,}"
     return [
-        aim(time, large.seconds / large.bare, most=1.25),
-        aim(memory, large.peak / small.peak, most=1.05),
+        target(time, large.seconds / large.bare, most=1.25),
+        target(memory, large.peak / small.peak, most=1.05),
     ]
 
 
 def main() -> None:
+    """Measure, print and, if asked to, write the table."""
     options = parser(__doc__)
     options.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
     options.add_argument("--dtype", choices=[*BARE, "auto"], default="auto")
-    given = options.parse_args()
-    dtype = resolve_dtype(given.dtype, "cpu")
-    found = []
-    for size in given.sizes:
+    arguments = options.parse_args()
+    dtype = resolve_dtype(arguments.dtype, "cpu")
+    extractions = []
+    for size in arguments.sizes:
         print(f"{size} prompts", file=sys.stderr)
-        found.append(extraction(load_prompts(given.prompts, size), dtype))
-    shown = table(HEADER, [one.figures() for one in found], names=0)
-    text = [shown, "\n".join(aims(found)), f"Model in {dtype}. {machine()}"]
-    publish("volume", "\n\n".join(text), write=given.write)
+        extractions.append(extraction(load_prompts(arguments.prompts, size), dtype))
+    rows = table(HEADER, [run.figures() for run in extractions], names=0)
+    parts = [rows, "\n".join(targets(extractions)), f"Model in {dtype}. {machine()}"]
+    publish("volume", "\n\n".join(parts), write=arguments.write)
 
 
 if __name__ == "__main__":

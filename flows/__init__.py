@@ -1,1 +1,1 @@
-"""What runs neuroscope: command line, Prefect flows, servers. Imports it, never the reverse."""
+"""Command line, Prefect flows and servers. They import neuroscope, never the reverse."""

@@ -1,56 +1,51 @@
-"""What the command line shows: progress and messages on stderr, results on stdout."""
+"""Output of the command line: progress and messages on stderr, results on stdout."""
 
-import json
 import logging
-import math
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from flows.stack import StackAddresses
-from neuroscope.align import VIEWS
 from neuroscope.files import size_text
+from neuroscope.json_text import json_text
 from neuroscope.progress import Progress
-from neuroscope.reporting.report import number
-from neuroscope.results import Comparison, ComparisonRow, model_label, pair_labels
+from neuroscope.reporting.tables import Section, Table
 
 if TYPE_CHECKING:
+    from neuroscope.experiment import Experiment
+    from neuroscope.reporting.tracking import Tracker
     from neuroscope.studies.store.store import StoredActivations
+    from neuroscope.studies.study import Result, Study
 
 errors = Console(stderr=True)
 output = Console()
 
-_MOST_ROWS = 60
-_SECONDS_A_LINE = 30
-_SECONDS_OF_LATE = 30
-_COLUMNS = (
-    ("aligned", "cosine"),
-    ("aligned", "mse"),
-    ("aligned", "cosine_z"),
-    ("aligned", "rms_z"),
-    ("span", "cosine"),
-    ("span", "cosine_z"),
-    ("context", "cosine"),
-    ("context", "cosine_z"),
-)
-_HEADINGS = {"cosine": "cosine", "mse": "MSE", "cosine_z": "cos z", "rms_z": "RMS z"}
+_LONGEST_LINE = 10_000  # characters
+_SECONDS_PER_LINE = 30
+_SPEED_PERIOD = 30  # seconds over which the speed is measured
 
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A bar on stderr that shows what is done, how much of it and for how long.
+    """Show a progress bar on stderr: the step, the number of steps done and the elapsed time.
 
-    It is gone at the end, and not drawn at all where stderr is no terminal.
+    The bar is removed at the end. It is not drawn if stderr is not a terminal.
     """
     bar = Bar(
         TextColumn("{task.description}", markup=False),
@@ -70,76 +65,64 @@ def progress_bar() -> Iterator[Progress]:
         yield report
 
 
-class Pace:
-    """How fast a piece of work has gone of late, and how long the rest will take.
+class _SpeedColumn(ProgressColumn):
+    """Column that shows the prompts per second over the last half minute."""
 
-    >>> pace = Pace()
-    >>> pace.told("extract", 0, 1000)
-    >>> pace.told("extract", 300, 1000)   # half a second later
-    '600 prompts/s, 0:01 left'
-    """
+    def render(self, task: Task) -> Text:
+        """Return the speed, or an empty text before it is known."""
+        return Text(_speed_text(task))
 
-    def __init__(self) -> None:
-        self._task = ""
-        self._seen: deque[tuple[float, int]] = deque()  # when, and what was done by then
 
-    def told(self, task: str, done: int, total: int) -> str:
-        """Takes a progress report; what was done before the first one of a task does not count."""
-        now = time.monotonic()
-        if task != self._task:
-            self._task = task
-            self._seen.clear()
-        self._seen.append((now, done))
-        while len(self._seen) > 2 and now - self._seen[1][0] > _SECONDS_OF_LATE:
-            self._seen.popleft()
-        then, before = self._seen[0]
-        if done <= before or now <= then:
-            return ""
-        rate = (done - before) / (now - then)
-        left = str(timedelta(seconds=math.ceil((total - done) / rate)))
-        clock = left.removeprefix("0:").removeprefix("0")
-        digits = 0 if rate >= 10 else 2
-        return f"{rate:,.{digits}f} prompts/s, {clock} left"
+def _speed_text(task: Task) -> str:
+    if not task.speed:
+        return ""
+    return f"{task.speed:,.{0 if task.speed >= 10 else 2}f} prompts/s"
 
 
 @contextmanager
 def extraction_bar() -> Iterator[Progress]:
-    """A bar on stderr with rate, time left and bytes written; where stderr is no terminal, a line
-    twice a minute.
+    """Show a progress bar on stderr with the speed, the time left and the bytes written.
+
+    If stderr is not a terminal, print a line twice a minute instead.
     """
-    pace, told = Pace(), time.monotonic()
     bar = Bar(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[pace]}", markup=False),
+        _SpeedColumn(),
+        TimeRemainingColumn(compact=True),
         console=errors,
         transient=True,
         disable=not errors.is_terminal,
+        speed_estimate_period=_SPEED_PERIOD,
     )
-    task = bar.add_task("starting", total=None, pace="")
+    task_id = bar.add_task("starting", total=None)
+    task = bar.tasks[0]
+    current, printed = "", time.monotonic()
     with bar:
 
         def report(name: str, done: int, total: int) -> None:
-            nonlocal told
-            rate = pace.told(name.split(",")[0], done, total)
-            bar.update(task, description=name, completed=done, total=total, pace=rate)
-            if bar.disable and time.monotonic() - told > _SECONDS_A_LINE:
-                told = time.monotonic()
+            nonlocal current, printed
+            task_name = name.split(",")[0]
+            if task_name != current:  # work before a task's first report is not part of its speed
+                current = task_name
+                bar.reset(task_id, completed=done, total=total, description=name)
+            bar.update(task_id, description=name, completed=done, total=total)
+            if bar.disable and time.monotonic() - printed > _SECONDS_PER_LINE:
+                printed = time.monotonic()
                 line = f"{name}: {done:,} of {total:,} prompts"
-                line = f"{line}, {rate}" if rate else line
-                errors.print(line, markup=False, highlight=False, soft_wrap=True)
+                print_on(errors, ", ".join(filter(None, [line, _speed_text(task)])))
 
         yield report
 
 
 @contextmanager
 def show_log() -> Iterator[None]:
-    """Prints what the library notes, such as how much it is going to write, on stderr."""
+    """Print the log messages of the library on stderr, such as the size of a large extraction."""
 
     class Printer(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            errors.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+            print_on(errors, record.getMessage())
 
     log, printer = logging.getLogger("neuroscope"), Printer()
     level = log.level
@@ -152,112 +135,123 @@ def show_log() -> Iterator[None]:
         log.setLevel(level)
 
 
+def show_results(
+    study: "Study[Any, Any]",
+    experiment: "Experiment",
+    results: "Sequence[Result]",
+    tracker: "Tracker",
+    *,
+    json: bool,
+) -> None:
+    """Print the results of a study as JSON, or as tables with how to open them in MLflow."""
+    from neuroscope.studies.study import results_document
+
+    if json:
+        print(json_text(results_document(results, tracker)))
+        return
+    for index, result in enumerate(results):
+        if index:
+            print_text("")
+        show_table(study.summary(experiment, result))
+        for note in result.notes:
+            print_on(errors, f"note: {note}")
+    recorded = [result.run_id for result in results if result.run_id]
+    lines = ["", *(f"Report: {tracker.report_location(run)}" for run in recorded)]
+    lines += ["", "To see it in MLflow:"]
+    if command := tracker.serving_command():
+        lines += [f"  {command}", "and then open"]
+    lines += [f"  {tracker.address(run)}" for run in recorded]
+    print_text("\n".join(lines))
+
+
+def show_table(table: Table) -> None:
+    """Print a table, one per section."""
+    output.print(table.title, style="bold", markup=False, highlight=False)
+    for section in table.sections:
+        if section.title:
+            print_text(f"\n{section.title}")
+        _print_whole(_rich_table(table, section))
+    for note in table.notes:
+        print_text(note)
+
+
+def _print_whole(grid: RichTable) -> None:
+    """Print a table with every number in full; lines longer than the terminal continue below."""
+    width = grid.__rich_measure__(output, output.options.update(width=_LONGEST_LINE)).maximum
+    wide = Console(
+        file=output.file, width=max(width, output.width), force_terminal=output.is_terminal
+    )
+    wide.print(grid, crop=False)
+
+
+def _rich_table(table: Table, section: Section) -> RichTable:
+    grid = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, column in enumerate(table.columns):
+        heading = f"{column.group}\n{column.heading}" if column.group else column.heading
+        justify: Any = "left" if table.is_text(index) else "right"
+        grid.add_column(Text(heading), justify=justify, no_wrap=True)
+    for row in section.rows:
+        grid.add_row(*map(Text, table.texts(row)))
+    return grid
+
+
 def show_extraction(stored: "StoredActivations", seconds: float, *, json: bool) -> None:
-    """Where the activations are, and what it took to get them."""
+    """Print the folder of the activations, their size and the time taken."""
     manifest = stored.manifest
     if json:
-        print_json(
-            {
-                "out": str(stored.folder),
-                "key": manifest.key.digest,
-                "model": manifest.provenance.model,
-                "dtype": manifest.provenance.dtype,
-                "device": manifest.provenance.device,
-                "batch_tokens": manifest.latest.batch_tokens,
-                "sites": [str(site) for site in manifest.sites],
-                "prompts": manifest.prompts,
-                "computed": stored.computed,
-                "parts": len(manifest.parts),
-                "bytes": stored.size,
-                "nonfinite": manifest.nonfinite,
-                "seconds": round(seconds, 3),
-            }
-        )
+        document = {
+            "out": str(stored.folder),
+            "key": manifest.key.digest,
+            "model": manifest.provenance.model,
+            "dtype": manifest.provenance.dtype,
+            "device": manifest.provenance.device,
+            "batch_tokens": manifest.latest.batch_tokens,
+            "sites": [str(site) for site in manifest.sites],
+            "prompts": manifest.prompts,
+            "computed": stored.computed,
+            "parts": len(manifest.parts),
+            "bytes": stored.size,
+            "nonfinite": dict(manifest.nonfinite),
+            "seconds": round(seconds, 3),
+        }
+        print(json_text(document))
         return
-    kept = manifest.prompts - stored.computed
+    reused = manifest.prompts - stored.computed
     lines = [
-        f"{_counted(manifest.prompts, 'prompt')} at {_counted(len(manifest.sites), 'site')}"
+        f"{counted(manifest.prompts, 'prompt')} at {counted(len(manifest.sites), 'site')}"
         f" ({manifest.provenance.dtype}) in {stored.folder}",
         f"{size_text(stored.size)}, {seconds:,.1f} s"
-        + (f"; {kept:,} of the prompts were there already" if kept else ""),
+        + (f"; {reused:,} of the prompts were stored already" if reused else ""),
     ]
     if manifest.nonfinite:
         rows = ", ".join(f"{site} ({rows:,} rows)" for site, rows in manifest.nonfinite.items())
         lines.append(f"note: values are not finite at {rows}")
-    for line in lines:
-        output.print(line, markup=False, highlight=False, soft_wrap=True)
+    print_text("\n".join(lines))
 
 
-def _counted(number: int, thing: str) -> str:
-    return f"{number:,} {thing}" + ("s" if number != 1 else "")
-
-
-def show_comparison(comparison: Comparison, focus: Sequence[int]) -> None:
-    """A table a pair: every layer if they fit on a screen or two, else those of `focus`."""
-    labels = pair_labels([(pair.a, pair.b) for pair in comparison.pairs])
-    layers = comparison.layers
-    if len(labels) * len(layers) > _MOST_ROWS:
-        layers = tuple(focus)
-    title = f"{model_label(comparison.model)}, {comparison.site}"
-    output.print(title, style="bold", markup=False, highlight=False)
-    for (a, b), label in labels.items():
-        output.print(f"\n{label}", markup=False, highlight=False)
-        rows = {
-            (row.layer, row.view): row
-            for row in comparison.rows
-            if (row.a, row.b) == (a, b) and row.layer in layers
-        }
-        output.print(_pair_table(rows, layers))
-    for note in comparison.notes:
-        errors.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _pair_table(rows: Mapping[tuple[int, str], ComparisonRow], layers: Sequence[int]) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("layer", justify="right", no_wrap=True)
-    for view, metric in _COLUMNS:
-        table.add_column(f"{view}\n{_HEADINGS[metric]}", justify="right", no_wrap=True)
-    for layer in layers:
-        cells = [number(getattr(rows[layer, view], metric)) for view, metric in _COLUMNS]
-        table.add_row(str(layer), *cells)
-    return table
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless the number is 1."""
+    return f"{number:,} {noun}" + ("s" if number != 1 else "")
 
 
 def show_addresses(addresses: StackAddresses) -> None:
-    """Where a browser finds what runs; links are whole lines, so that a terminal opens them."""
-    lines = [f"MLflow   {addresses.mlflow}", f"Prefect  {addresses.prefect}"]
+    """Print the addresses of servers and deployments; a line ends with its link."""
+    lines = [f"{title:8} {address}" for title, address in addresses.servers.items()]
     lines += [f"Run {name}: {page}" for name, page in sorted(addresses.deployments.items())]
     lines += [
         f"Logs are in {addresses.logs}",
         "To use these servers in another terminal:",
-        f"  export MLFLOW_TRACKING_URI={addresses.mlflow} PREFECT_API_URL={addresses.prefect}/api",
+        "  export " + " ".join(f"{name}={value}" for name, value in addresses.variables.items()),
         "Ctrl-C stops everything.",
     ]
-    for line in lines:
-        output.print(line, soft_wrap=True, markup=False, highlight=False)
+    print_text("\n".join(lines))
 
 
-def comparison_document(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as one JSON document; a view that holds no word has null measures."""
-    return {
-        "run_id": comparison.run_id,
-        "model": comparison.model,
-        "site": comparison.site,
-        "views": list(VIEWS),
-        "notes": list(comparison.notes),
-        "rows": [asdict(row) for row in comparison.rows],
-        "pairs": [asdict(pair) for pair in comparison.pairs],
-    }
+def print_text(text: str) -> None:
+    """Print text on stdout unchanged; Rich adds neither markup nor line breaks."""
+    print_on(output, text)
 
 
-def print_json(document: Mapping[str, Any]) -> None:
-    """One JSON document on stdout, without NaN, which JSON has no word for."""
-    print(json.dumps(_without_nan(document), ensure_ascii=False, indent=1))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(inside) for key, inside in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(inside) for inside in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+def print_on(console: Console, text: str) -> None:
+    """Print text on a console unchanged; Rich adds neither markup nor line breaks."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)

@@ -1,94 +1,51 @@
-"""Who runs the steps of a study: Prefect, or this process with a second one for the model."""
+"""Executor that runs the steps of a study as task runs of a Prefect flow."""
 
-import contextlib
-import gc
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Any
 
+from flows.signals import Awaited, in_thread
 from neuroscope.errors import NeuroscopeError
-from neuroscope.studies.steps import InlineExecutor, Step
+from neuroscope.studies.steps import Step
 
 
 class PrefectExecutor(Executor):
-    """Makes each step a task run of the flow it is used in; the flow's task runner says where.
+    """Executor that submits each step as a task run of the current Prefect flow.
 
-    A step that fails is tried once more, unless the error is one the user must act on.
+    The task runner of the flow decides where the step runs.
+
+    >>> @flow
+    ... def add() -> int:
+    ...     return PrefectExecutor().submit(sum, [1, 2]).result()
+
+    A step that fails is retried once, unless its error is one that the user must act on.
     """
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Submit a step; the returned future has only the method `result`."""
         from prefect import task
         from prefect.cache_policies import NO_CACHE
 
         name = fn.name if isinstance(fn, Step) else getattr(fn, "__name__", "step")
-        made = task(
+        step = task(
             name=name.split()[0],
             task_run_name=name.replace("{", "{{").replace("}", "}}"),
             retries=1,
-            retry_condition_fn=_may_pass_next_time,
-            cache_policy=NO_CACHE,  # what is worth keeping is kept in the activation store
-        )(lambda: fn(*args, **kwargs))
-        return made.submit()
+            retry_condition_fn=_may_succeed_on_retry,
+            cache_policy=NO_CACHE,  # what is worth caching is in the activation store
+        )(lambda: _result_of(lambda: fn(*args, **kwargs)))
+        return Awaited(step.submit())
 
 
-def _may_pass_next_time(task: Any, task_run: Any, state: Any) -> bool:
+def _may_succeed_on_retry(task: Any, task_run: Any, state: Any) -> bool:
+    """Return whether a step has failed with an error that a retry may avoid."""
     error = state.result(raise_on_failure=False)
     return not isinstance(error, NeuroscopeError)
 
 
-class SecondProcessExecutor(Executor):
-    """Runs steps that load a model in a second process, the others at once in this one.
+def _result_of(step: Callable[[], Any]) -> Any:
+    """Call a step in its own thread, so that a signal ends the wait for it.
 
-    The second process starts when this is made, and imports torch and transformers while this
-    one imports MLflow; both take seconds, and a quick command waits for little else.
+    A step may take minutes. Prefect's task runner waits for its own threads, but not for this one.
     """
-
-    def __init__(self) -> None:
-        self._inline = InlineExecutor()
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare)
-        self._pool.submit(os.getpid)  # starts the process now
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        if isinstance(fn, Step) and fn.loads_model:
-            return self._pool.submit(fn, *args, **kwargs)
-        return self._inline.submit(fn, *args, **kwargs)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Ends the second process, even in the middle of what it does."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
-
-
-def _prepare() -> None:
-    """In the second process: lives no longer than the first, and imports what takes seconds."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the first one decides
-    first = multiprocessing.parent_process()
-    if first is not None:
-        threading.Thread(target=_end_with, args=(first,), daemon=True).start()
-    with no_collection():
-        import transformers.modeling_layers  # noqa: F401
-
-
-@contextlib.contextmanager
-def no_collection() -> Iterator[None]:
-    """Keeps the garbage collector from going over and over thousands of modules at import.
-
-    It finds nothing there.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-def _end_with(process: BaseProcess) -> None:
-    process.join()
-    os._exit(1)
+    return Awaited(in_thread(step)).result()

@@ -1,50 +1,60 @@
 """Python processes that are started, watched and ended together, each with a log file."""
 
 import contextlib
+import itertools
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from neuroscope.errors import StackError
+from flows import signals
+from neuroscope.errors import Option, StackError
 
 if TYPE_CHECKING:
     from psutil import Process
 
 MARK = "NEUROSCOPE_UP"
-"""In the environment of all that was started: `<id of the process that did>.<token>`."""
-_GRACE = 10.0  # seconds to end in, before the end comes by force
-_TAIL = 15  # lines of a log that an error shows
+"""Environment variable of every process started here: `<id of the starting process>.<token>`."""
+_GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+_TAIL = 15  # last lines of a log that an error message shows
 
 
 class Children:
-    """Python processes that end together.
+    """Group of Python processes that end together.
 
-    >>> children = Children(logs, dict(os.environ))
+    >>> children = Children(logs, dict(os.environ), limit=60)
     >>> children.start("mlflow", "-m", "mlflow", "server")
-    >>> children.wait_until("mlflow", answers, limit=60)
+    >>> children.wait_until("mlflow", answers)
     >>> children.stop("mlflow")
     >>> children.kill()
+
+    Args:
+        logs: folder of the log files.
+        environment: environment variables of the processes.
+        limit: seconds to wait until a process is ready, or until it ends if it is expected to.
     """
 
-    def __init__(self, logs: Path, environment: Mapping[str, str]):
+    def __init__(self, logs: Path, environment: Mapping[str, str], *, limit: float):
         self._logs = logs
+        self._limit = limit
         self._mark = f"{os.getpid()}.{secrets.token_hex(8)}"
         self._environment = {**environment, MARK: self._mark, "PYTHONUNBUFFERED": "1"}
-        self._all: dict[str, Child] = {}
+        self._children: dict[str, Child] = {}
 
     def start(self, name: str, *arguments: str, cwd: Path | None = None, ends: bool = False) -> int:
-        """Starts Python with these arguments and gives the process id.
+        """Start Python with these arguments and return the process id.
 
         Args:
-            ends: whether it may end by itself.
+            name: name of the process and of its log file.
+            arguments: arguments of the Python interpreter.
+            cwd: working directory; the folder of the log files if not given.
+            ends: whether the process is expected to end by itself.
         """
         self._logs.mkdir(parents=True, exist_ok=True)
         log = self._logs / f"{name}.log"
@@ -56,88 +66,91 @@ class Children:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for this process only, which then stops them
+                start_new_session=True,  # Ctrl-C reaches this process only, which ends the others
             )
-        self._all[name] = Child(name, process, log, ends)
+        self._children[name] = Child(name, process, log, ends)
         return process.pid
 
-    def run(self, name: str, *arguments: str, limit: float, cwd: Path | None = None) -> None:
-        """Runs Python with these arguments to its end.
+    def run(self, name: str, *arguments: str) -> None:
+        """Run Python with these arguments until it ends.
 
         Raises:
-            StackError: it fails or takes more than `limit` seconds, or another child ends.
+            StackError: the process fails or takes too long, or another child ends.
         """
-        self.start(name, *arguments, cwd=cwd, ends=True)
-        child = self._all[name]
-        self.wait_until(name, lambda: child.process.poll() is not None, limit)
-        if code := child.process.returncode:
-            raise StackError(f"{name} failed (exit code {code}); {child.log_tail()}")
+        self.start(name, *arguments, ends=True)
+        process = self._children[name].process
+        self.wait_until(name, lambda: process.poll() == 0)
 
-    def wait_until(self, name: str, ready: Callable[[], bool], limit: float) -> None:
-        """Waits until a child is ready.
+    def wait_until(self, name: str, ready: Callable[[], bool]) -> None:
+        """Wait until a child is ready.
 
         Raises:
-            StackError: it is not after `limit` seconds, or a child ends.
+            StackError: the child takes too long, or any child fails or ends unexpectedly.
+            Interrupted: a signal has arrived.
         """
-        last = time.monotonic() + limit
+        deadline = time.monotonic() + self._limit
         while not ready():
+            signals.check()
             self.check()
-            if time.monotonic() > last:
-                tail = self._all[name].log_tail()
-                raise StackError(f"{name} is not ready after {limit:.0f} seconds; {tail}")
+            if time.monotonic() > deadline:
+                tail = self._children[name].log_tail()
+                raise StackError(
+                    f"{name} did not become ready within {self._limit:.0f} seconds; {tail}"
+                )
             time.sleep(0.1)
 
     def check(self) -> None:
-        """Raises StackError where a child has ended that was to go on."""
-        for child in self._all.values():
+        """Raise StackError if a child has failed or has ended unexpectedly."""
+        for child in self._children.values():
             code = child.process.poll()
-            if code is not None and not child.ends:
+            if code is not None and not (child.ends and code == 0):
                 raise StackError(f"{child.name} has ended (exit code {code}); {child.log_tail()}")
 
     def below(self, name: str) -> "list[Process]":
-        """The processes that a child has started and that still run."""
+        """Return the running processes that a child has started."""
         import psutil
 
-        if name not in self._all:
-            return []
         with contextlib.suppress(psutil.NoSuchProcess):
-            return psutil.Process(self._all[name].process.pid).children()
+            return [child for process in self._running(name) for child in process.children()]
         return []
 
     def settle(self, name: str) -> None:
-        """Waits, for a while, until nothing has run below a child for two seconds."""
-        last = time.monotonic() + _GRACE
+        """Wait until a child has had no process of its own for two seconds, at most ten seconds."""
+        deadline = time.monotonic() + _GRACE
         quiet = time.monotonic()
-        while time.monotonic() < min(last, quiet + 2):
+        while time.monotonic() < min(deadline, quiet + 2):
             if self.below(name):
                 quiet = time.monotonic()
             time.sleep(0.1)
 
     def stop(self, *names: str) -> None:
-        """Ends these children with SIGTERM, by force if they do not heed it."""
-        import psutil
-
-        found = []
-        for child in (self._all[name] for name in names if name in self._all):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                found.append(psutil.Process(child.process.pid))
-        end(found)
+        """End these children with SIGTERM, or with SIGKILL if they ignore it."""
+        end(self._running(*names))
 
     def kill(self) -> None:
-        """Kills what is left of the children and of all that they started."""
-        for _ in range(10):  # they may start others meanwhile
-            mine = [one for one, env in marked_processes() if env[MARK] == self._mark]
-            if not mine:
+        """Kill the remaining children and all processes that they have started."""
+        for _ in range(10):  # they may start others in the meantime
+            own = [process for process, mark in marked_processes() if mark[MARK] == self._mark]
+            if not own:
                 break
-            end(mine, grace=0)
-        for child in self._all.values():
+            end(own, grace=0)
+        for child in self._children.values():
             child.process.wait()
-        self._all.clear()
+        self._children.clear()
+
+    def _running(self, *names: str) -> "list[Process]":
+        """Return these children without those that have ended, whose ids may have been reused."""
+        import psutil
+
+        children = (self._children[name] for name in names if name in self._children)
+        return [
+            psutil.Process(child.process.pid) for child in children if child.process.poll() is None
+        ]
 
 
 @dataclass(frozen=True)
 class Child:
-    """A process that was started, and the file its output goes to."""
+    """Process, with the file that receives its output."""
 
     name: str
     process: "subprocess.Popen[bytes]"
@@ -145,104 +158,97 @@ class Child:
     ends: bool
 
     def log_tail(self) -> str:
-        """The last lines of its output."""
+        """Return the last lines of its output."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        told = [line.rstrip() for line in lines if line.strip()]
-        return "\n".join([f"the end of {self.log}:", *told[-_TAIL:]])
+        text = [line.rstrip() for line in lines if line.strip()]
+        return "\n".join([f"the end of {self.log}:", *text[-_TAIL:]])
 
 
 def end(processes: "Iterable[Process]", grace: float = _GRACE) -> "list[Process]":
-    """Ends processes with SIGTERM; gives those that had to be killed, after `grace` seconds."""
+    """End processes with SIGTERM; return those that had to be killed after `grace` seconds."""
     import psutil
 
     processes = list(processes)
     for process in processes:
-        _quietly(process.terminate)
-    _, left = psutil.wait_procs(processes, grace)
-    for process in left:
-        _quietly(process.kill)
-    psutil.wait_procs(left, 1)
-    return left
+        _unless_gone(process.terminate)
+    _, alive = psutil.wait_procs(processes, grace)
+    for process in alive:
+        _unless_gone(process.kill)
+    psutil.wait_procs(alive, 1)
+    return alive
 
 
 def marked_processes() -> "list[tuple[Process, dict[str, str]]]":
-    """What was started here or by any other `Children` and still runs, with its environment.
+    """Return the running processes that any `Children` has started, with their environments.
 
-    The mark goes down to all that a child starts, and stays when its parent ends.
+    Processes inherit the mark from the child that starts them, and keep it when the child ends.
     """
     import psutil
 
-    found = []
+    marked = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):  # ended meanwhile, or another user's
+        with contextlib.suppress(psutil.Error, OSError):  # ended in the meantime, or another user's
             environment = process.environ()
             if MARK in environment:
-                found.append((process, environment))
-    return found
+                marked.append((process, environment))
+    return marked
 
 
 def check_alone(variable: str, value: str) -> None:
-    """Raises StackError where marked processes have this value in their environment."""
+    """Raise StackError if marked processes run with this value of an environment variable."""
     import psutil
 
     pids: dict[int, list[str]] = {}
     for process, environment in marked_processes():
         if environment.get(variable) == value:
             pids.setdefault(int(environment[MARK].split(".")[0]), []).append(str(process.pid))
-    for owner, left in pids.items():
+    for owner, orphans in pids.items():
         if psutil.pid_exists(owner):
             raise StackError(
-                f"process {owner} already runs this with {variable}={value}: stop it first,"
-                f" or set another {variable}"
+                f"process {owner} already runs these services with {variable}={value}",
+                remedy=f"stop it first, or set another {variable}",
             )
         raise StackError(
-            f"process {owner} was killed and left others behind: end them with"
-            f" `kill {' '.join(left)}`, then try again"
+            f"process {owner} was killed and left processes behind",
+            remedy=f"end them with `kill {' '.join(orphans)}`, then try again",
         )
 
 
 def check_ports(ports: Mapping[str, int]) -> None:
-    """Raises StackError unless all of them are free.
+    """Raise StackError unless all ports are free and distinct.
 
     Args:
-        ports: option of the command line that sets the port -> port.
+        ports: name of each server -> its port; the option `<name>_port` sets it.
     """
-    if len(set(ports.values())) < len(ports):
-        raise StackError(f"{' and '.join(ports)} must differ")
-    for option, port in ports.items():
-        with socket.socket() as test:
-            test.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
-            try:
-                test.bind(("127.0.0.1", port))
-            except (OSError, OverflowError) as error:
-                raise StackError(
-                    f"port {port} cannot be used ({error}): choose another with {option}"
-                ) from error
+    taken: dict[int, str] = {}
+    for name, port in ports.items():
+        if port in taken:
+            problem = f"{taken[port]} and {name} cannot both use port {port}"
+        elif fault := _fault(port):
+            problem = f"port {port} cannot be used for {name} ({fault})"
+        else:
+            taken[port] = name
+            continue
+        candidates = itertools.chain(range(port + 1, 65536), range(1024, 65536))
+        free = next(number for number in candidates if number not in taken and not _fault(number))
+        raise StackError(problem, options=[Option(f"{name}_port", free, "choose another port")])
 
 
-@contextlib.contextmanager
-def signals_interrupt() -> Iterator[None]:
-    """Lets SIGTERM and the end of the terminal act like Ctrl-C.
-
-    Ctrl-C itself too, which a program started in the background would ignore, and with it all
-    that it starts.
-    """
-
-    def interrupt(number: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # not under nohup
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _fault(port: int) -> str:
+    """Return why a port cannot be used, or an empty text if it can."""
+    if port < 1:  # 0 stands for any port
+        return "ports start at 1"
+    with socket.socket() as test:
+        test.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
+        try:
+            test.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            return str(error)
+    return ""
 
 
-def _quietly(action: Callable[[], None]) -> None:
+def _unless_gone(action: Callable[[], None]) -> None:
+    """Call a function, ignoring the error if the process that it acts on has ended."""
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):

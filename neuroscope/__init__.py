@@ -6,8 +6,8 @@
 >>> acts["resid_post.2"].shape   # (prompts, neurons)
 (1, 384)
 
-Importing this package is cheap: torch, transformers, MLflow and the rest are imported when what
-needs them is first used.
+Importing this package is fast: torch, transformers, MLflow and other large libraries are imported
+only when they are first needed.
 """
 
 from importlib import import_module
@@ -17,21 +17,23 @@ from neuroscope.errors import NeuroscopeError
 
 if TYPE_CHECKING:
     from neuroscope.activations import Activations
-    from neuroscope.experiment import Experiment, load_experiment
+    from neuroscope.experiment import Experiment
     from neuroscope.extraction.extract import extract
-    from neuroscope.extraction.models import Model, load_model
+    from neuroscope.extraction.models import Model
     from neuroscope.prompt_files import PromptFile, read_prompts
     from neuroscope.prompts import Prompt, PromptSet
     from neuroscope.reporting.tracking import Tracker
-    from neuroscope.results import Comparison
     from neuroscope.sites import Site
-    from neuroscope.storage.activation_store import read_activations
-    from neuroscope.studies.compare import compare, run_comparison
+    from neuroscope.storage.activation_store import read_activations, read_parts
+    from neuroscope.studies.compare.result import Comparison
+    from neuroscope.studies.compare.study import compare, run_comparison
+    from neuroscope.studies.models import load_model
     from neuroscope.studies.store.store import extract_to
+    from neuroscope.studies.study import load_experiment
 
 _HOMES = {
     "Activations": "neuroscope.activations",
-    "Comparison": "neuroscope.results",
+    "Comparison": "neuroscope.studies.compare.result",
     "Experiment": "neuroscope.experiment",
     "Model": "neuroscope.extraction.models",
     "Prompt": "neuroscope.prompts",
@@ -39,14 +41,15 @@ _HOMES = {
     "PromptSet": "neuroscope.prompts",
     "Site": "neuroscope.sites",
     "Tracker": "neuroscope.reporting.tracking",
-    "compare": "neuroscope.studies.compare",
+    "compare": "neuroscope.studies.compare.study",
     "extract": "neuroscope.extraction.extract",
     "extract_to": "neuroscope.studies.store.store",
-    "load_experiment": "neuroscope.experiment",
-    "load_model": "neuroscope.extraction.models",
+    "load_experiment": "neuroscope.studies.study",
+    "load_model": "neuroscope.studies.models",
     "read_activations": "neuroscope.storage.activation_store",
+    "read_parts": "neuroscope.storage.activation_store",
     "read_prompts": "neuroscope.prompt_files",
-    "run_comparison": "neuroscope.studies.compare",
+    "run_comparison": "neuroscope.studies.compare.study",
 }
 
 __all__ = [
@@ -66,6 +69,7 @@ __all__ = [
     "load_experiment",
     "load_model",
     "read_activations",
+    "read_parts",
     "read_prompts",
     "run_comparison",
 ]

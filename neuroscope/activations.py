@@ -1,87 +1,88 @@
-"""Activations of prompts at sites of a model, as values: they never hold a model."""
+"""Activations of prompts at sites of a model, as values that do not depend on the model."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.errors import NeuroscopeError, SiteError
+from neuroscope.errors import SiteError
 from neuroscope.prompts import PromptSet
-from neuroscope.sites import Site
+from neuroscope.sites import LAYER_COMPONENTS, Site, parse_site
 from neuroscope.tokens import TokenBlock
 
 Floats = NDArray[np.float32]
-POOLS = ("mean", "max", "last", "first", "none")
-"""How a prompt's tokens become one row; `none` keeps every token."""
-TOKEN_RULES = ("content", "all")
-"""Which tokens count: without special tokens, or with them; padding never counts."""
-
-
-def check_pooling(pool: str, token_rule: str) -> None:
-    """Raises NeuroscopeError unless both names are known ones."""
-    for option, value, known in (("pool", pool, POOLS), ("token rule", token_rule, TOKEN_RULES)):
-        if value not in known:
-            raise NeuroscopeError(f"unknown {option} '{value}': it is one of {', '.join(known)}")
+Array_co = TypeVar("Array_co", bound=Floats | list[Floats], covariant=True)
+"""Type of the values at one site: `Floats` if pooled, `list[Floats]` at token level."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What must be known to get the same activations again."""
+    """Settings and versions needed to compute the same activations again."""
 
     model: str
     architecture: str
-    fingerprint: str  # SHA-256 over configuration, tokenizer and weights
+    fingerprint: str  # SHA-256 of configuration, tokenizer and weights
     revision: str | None  # commit on the model hub
-    attention: str  # implementation of attention, "sdpa" or "eager"
+    attention: str  # attention implementation, "sdpa" or "eager"
     dtype: str
     device: str
     padding_side: str
     token_rule: str
     pool: str
     truncated: bool
-    batch_tokens: int  # how many a batch held at most, on which the last bits depend
+    batch_tokens: int  # token budget per batch; the last bits of the values depend on it
     prompts_digest: str
     versions: Mapping[str, str] = field(default_factory=dict)
     git_commit: str | None = None
     created: str = ""  # ISO 8601, UTC
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a dictionary that can be written as JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True, eq=False)
-class Activations:
-    """One array for each site, with its prompts, their tokens and the provenance.
+class Activations(Generic[Array_co]):
+    """Arrays of activations, one per site, with the prompts, their tokens and the provenance.
 
     >>> acts = ns.extract(model, ["The cat is on the mat"], sites="resid_post")
     >>> acts["resid_post.2"].shape   # (prompts, neurons)
     (1, 384)
 
-    With `pool="none"` a site gives a list with one (tokens, neurons) array for each prompt.
+    With `pool="none"`, each site has a list of one (tokens, neurons) array per prompt.
     """
 
     prompts: PromptSet
-    tokens: TokenBlock  # a sequence with the tokens of each prompt
-    arrays: Mapping[Site, Floats | list[Floats]]
+    tokens: TokenBlock  # a sequence: the tokens of each prompt
+    arrays: Mapping[Site, Array_co]
     provenance: Provenance
 
     def __repr__(self) -> str:
-        made = self.provenance
-        held = f"{len(self.prompts):,} prompts, {len(self.arrays)} sites"
-        return f"Activations({held}, model {made.model!r}, pool {made.pool!r})"
+        provenance = self.provenance
+        size = f"{len(self.prompts):,} prompts, {len(self.arrays)} sites"
+        return f"Activations({size}, model {provenance.model!r}, pool {provenance.pool!r})"
 
     @property
     def sites(self) -> tuple[Site, ...]:
+        """Recorded sites, in forward order."""
         return tuple(self.arrays)
 
-    def __getitem__(self, site: str | Site) -> Any:  # Floats, or list[Floats] at token level
-        site = Site.parse(site) if isinstance(site, str) else site
-        if site not in self.arrays:
-            recorded = ", ".join(map(str, self.arrays))
-            raise SiteError(f"{site} was not recorded; recorded are {recorded}")
-        return self.arrays[site]
+    def __getitem__(self, site: str | Site) -> Array_co:
+        """Return the values at one site; `final` and `logits` need no layer.
+
+        Raises:
+            SiteError: the site was not recorded, or its name is unknown or lacks a layer.
+        """
+        component, layer = parse_site(str(site))
+        if layer is None and component in LAYER_COMPONENTS:
+            raise SiteError(f"site '{site}' has no layer", remedy=f"write, for example, '{site}.0'")
+        for recorded_site, values in self.arrays.items():
+            if recorded_site.component == component and layer in (None, recorded_site.layer):
+                return values
+        available = ", ".join(map(str, self.arrays))
+        raise SiteError(f"site {site} was not recorded", remedy=f"choose from {available}")
 
     def __iter__(self) -> Iterator[Site]:
         return iter(self.arrays)

@@ -1,4 +1,4 @@
-"""Which tokens of two prompts correspond: a shared beginning, a replaced span, a shared end."""
+"""Alignment of two prompts' tokens: a common prefix, a replaced span and a common suffix."""
 
 from dataclasses import dataclass, replace
 
@@ -9,15 +9,16 @@ from neuroscope.tokens import Flags, Tokens
 
 Floats = NDArray[np.float32]
 VIEWS = ("aligned", "span", "context")
-"""All positions, special tokens included; the replaced words only; the shared words only."""
+"""Views of a pair of prompts: all positions, special tokens included; the replaced words only; the
+shared words only."""
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Positions of two token sequences that correspond.
+    """Corresponding positions of two token sequences.
 
-    The first `prefix` tokens are the same on both sides, so are the last `suffix`; between them
-    stands the replaced span, which may be of different length on each side.
+    The first `prefix` tokens are the same on both sides, and so are the last `suffix` tokens. The
+    replaced span is between them and may differ in length.
     """
 
     prefix: int
@@ -27,89 +28,91 @@ class Alignment:
 
     @property
     def span_a(self) -> slice:
+        """Positions of the replaced span in the first sequence."""
         return slice(self.prefix, self.length_a - self.suffix)
 
     @property
     def span_b(self) -> slice:
+        """Positions of the replaced span in the second sequence."""
         return slice(self.prefix, self.length_b - self.suffix)
 
 
 def align(a: Tokens, b: Tokens) -> Alignment:
-    """The longest shared beginning and, after it, the longest shared end of two prompts.
+    """Align two token sequences by their longest common prefix, then their longest common suffix.
 
-    Where one side only inserts words, the other side's span would hold none; then the nearest
-    shared word, the one after it first, joins the span on both sides: of "the cat" and "the
-    black cat", "cat" stands against "black cat".
+    If one side only inserts words, the span of the other side would contain no word. The nearest
+    shared word then joins the span on both sides, preferably the word after it: in "the cat" and
+    "the black cat", the spans are "cat" and "black cat".
     """
     shortest = min(len(a), len(b))
     prefix = next((i for i in range(shortest) if a.ids[i] != b.ids[i]), shortest)
-    room = shortest - prefix
-    suffix = next((i for i in range(room) if a.ids[-1 - i] != b.ids[-1 - i]), room)
-    found = Alignment(prefix, suffix, len(a), len(b))
-    span_a, span_b = a.words[found.span_a], b.words[found.span_b]
+    remaining = shortest - prefix
+    suffix = next((i for i in range(remaining) if a.ids[-1 - i] != b.ids[-1 - i]), remaining)
+    alignment = Alignment(prefix, suffix, len(a), len(b))
+    span_a, span_b = a.words[alignment.span_a], b.words[alignment.span_b]
     if bool(len(span_a)) != bool(len(span_b)) or span_a.any() != span_b.any():
-        return _widened(found, a.words, b.words)
-    return found
+        return _widened(alignment, a.words, b.words)
+    return alignment
 
 
-def _widened(found: Alignment, words_a: Flags, words_b: Flags) -> Alignment:
-    """The alignment with the nearest shared word, failing that a shared token, in the span."""
-    end_a, end_b = found.length_a - found.suffix, found.length_b - found.suffix
+def _widened(alignment: Alignment, words_a: Flags, words_b: Flags) -> Alignment:
+    """Return the alignment with its span widened by the nearest shared word, or else token."""
+    end_a, end_b = alignment.length_a - alignment.suffix, alignment.length_b - alignment.suffix
     after = np.flatnonzero(words_a[end_a:] & words_b[end_b:])
-    before = np.flatnonzero(words_a[: found.prefix] & words_b[: found.prefix])
+    before = np.flatnonzero(words_a[: alignment.prefix] & words_b[: alignment.prefix])
     if len(after) and after[0] == 0:
-        return replace(found, suffix=found.suffix - 1)
+        return replace(alignment, suffix=alignment.suffix - 1)
     if len(before):
-        return replace(found, prefix=int(before[-1]))
+        return replace(alignment, prefix=int(before[-1]))
     if len(after):
-        return replace(found, suffix=found.suffix - 1 - int(after[0]))
-    if found.prefix < min(end_a, end_b):
-        return found
-    if found.suffix:
-        return replace(found, suffix=found.suffix - 1)
-    return replace(found, prefix=max(found.prefix - 1, 0))
+        return replace(alignment, suffix=alignment.suffix - 1 - int(after[0]))
+    if alignment.prefix < min(end_a, end_b):
+        return alignment
+    if alignment.suffix:
+        return replace(alignment, suffix=alignment.suffix - 1)
+    return replace(alignment, prefix=max(alignment.prefix - 1, 0))
 
 
 def view_positions(
     alignment: Alignment, a: Floats, b: Floats, words_a: Flags, words_b: Flags
 ) -> dict[str, tuple[Floats, Floats]]:
-    """Each view's corresponding activations, (positions, neurons) on both sides.
+    """Return the corresponding activations of each view, as two (positions, neurons) arrays.
 
     Args:
-        alignment: of the two prompts.
-        a: (tokens of a, neurons), special tokens included; `b` likewise.
-        words_a: (tokens of a,) true at the tokens that `span` and `context` may use.
-        words_b: likewise for b.
+        alignment: alignment of the two prompts.
+        a: activations of the first prompt, (tokens, neurons), special tokens included.
+        b: activations of the second prompt, in the same form.
+        words_a: flags of the first prompt, (tokens,), true at the tokens that `span` and `context`
+            may use.
+        words_b: flags of the second prompt, in the same form.
 
     Returns:
-        `aligned`: shared beginning, the span mean-pooled to one position, shared end.
-        `span`: the words of the span mean-pooled, one position; none where a side has no word.
+        `aligned`: the common prefix, the mean of the span as one position, the common suffix.
+        `span`: the mean of the span's words as one position; no position if a side has no word.
         `context`: the shared words, in order.
     """
-    p, s = alignment.prefix, alignment.suffix
-    start, end = slice(0, p), (slice(len(a) - s, None), slice(len(b) - s, None))
-    whole = _pooled(a[alignment.span_a], b[alignment.span_b])
-    span = _pooled(
-        a[alignment.span_a][words_a[alignment.span_a]],
-        b[alignment.span_b][words_b[alignment.span_b]],
-    )
-    kept_start = words_a[start] & words_b[start]
-    kept_end = words_a[end[0]] & words_b[end[1]]
+    span_a, span_b = alignment.span_a, alignment.span_b
+    prefix = slice(0, alignment.prefix)
+    suffix_a = slice(len(a) - alignment.suffix, None)
+    suffix_b = slice(len(b) - alignment.suffix, None)
+    pooled_a, pooled_b = _pooled(a[span_a], b[span_b])
+    shared_prefix = words_a[prefix] & words_b[prefix]
+    shared_suffix = words_a[suffix_a] & words_b[suffix_b]
     return {
         "aligned": (
-            np.concatenate([a[start], whole[0], a[end[0]]]),
-            np.concatenate([b[start], whole[1], b[end[1]]]),
+            np.concatenate([a[prefix], pooled_a, a[suffix_a]]),
+            np.concatenate([b[prefix], pooled_b, b[suffix_b]]),
         ),
-        "span": span,
+        "span": _pooled(a[span_a][words_a[span_a]], b[span_b][words_b[span_b]]),
         "context": (
-            np.concatenate([a[start][kept_start], a[end[0]][kept_end]]),
-            np.concatenate([b[start][kept_start], b[end[1]][kept_end]]),
+            np.concatenate([a[prefix][shared_prefix], a[suffix_a][shared_suffix]]),
+            np.concatenate([b[prefix][shared_prefix], b[suffix_b][shared_suffix]]),
         ),
     }
 
 
 def _pooled(a: Floats, b: Floats) -> tuple[Floats, Floats]:
-    """Means over tokens as one position each, or no position where either side is empty."""
+    """Return the mean of each side's tokens as one position; no position if a side is empty."""
     if len(a) == 0 or len(b) == 0:
         return a[:0], b[:0]
     return a.mean(axis=0, keepdims=True), b.mean(axis=0, keepdims=True)

@@ -1,14 +1,14 @@
-"""Errors a user can act on. Each says what is wrong and, apart from it, what to do.
+"""Errors that a user can act on. Each states the problem and, separately, the remedy.
 
 NeuroscopeError           exit code
 ├── PromptError           2   prompts are missing, blank, duplicated, too long or unreadable
 ├── SiteError             2   a site or layer does not exist
-├── ModelError            2   a model cannot be found, or is refused
+├── ModelError            2   a model cannot be found or used
 ├── ExperimentError       2   an experiment is malformed or asks for something impossible
 ├── NonfiniteError        65  activations contain NaN or infinity
 ├── StoreError            74  stored activations are incomplete, damaged or cannot be written
 ├── ResourceError         71  not enough memory or disk space
-├── TrackingError         69  results cannot be recorded in MLflow, or read from it
+├── TrackingError         69  results cannot be recorded in MLflow or read from it
 └── StackError            69  a server does not start or does not respond
 
 Exit codes other than 2 (wrong usage) are those of the BSD header sysexits.h.
@@ -16,7 +16,7 @@ Exit codes other than 2 (wrong usage) are those of the BSD header sysexits.h.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 __all__ = [
     "ExperimentError",
@@ -35,27 +35,29 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Option:
-    """A setting that avoids an error; each surface spells it in its own way.
+    """Setting that avoids an error.
+
+    The command line, experiment files, forms and Python each spell it in their own way.
 
     >>> Option("dtype", "float32", "compute in float32").in_python
     "dtype='float32'"
     """
 
     name: str
-    """Of the parameter, as in Python."""
+    """Name of the parameter in Python."""
     value: Any
-    """To give it."""
+    """Value that avoids the error."""
     purpose: str
-    """What the setting does, in the imperative."""
+    """Effect of the setting, in the imperative."""
 
     @property
     def in_python(self) -> str:
-        """The setting as a keyword argument."""
+        """Setting as a keyword argument."""
         return f"{self.name}={self.value!r}"
 
 
 class NeuroscopeError(Exception):
-    """What was asked for cannot be done.
+    """Error that a user can act on; the base class of all errors of this package.
 
     >>> error = NeuroscopeError(
     ...     "NaN at mlp_act.3",
@@ -63,18 +65,18 @@ class NeuroscopeError(Exception):
     ...     remedy="fix the model's weights",
     ... )
     >>> str(error)
-    'NaN at mlp_act.3; keep such values (allow_nonfinite=True), or fix the model's weights'
+    "NaN at mlp_act.3; keep such values (allow_nonfinite=True), or fix the model's weights"
     >>> error.message(lambda option: None)  # on a surface that has no such option
     "NaN at mlp_act.3; fix the model's weights"
 
     Args:
         problem: what is wrong, with the names and values that identify it.
-        options: settings that avoid it.
-        remedy: what else to do, in the imperative.
+        options: settings that avoid the error.
+        remedy: another way to avoid it, in the imperative.
     """
 
     exit_code = 2
-    """Of the command line."""
+    """Exit code of the command line."""
 
     def __init__(self, problem: str, *, options: Sequence[Option] = (), remedy: str = ""):
         super().__init__(problem)
@@ -86,10 +88,10 @@ class NeuroscopeError(Exception):
         return self.message(lambda option: option.in_python)
 
     def message(self, spell: Callable[[Option], str | None]) -> str:
-        """The problem and its remedies, for one surface.
+        """Return the problem and its remedies, worded for one surface such as the command line.
 
         Args:
-            spell: how a setting is written there; None where the surface does not have it.
+            spell: function that returns how the surface writes a setting, or None if it lacks it.
         """
         spelled = [(option, spell(option)) for option in self.options]
         remedies = [f"{option.purpose} ({setting})" for option, setting in spelled if setting]
@@ -97,48 +99,52 @@ class NeuroscopeError(Exception):
             remedies.append(self.remedy)
         return f"{self.problem}; {', or '.join(remedies)}" if remedies else self.problem
 
+    def on(self, spell: Callable[[Option], str | None]) -> Self:
+        """Return the same error with the remedies worded for one surface; see `message`."""
+        return type(self)(self.message(spell))
+
 
 class PromptError(NeuroscopeError):
-    """Prompts are missing, blank, duplicated, too long or unreadable."""
+    """Error in prompts: they are missing, blank, duplicated, too long or unreadable."""
 
 
 class SiteError(NeuroscopeError):
-    """A site or layer does not exist."""
+    """Error about a site or layer that does not exist."""
 
 
 class ModelError(NeuroscopeError):
-    """A model cannot be found, or is refused."""
+    """Error about a model that cannot be found or used."""
 
 
 class ExperimentError(NeuroscopeError):
-    """An experiment is malformed or asks for something impossible."""
+    """Error in an experiment that is malformed or asks for something impossible."""
 
 
 class NonfiniteError(NeuroscopeError):
-    """Activations contain NaN or infinity."""
+    """Error about activations that contain NaN or infinity."""
 
     exit_code = 65
 
 
 class StoreError(NeuroscopeError):
-    """Stored activations are incomplete, damaged, foreign or cannot be written."""
+    """Error about stored activations that are incomplete, damaged, foreign or not writable."""
 
     exit_code = 74
 
 
 class ResourceError(NeuroscopeError):
-    """There is not enough memory or disk space."""
+    """Error due to a lack of memory or disk space."""
 
     exit_code = 71
 
 
 class TrackingError(NeuroscopeError):
-    """Results cannot be recorded in MLflow, or read from it."""
+    """Error in recording results in MLflow or in reading them."""
 
     exit_code = 69
 
 
 class StackError(NeuroscopeError):
-    """A server does not start or does not respond."""
+    """Error about a server that does not start or does not respond."""
 
     exit_code = 69

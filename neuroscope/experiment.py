@@ -1,11 +1,9 @@
-"""Everything needed to repeat a study, read from `experiments/*.yaml`."""
+"""Experiments: the settings needed to repeat a study, validated on creation."""
 
-import itertools
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -14,272 +12,304 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from neuroscope.errors import ExperimentError, NeuroscopeError
-from neuroscope.prompts import PromptSet, fill_template
-from neuroscope.results import pair_labels
-from neuroscope.sites import Layers, Site, parse_site
+from neuroscope.errors import ExperimentError, NeuroscopeError, Option
+from neuroscope.files import absolute
+from neuroscope.options import Attention, Dtype, Memory, check_device_name
+from neuroscope.prompt_files import PromptFile
+from neuroscope.prompts import Prompts, PromptSet, fill_template
+from neuroscope.sites import Layers, parse_site
+
+SCHEMA = 1
+"""Version of the format of experiment files; newer versions are refused."""
 
 Keys = tuple[str | int, ...]
-"""Keys and indices that lead to a value in a YAML document."""
+"""Path of keys and list indices to a value in a document."""
+E = TypeVar("E", bound="Experiment")
 
 
-def _layers_text(value: Any) -> str:
+def checked(parse: Callable[[], Any]) -> Any:
+    """Return what `parse` returns; raise its error as a ValueError, which pydantic reports."""
+    try:
+        return parse()
+    except NeuroscopeError as error:
+        raise ValueError(error.message(yaml_spelling)) from error
+
+
+def yaml_spelling(option: Option) -> str:
+    """Return a setting as written in an experiment file, such as `dtype: float32`."""
+    value = str(option.value).lower() if isinstance(option.value, bool) else str(option.value)
+    return f"{option.name}: {value}"
+
+
+def key_spelling(experiment: "type[Experiment]") -> Callable[[Option], str | None]:
+    """Return a function that spells settings as keys of an experiment.
+
+    It returns None for settings that the experiment lacks.
+    """
+    return lambda option: yaml_spelling(option) if option.name in experiment.model_fields else None
+
+
+def layers_text(value: Any) -> str:
+    """Return a choice of layers, given as text, an integer or a list of integers, as text."""
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    _checked(lambda: Layers.parse(text))
-    return text
-
-
-def _plot_layers_text(value: Any) -> str:
-    return "middle" if value == "middle" else _layers_text(value)
-
-
-def _device_text(text: str) -> str:
-    if not re.fullmatch(r"auto|all|cpu(:\d+)?|mps|cuda(:\d+)?", text):
-        raise ValueError(
-            f"unknown device '{text}': it is auto, cpu, cpu:4, cuda, cuda:1, mps or all"
-        )
+    checked(lambda: Layers.parse(text))
     return text
 
 
 def _site_text(value: Any) -> str:
-    _checked(lambda: parse_site(str(value)))
+    checked(lambda: parse_site(str(value)))
     return str(value)
 
 
-def _whole_site_text(text: str) -> str:
-    _checked(lambda: Site.parse(text))
+def _device_text(text: str) -> str:
+    checked(lambda: check_device_name(text))
     return text
 
 
-def _checked(parse: Callable[[], Any]) -> Any:
-    """Lets pydantic say where the fault is, as it does for a ValueError."""
-    try:
-        return parse()
-    except NeuroscopeError as error:
-        raise ValueError(str(error)) from error
+class Settings(BaseModel):
+    """Immutable group of keys; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PromptGroup(_Part):
-    """Prompts to be compared with each other: given as texts, or as a template and its fills."""
+class PromptSource(Settings):
+    """Source of prompts: a list of texts, a template with fills, or a file."""
 
     texts: list[str] = Field([], description="Prompts, word for word")
-    template: str = Field("", description="Text with {} where the fills go")
-    fills: list[str] = Field([], description="Words that take the place of {}, one prompt each")
+    template: str = Field("", description="Text that contains {} exactly once, where the fills go")
+    fills: list[str] = Field([], description="Words that replace {}, one prompt each")
+    file: str = Field(
+        "",
+        description="File of prompts (.txt, .csv, .tsv, .jsonl, .parquet), relative to the folder"
+        " of the experiment file",
+    )
+    text_column: str = Field("text", description="Column of the file that contains the prompts")
+    label_columns: list[str] | None = Field(
+        None,
+        description="Columns of the file that contain labels; by default all except `id` and the"
+        " text column",
+    )
+
+    @field_validator("file")
+    @classmethod
+    def _absolute_file(cls, file: str, info: ValidationInfo) -> str:
+        if not file:
+            return file
+        folder = (info.context or {}).get("folder", Path())
+        return str(absolute(folder / Path(file).expanduser()))
 
     @model_validator(mode="after")
-    def _two_distinct_prompts(self) -> "PromptGroup":
-        if bool(self.texts) == bool(self.template):
-            raise ValueError("give either 'texts', or a 'template' with 'fills'")
-        if self.fills and not self.template:
-            raise ValueError("'fills' need a 'template' that holds {}")
-        prompts = self.prompts()
-        _checked(lambda: PromptSet.of(prompts))
-        repeated = next((text for text in prompts if prompts.count(text) > 1), None)
-        if repeated is not None:
-            raise ValueError(f"prompt {repeated!r} stands there twice: leave one out")
-        if len(prompts) < 2:
+    def _one_source(self) -> Self:
+        if [bool(self.texts), bool(self.template), bool(self.file)].count(True) != 1:
             raise ValueError(
-                f"one prompt ({prompts[0]!r}) where at least two are needed to compare: add another"
+                "prompts need one source; give either 'texts', or a 'template' with 'fills', or a"
+                " 'file'"
             )
+        if self.fills and not self.template:
+            raise ValueError("'fills' need a 'template'; give one that contains {}")
+        if not self.file and (self.label_columns is not None or self.text_column != "text"):
+            raise ValueError(
+                "'text_column' and 'label_columns' need a 'file'; give one, or remove them"
+            )
+        if not self.file:
+            checked(lambda: PromptSet.of(self._inline()))
         return self
 
-    def prompts(self) -> list[str]:
-        """The texts, or the template filled in."""
+    def prompts(self) -> Prompts:
+        """Return the prompts; a file is read once to check it.
+
+        Raises:
+            PromptError: the file is missing or malformed, or lacks a column.
+        """
+        if not self.file:
+            return PromptSet.of(self._inline())
+        return PromptFile.open(
+            self.file, text_column=self.text_column, label_columns=self.label_columns
+        )
+
+    def _inline(self) -> list[str]:
         if not self.template:
             return list(self.texts)
-        filled: list[str] = _checked(lambda: fill_template(self.template, self.fills))
-        return filled
+        texts: list[str] = checked(lambda: fill_template(self.template, self.fills))
+        return texts
 
 
-class PublishedPair(_Part):
-    """Published figures for one pair of prompts."""
+class Fingerprints(Settings):
+    """SHA-256 digests of the models and prompts that a recorded run read."""
 
-    a: str = Field(description="First prompt, word for word")
-    b: str = Field(description="Second prompt, word for word")
-    cosine: float = Field(description="Published cosine similarity")
-    mse: float = Field(description="Published mean squared error")
-
-
-class PublishedFigures(_Part):
-    """Published figures to set beside the measured ones; they hold for one model and site only."""
-
-    model: str = Field(description="Model the figures were measured on, as in `models`")
-    site: Annotated[str, AfterValidator(_whole_site_text)] = Field(
-        description="Site they were measured at, with its layer"
+    models: dict[str, str] = Field(
+        {}, description="Digest of each model's files, keyed by its name"
     )
-    source: str = Field(description="Where the figures come from")
-    pairs: list[PublishedPair] = Field(min_length=1, description="The figures, one pair each")
+    prompts: str = Field("", description="Digest of the prompts' ids, texts and labels")
 
 
-class Experiment(_Part):
-    """A study that can be repeated.
+class Experiment(Settings):
+    """Settings needed to repeat a study; each kind of study has its own subclass.
 
     >>> experiment = load_experiment("experiments/engineer.yaml")
-    >>> experiment.models
-    ['minilm']
+    >>> experiment.kind, experiment.models
+    ('compare', ['minilm'])
     """
 
-    kind: Literal["compare"] = Field(description="The study: compare (prompts with each other)")
-    name: str = Field(pattern=r"^[\w.-]+$", description="Short name, also of the MLflow run")
-    note: str = Field("", description="What the experiment asks; becomes the run's description")
-    models: list[str] = Field(
-        min_length=1, description="Built-in names, folders or hub ids (id@revision)"
+    schema_number: int = Field(
+        SCHEMA, alias="schema", ge=1, description="Version of the format of experiment files"
     )
-    site: Annotated[str, BeforeValidator(_site_text)] = Field(
-        "resid_post", description="Component to read, with or without a layer"
+    kind: str = Field(description="Kind of study")
+    name: str = Field(
+        pattern=r"^[\w.-]+$",
+        description="Short name, also used for the MLflow run: letters, digits, `_`, `.`, `-`",
     )
-    layers: Annotated[str, BeforeValidator(_layers_text)] = Field(
-        "all", description="all, 3, 0-5, 2,4 or -1 (the last)"
-    )
-    prompts: list[PromptGroup] = Field(
-        description="Groups of prompts; pairs are made within a group"
-    )
-    plot_layers: Annotated[str, BeforeValidator(_plot_layers_text)] = Field(
-        "middle", description="Layers whose neurons are drawn: middle, or as `layers`"
+    note: str = Field(
+        "", description="What the experiment asks; stored as the description of the MLflow run"
     )
     device: Annotated[str, AfterValidator(_device_text)] = Field(
         "auto",
-        description="auto (a GPU if there is one), cpu, cpu:4 (threads), cuda, cuda:1, mps or all",
+        description="Device: `auto` (a GPU if there is one), `cpu`, `cpu:4` (four threads), `cuda`,"
+        " `cuda:1`, `mps` or `all` (every GPU)",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Number format of the forward pass"
+    dtype: Dtype = Field(
+        "float32",
+        description="Number format of the forward pass: `float32`, `bfloat16` or `float16`",
     )
-    attention: Literal["sdpa", "eager"] = Field("sdpa", description="Implementation of attention")
-    truncate: bool = Field(False, description="Cut prompts at the model's limit")
-    published: PublishedFigures | None = Field(
-        None, description="Published figures to set beside the measured ones"
+    attention: Attention = Field("sdpa", description="Attention implementation: `sdpa` or `eager`")
+    memory: Memory = Field(
+        "auto",
+        description="Placement of the weights: `resident` (in memory), `stream` (in their files;"
+        " one layer at a time is loaded) or `auto` (stream if they do not fit in memory)",
+    )
+    truncate: bool = Field(
+        False, description="Truncate prompts at the model's limit instead of refusing them"
+    )
+    fingerprints: Fingerprints | None = Field(
+        None,
+        description="Digests of models and prompts in the copy that is kept with a run; if that"
+        " copy is run again, the result reports what has changed",
     )
 
-    @field_validator("prompts")
+    @field_validator("schema_number")
     @classmethod
-    def _some_prompts(cls, groups: list[PromptGroup]) -> list[PromptGroup]:
-        if not groups:
-            raise ValueError("no prompts: give at least two 'texts', or a 'template' with 'fills'")
-        return groups
+    def _known_schema(cls, number: int) -> int:
+        if number > SCHEMA:
+            raise ValueError(
+                f"schema {number} is newer than {SCHEMA}, the newest this version reads; upgrade"
+                " neuroscope"
+            )
+        return number
+
+    def model_names(self) -> list[str]:
+        """Return the names of the models that the experiment reads, in order."""
+        raise NotImplementedError
+
+    def prompt_sources(self) -> list[PromptSource]:
+        """Return the sources of the experiment's prompts."""
+        raise NotImplementedError
+
+    def document(self) -> dict[str, Any]:
+        """Return every key with its value, as in an experiment file."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class ModelsExperiment(Experiment):
+    """Experiment that reads one component of the layers of one or more models."""
+
+    models: list[str] = Field(
+        min_length=1,
+        description="Models to read: built-in names (`minilm`), folders, hub ids, optionally with a"
+        " revision (`bert-base-uncased@main`), or models in the MLflow registry (`models:/name/3`,"
+        " `models:/name@alias`)",
+    )
+    site: Annotated[str, BeforeValidator(_site_text)] = Field(
+        "resid_post",
+        description="Component to read: `resid_pre`, `attn_out`, `mlp_act`, `mlp_out`,"
+        " `resid_post`, or `final` (after the last layer only); with a layer (`mlp_act.3`), only"
+        " that layer is read; TransformerLens names (`blocks.3.mlp.hook_post`) are accepted",
+    )
+    layers: Annotated[str, BeforeValidator(layers_text)] = Field(
+        "all",
+        description="Layers to read: `all`, one layer (`3`), a range (`0-5`), a list (`2,4`) or"
+        " `-1` for the last; layers count from 0",
+    )
 
     @model_validator(mode="after")
-    def _one_choice_of_layers(self) -> "Experiment":
+    def _unambiguous(self) -> Self:
+        if self.component == "logits":
+            raise ValueError(
+                "no study reads site 'logits', one score per token of the vocabulary; choose"
+                " 'final', from which the model computes the logits"
+            )
         if parse_site(self.site)[1] is not None and self.layers != "all":
             raise ValueError(
-                f"site '{self.site}' names its layer, and layers '{self.layers}' are asked for as"
-                " well: leave one of the two out"
+                f"site '{self.site}' names its layer and layers '{self.layers}' are given too;"
+                " remove one of the two"
             )
         if not all(model.strip() for model in self.models):
-            raise ValueError("a model's name is blank: name a model or leave it out")
+            raise ValueError("the name of a model is blank; fill it in or remove it")
         if len(set(self.models)) < len(self.models):
-            raise ValueError("a model is named twice: leave one out")
+            raise ValueError("a model is named twice; remove one")
         return self
 
     @property
+    def prompt_set(self) -> Prompts:
+        """Prompts that are read in each model.
+
+        Raises:
+            PromptError: a file of prompts is missing or malformed.
+        """
+        raise NotImplementedError
+
+    def model_names(self) -> list[str]:
+        return list(self.models)
+
+    @property
     def component(self) -> str:
+        """Component that `site` names."""
         return parse_site(self.site)[0]
 
     @property
     def layer_choice(self) -> Layers:
+        """Choice of layers to read: the layer that `site` names, or else `layers`."""
         layer = parse_site(self.site)[1]
         return Layers.parse(self.layers if layer is None else layer)
 
-    def prompt_set(self) -> PromptSet:
-        """Every distinct prompt of all groups, in the order in which they first appear."""
-        texts = itertools.chain.from_iterable(group.prompts() for group in self.prompts)
-        return PromptSet.of(dict.fromkeys(texts))
-
-    def pairs(self) -> list[tuple[str, str]]:
-        """Every pair of prompts within a group, each once, as texts."""
-        found: dict[frozenset[str], tuple[str, str]] = {}
-        for group in self.prompts:
-            for pair in itertools.combinations(group.prompts(), 2):
-                found.setdefault(frozenset(pair), pair)
-        return list(found.values())
-
-
-def load_experiment(path: str | Path) -> Experiment:
-    """Reads an experiment from a YAML file.
-
-    Raises:
-        ExperimentError: the file is missing, not YAML, or holds a wrong key or value; the message
-            names the file and the line.
-    """
-    import yaml
-
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-        _refuse_repeated_keys(path, root)
-    except OSError as error:
-        raise ExperimentError(
-            f"cannot read experiment '{path}': {error.strerror}. Give the path of a YAML file such"
-            " as experiments/engineer.yaml"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ExperimentError(f"{path} is not UTF-8 text: save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise ExperimentError(f"{path}{line}: not YAML: {problem}") from error
-    except ValueError as error:  # such as a date that does not exist
-        raise ExperimentError(f"{path}: not YAML: {error}; quote such texts") from error
-    if not isinstance(data, dict):
-        raise ExperimentError(f"{path}: expected keys such as 'kind: compare' and 'models: […]'")
-    return make_experiment(data, where=lambda keys: f"{path}, line {_line(root, keys)}: ")
-
 
 def make_experiment(
-    data: dict[str, Any], *, where: Callable[[Keys], str] = lambda keys: ""
-) -> Experiment:
-    """An experiment from plain values.
+    experiment: type[E],
+    data: Mapping[str, Any],
+    *,
+    where: Callable[[Keys], str] = lambda keys: "",
+    folder: Path | None = None,
+) -> E:
+    """Create an experiment from plain values.
 
     Args:
-        data: keys and values as in a file.
-        where: says where the value at some keys stands; put before what is wrong with it.
+        experiment: class of the experiment.
+        data: keys and values, as in an experiment file.
+        where: function that returns the position of the value at some keys; the message of a fault
+            begins with it.
+        folder: folder that relative paths start from; the current folder if not given.
 
     Raises:
-        ExperimentError: a key is unknown or missing, or a value is wrong.
+        ExperimentError: a key is unknown or missing, or a value is invalid; the message lists
+            every fault.
     """
     try:
-        return Experiment.model_validate(data)
+        return experiment.model_validate(data, context={"folder": folder or Path()})
     except ValidationError as error:
-        problems = [where(fault["loc"]) + _explain(fault) for fault in error.errors()]
-        raise ExperimentError("\n".join(problems)) from error
+        faults = [where(fault["loc"]) + _explain(experiment, fault) for fault in error.errors()]
+        raise ExperimentError("\n".join(faults)) from error
 
 
-def compare_experiment(model: str, group: dict[str, Any], **settings: Any) -> Experiment:
-    """A comparison that was asked for without a file: one model, one group of prompts.
-
-    Its name says in which words its first two prompts differ, such as `cat-vs-dog`.
-
-    Args:
-        model: as in `models`.
-        group: keys and values of a `PromptGroup`; empty where nothing was given.
-        settings: other keys of an experiment.
-
-    Raises:
-        ExperimentError: as `make_experiment`.
-    """
-    prompts = [group] if any(group.values()) else []
-    plan = {"kind": "compare", "name": "compare", "models": [model], "prompts": prompts}
-    experiment = make_experiment(plan | settings)
-    label = next(iter(pair_labels(experiment.pairs()).values()))
-    name = re.sub(r"[^\w.-]+", "-", label).strip("-.") or "compare"
-    return experiment.model_copy(update={"name": name})
-
-
-def _explain(fault: Any) -> str:
+def _explain(experiment: type[Experiment], fault: Any) -> str:
+    """Return the message for one fault that pydantic reports."""
     keys: Keys = fault["loc"]
     name = ".".join(map(str, keys))
     if fault["type"] == "extra_forbidden":
-        known = list(_fields_at(keys[:-1]))
+        known = list(_fields_at(experiment, keys[:-1]))
         near = get_close_matches(str(keys[-1]), known, n=1)
         hint = f" (did you mean '{near[0]}'?)" if near else ""
         return f"unknown key '{keys[-1]}'{hint}; keys here are {', '.join(known)}"
@@ -291,50 +321,20 @@ def _explain(fault: Any) -> str:
     return f"{name}: {message}, found {fault['input']!r}"
 
 
-def _fields_at(keys: Sequence[str | int]) -> Iterator[str]:
-    """Names of the keys that are known at a place in the document."""
-    part: Any = Experiment
+def _fields_at(experiment: type[Settings], keys: Sequence[str | int]) -> Iterator[str]:
+    """Yield the names of the keys that are known at a position in a document."""
+    group: Any = experiment
     for key in keys:
         if isinstance(key, str):
-            annotation = part.model_fields[key].annotation
-            inside = [one for one in (annotation, *get_args(annotation)) if isinstance(one, type)]
-            part = next(one for one in inside if issubclass(one, BaseModel))
-    yield from part.model_fields
-
-
-def _refuse_repeated_keys(path: Path, node: Any) -> None:
-    """YAML would silently keep the last of two values under one key."""
-    import yaml
-
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_repeated_keys(path, item)
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for name, value in node.value:
-            if name.value in seen:
-                line = name.start_mark.line + 1
-                raise ExperimentError(
-                    f"{path}, line {line}: key '{name.value}' stands there twice: leave one out"
-                )
-            seen.add(name.value)
-            _refuse_repeated_keys(path, value)
-
-
-def _line(node: Any, keys: Keys) -> int:
-    """Line, from 1, of the key or item that `keys` lead to, or of the nearest one around it."""
-    import yaml
-
-    line = int(node.start_mark.line) + 1
-    for key in keys:
-        if isinstance(node, yaml.MappingNode):
-            found = [(name, value) for name, value in node.value if name.value == key]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int):
-            found = [(value, value) for value in node.value[key : key + 1]]
-        else:
-            found = []
-        if not found:
-            break
-        name, node = found[-1]
-        line = int(name.start_mark.line) + 1
-    return line
+            annotation = next(
+                field.annotation
+                for name, field in group.model_fields.items()
+                if key in (name, field.alias)
+            )
+            candidates = (annotation, *get_args(annotation))
+            group = next(
+                candidate
+                for candidate in candidates
+                if isinstance(candidate, type) and issubclass(candidate, BaseModel)
+            )
+    yield from (field.alias or name for name, field in group.model_fields.items())

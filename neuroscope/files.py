@@ -1,69 +1,87 @@
-"""Files: where they are, how large, and writing one whole or not at all."""
+"""Absolute paths, sizes as text, and atomic writing of files."""
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from neuroscope.errors import NeuroscopeError
+
 
 def absolute(path: str | Path) -> Path:
-    """The absolute path of a file or folder, `~` being the user's home.
+    """Return the absolute path of a file or folder; `~` stands for a home folder.
 
-    Libraries take other paths for addresses: `run:1` for something on a server named `run`.
+    Other libraries interpret some relative paths as addresses: pyarrow takes `run:1` for a file on
+    a server named `run`.
+
+    Raises:
+        NeuroscopeError: the path starts with `~name` and there is no such user.
     """
-    return Path(path).expanduser().absolute()
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise NeuroscopeError(
+            f"cannot expand '{path}': there is no such user", remedy="give the full path"
+        ) from error
 
 
 def size_text(size: float) -> str:
-    """Bytes, for a person to read.
+    """Return a number of bytes as readable text.
 
     >>> size_text(4_642_000_000)
     '4.6 GB'
     """
-    for unit, bytes_ in (("GB", 1e9), ("MB", 1e6)):
-        if size >= bytes_:
-            return f"{size / bytes_:,.1f} {unit}"
+    for unit, unit_bytes in (("GB", 1e9), ("MB", 1e6)):
+        if size >= unit_bytes:
+            return f"{size / unit_bytes:,.1f} {unit}"
     return f"{size / 1e3:,.1f} kB"
 
 
 @contextmanager
-def atomic_write(path: Path, *, alone: bool = True) -> Iterator[BinaryIO]:
-    """A file that gets its name once it is whole and on the disk; if writing fails, none is left.
-
-    Until then it is a hidden one beside it, which readers of the folder pass over.
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that appears under its name only when it is complete and on the disk.
 
     >>> with atomic_write(Path("manifest.json")) as file:
     ...     file.write(b"{}")
 
-    Args:
-        path: of the file; what is there is replaced.
-        alone: no other process writes the same file at this time.
+    Until then the bytes are in a hidden file in the same folder, under a name that no other writer
+    uses. If writing fails, the hidden file is removed, and a file that exists at `path` stays
+    unchanged.
 
     Raises:
         OSError: the disk is full or fails.
     """
-    unfinished = path.with_name(f".{path.name}" if alone else f".{path.name}.{os.getpid()}")
+    # not from `tempfile`, whose files only their owner can read
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with unfinished.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
-        _keep_names(path.parent)
+        temporary.replace(path)
+        _sync_folder(path.parent)
     finally:
-        unfinished.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _keep_names(folder: Path) -> None:
-    """Puts the names of a folder's files on the disk, where folders can be opened for that."""
+def remove_leftovers(folder: Path) -> None:
+    """Remove the hidden files of `atomic_write` that a killed process left in a folder."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the entries of a folder to the disk, on systems that can open folders."""
     if os.name == "posix":
-        opened = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(opened)
+            os.fsync(descriptor)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network drives cannot
+            # some network drives do not support it
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
                 raise
         finally:
-            os.close(opened)
+            os.close(descriptor)

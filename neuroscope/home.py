@@ -1,4 +1,4 @@
-"""Where neuroscope keeps what it makes on this machine."""
+"""The folder in which neuroscope stores what it computes on this machine."""
 
 import os
 from pathlib import Path
@@ -8,19 +8,29 @@ from neuroscope.files import absolute
 
 
 def home() -> Path:
-    """The folder of the embedded databases, stored activations and logs, made if missing.
+    """Return the folder of the embedded databases, stored activations and logs.
 
-    `NEUROSCOPE_HOME` names it; the default is `~/.neuroscope`.
+    The environment variable `NEUROSCOPE_HOME` names it; the default is `~/.neuroscope`. The folder
+    may not exist yet: `create_home` creates it.
+    """
+    return absolute(os.environ.get("NEUROSCOPE_HOME") or Path.home() / ".neuroscope")
+
+
+def create_home(*subfolder: str) -> Path:
+    """Create the home folder or a subfolder of it, unless it exists, and return its path.
+
+    >>> create_home("baseline")
+    PosixPath('/home/user/.neuroscope/baseline')
 
     Raises:
-        NeuroscopeError: it cannot be made.
+        NeuroscopeError: the folder cannot be created.
     """
-    folder = absolute(os.environ.get("NEUROSCOPE_HOME") or Path.home() / ".neuroscope")
+    folder = home().joinpath(*subfolder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise NeuroscopeError(
-            f"the folder {folder} cannot be made ({error.strerror}): set NEUROSCOPE_HOME to one"
-            " that can"
+            f"cannot create {folder} ({error.strerror})",
+            remedy="set NEUROSCOPE_HOME to a writable folder",
         ) from error
     return folder

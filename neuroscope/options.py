@@ -7,26 +7,28 @@ from typing import Any, Literal, get_args
 from neuroscope.errors import NeuroscopeError
 
 Pool = Literal["mean", "max", "last", "first", "none"]
-"""How a prompt's tokens become one row; `none` keeps every token."""
+"""Ways to pool a prompt's tokens into one row; `none` keeps every token."""
 TokenRule = Literal["content", "all"]
-"""Which tokens count: without special tokens, or with them; padding never counts."""
+"""Rules on which tokens count: without special tokens, or all; padding never counts."""
 Dtype = Literal["float32", "bfloat16", "float16"]
-"""Number format of the forward pass."""
+"""Number formats of the forward pass."""
 DtypeChoice = Literal["auto", "float32", "bfloat16", "float16"]
-"""As `Dtype`, or bfloat16 where the device is fast in it and float32 elsewhere."""
+"""Number formats, or `auto`: bfloat16 where the device computes fast in it, else float32."""
 Attention = Literal["sdpa", "eager"]
-"""Implementation of attention."""
+"""Implementations of attention."""
 PaddingSide = Literal["right", "left"]
-"""Where the padding of a batch stands."""
+"""Sides of a prompt on which it is padded."""
+StudySite = Literal["resid_pre", "attn_out", "mlp_act", "mlp_out", "resid_post", "final"]
+"""Components that a study can read."""
 Memory = Literal["auto", "resident", "stream"]
-"""Whether weights are held in memory, left in their files, or whichever fits."""
+"""Placement of the weights: in memory, in their files, or `auto`, in memory if they fit."""
 
 DEVICES = "auto, cpu, cpu:4 (four threads), cuda, cuda:1, mps or all (every GPU)"
-"""The devices there can be, for messages and help."""
+"""Names of devices, for messages and help."""
 
 
 def choices(kind: Any) -> tuple[str, ...]:
-    """The values of one of the types above.
+    """Return the values of one of the types above.
 
     >>> choices(TokenRule)
     ('content', 'all')
@@ -37,10 +39,10 @@ def choices(kind: Any) -> tuple[str, ...]:
 def check_choice(option: str, value: str, known: Sequence[str]) -> None:
     """Raise NeuroscopeError unless `value` is one of `known`."""
     if value not in known:
-        raise NeuroscopeError(f"unknown {option} {value!r}; choose one of {', '.join(known)}")
+        raise NeuroscopeError(f"unknown {option} {value!r}; choose one of: {', '.join(known)}")
 
 
 def check_device_name(device: str) -> None:
-    """Raise NeuroscopeError unless a device could be called so; it need not exist here."""
+    """Raise NeuroscopeError unless a device name is valid; the device need not exist here."""
     if not re.fullmatch(r"auto|all|cpu(:[1-9]\d*)?|mps|cuda(:\d+)?", device):
         raise NeuroscopeError(f"unknown device {device!r}; choose {DEVICES}")

@@ -1,10 +1,10 @@
-"""How long work reports what it is doing, without knowing who looks."""
+"""Progress reports for long-running work, independent of what displays them."""
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and of how much."""
+"""Callback that receives the name of the task, the amount done and the total."""
 
 
 def silent(task: str, done: int, total: int) -> None:
-    """Nobody looks."""
+    """Ignore a progress report."""

@@ -1,202 +1,318 @@
-"""Prompts from files: text, CSV, JSON lines, Parquet; read row by row, whatever their length."""
+"""Prompts from files: text, CSV, TSV, JSON Lines or Parquet, read row by row."""
 
 import csv
 import json
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from neuroscope.errors import PromptError
+from neuroscope.errors import Option, PromptError
 from neuroscope.files import absolute
 from neuroscope.prompts import Prompt, PromptSet, checked, digest_of
 
-Rows = Generator[tuple[int, Mapping[str, object]], None, None]
-"""Of each row the line in the file, from 1, and the columns."""
+Row = tuple[str, Mapping[str, object]]
+"""Position of a row in its file, such as `line 3`, and its columns."""
 
 
-def read_prompts(path: str | Path) -> PromptSet:
-    """All prompts of a file, in memory; see `PromptFile.open`."""
-    return PromptSet(tuple(_read(_known(path), check=True)))
+def read_prompts(
+    path: str | Path, *, text_column: str = "text", label_columns: Sequence[str] | None = None
+) -> PromptSet:
+    """Read all prompts of a file into memory.
+
+    Args:
+        path, text_column, label_columns: as in `PromptFile.open`.
+
+    Raises:
+        PromptError: as `PromptFile.open`.
+    """
+    columns = _Columns.of(text_column, label_columns)
+    return PromptSet(tuple(_read(_checked_path(path), columns, check=True)))
 
 
 @dataclass(frozen=True)
 class PromptFile:
-    """The prompts of a file, checked once and read anew each time they are gone through.
+    """Prompts of a file, checked once and read again on each iteration.
 
     >>> prompts = PromptFile.open("prompts.csv")
     >>> for prompt in prompts: ...
 
-    Memory does not grow with the file, but for the ids while they are checked.
+    Memory use does not grow with the file, except for the ids while they are checked.
     """
 
     path: Path
     count: int
-    characters: int  # of all texts together
+    """Number of prompts."""
+    characters: int
+    """Number of characters of all texts together."""
     digest: str
+    """SHA-256 over ids, texts and labels, in order."""
+    text_column: str = "text"
+    label_columns: tuple[str, ...] | None = None
 
     @classmethod
-    def open(cls, path: str | Path) -> "PromptFile":
-        """Reads the file through once: `.txt` (a prompt a line), `.csv`, `.jsonl` or `.parquet`.
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        text_column: str = "text",
+        label_columns: Sequence[str] | None = None,
+    ) -> "PromptFile":
+        """Read a file once, to check it and to count its prompts.
 
-        Tables need a column `text`; `id` is optional (else the row's number, from 0), and every
-        other column becomes a label.
+        Args:
+            path: `.txt` (one prompt per line; blank lines are skipped), `.csv`, `.tsv`, `.jsonl`
+                or `.parquet`. A column `id` is optional; rows without one are numbered from 0.
+            text_column: name of the column that contains the texts.
+            label_columns: names of the columns that contain labels; by default every column except
+                `id` and `text_column`.
 
         Raises:
-            PromptError: the file is missing, of another kind or malformed (with the line), or a
-                prompt is blank or has another's id.
+            PromptError: the file is missing, is of another type or is malformed (the message names
+                the line, or the row of a Parquet file), a column is missing, a prompt is blank, or
+                two prompts share an id.
         """
-        path = _known(path)
+        columns = _Columns.of(text_column, label_columns)
+        path = _checked_path(path)
         count = characters = 0
 
         def counted() -> Iterator[Prompt]:
             nonlocal count, characters
-            for prompt in _read(path, check=True):
+            for prompt in _read(path, columns, check=True):
                 count, characters = count + 1, characters + len(prompt.text)
                 yield prompt
 
         digest = digest_of(counted())
-        return cls(path, count, characters, digest)
+        return cls(path, count, characters, digest, columns.text, columns.labels)
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[Prompt]:
-        return _read(self.path, check=False)
+        columns = _Columns(self.text_column, self.label_columns)
+        return _read(self.path, columns, check=False)
 
 
-def _known(path: str | Path) -> Path:
-    path = absolute(path)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise PromptError(f"prompt file '{path}' {what}")
-    if path.suffix.lower() not in _READERS:
-        kinds = ", ".join(_READERS)
-        raise PromptError(f"cannot read prompts from '{path}': the file's ending must be {kinds}")
-    return path
+@dataclass(frozen=True)
+class _Columns:
+    """Columns of a file that become texts and labels."""
+
+    text: str
+    labels: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, text_column: str, label_columns: Sequence[str] | None) -> "_Columns":
+        return cls(text_column, None if label_columns is None else tuple(label_columns))
+
+    def chosen(self, names: Sequence[str]) -> list[str]:
+        """Return the names of a file's columns that are read."""
+        if self.labels is None:
+            return list(names)
+        return [name for name in names if name in (self.text, "id", *self.labels)]
+
+    def check(self, names: Sequence[str], prefix: str) -> None:
+        """Raise PromptError if a column is missing, or if two that are read have the same name.
+
+        Args:
+            names: names of the file's columns.
+            prefix: start of the error message, such as `line 1: `; may be empty.
+        """
+        available = ", ".join(names) or "nothing"
+        if self.text not in names:
+            others = [
+                Option("text_column", name, "name the column that contains the texts")
+                for name in names
+            ]
+            raise PromptError(
+                f"{prefix}no column '{self.text}'; found {available}", options=others[:1]
+            )
+        for name in self.labels or ():
+            if name not in names:
+                raise PromptError(f"{prefix}no column '{name}' for labels; found {available}")
+        for name, count in Counter(self.chosen(names)).items():
+            if count > 1:
+                raise PromptError(
+                    f"{prefix}{count} columns are named '{name}'", remedy="give each its own name"
+                )
+
+    def prompt(self, index: int, position: str, row: Mapping[str, object]) -> Prompt:
+        """Return the prompt of a row.
+
+        Args:
+            index: index of the row, from 0; it becomes the id of a row without one.
+            position: position of the row in its file, such as `line 3`.
+            row: column -> value.
+        """
+        text = row[self.text]
+        if not isinstance(text, str) or not text.strip():
+            fault = "blank" if text is None or isinstance(text, str) else f"{text!r}, not text"
+            raise PromptError(
+                f"{position}: '{self.text}' is {fault}", remedy="give every row a text"
+            )
+        if "\0" in text:
+            raise PromptError(
+                f"{position}: '{self.text}' contains a NUL character",
+                remedy="save the file as UTF-8",
+            )
+        others = (name for name in row if name not in ("id", self.text))
+        names = others if self.labels is None else self.labels
+        values = ((name, row[name]) for name in names)
+        labels = {name: _text(value) for name, value in values if not _is_blank(value)}
+        id = row.get("id")
+        return Prompt(str(index) if id in (None, "") else _text(id), text, labels)
 
 
-def _read(path: Path, *, check: bool) -> Iterator[Prompt]:
-    """The file's prompts, at least one; a fault is raised where it stands."""
-    prompt = None
-    try:
-        with closing(_READERS[path.suffix.lower()](path)) as rows:
-            found = (_prompt(index, line, row) for index, (line, row) in enumerate(rows))
-            for prompt in checked(found) if check else found:
-                yield prompt
-    except UnicodeDecodeError as error:
-        raise PromptError(f"{path} is not UTF-8 text ({error}): save it as UTF-8") from error
-    except PromptError as error:
-        raise PromptError(f"{path}, {error}") from error
-    except OSError as error:
-        raise PromptError(f"{path} cannot be read: {error.strerror or error}") from error
-    if prompt is None:
-        raise PromptError(f"{path} holds no prompts")
+def _is_blank(value: object) -> bool:
+    """Return whether a cell is empty: the prompt then lacks the label."""
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _prompt(index: int, line: int, row: Mapping[str, object]) -> Prompt:
-    text = row.get("text")
-    if not isinstance(text, str) or not text.strip():
-        fault = "missing or blank" if text is None or isinstance(text, str) else f"{text!r}"
-        raise PromptError(f"line {line}: 'text' is {fault}; every row needs text")
-    labels = {
-        key: _label(value)
-        for key, value in row.items()
-        if key not in ("id", "text") and value is not None
-    }
-    id = row.get("id")
-    return Prompt(str(index) if id in (None, "") else str(id), text, labels)
-
-
-def _label(value: object) -> str:
-    """A label as text; what JSON alone can hold stays JSON."""
+def _text(value: object) -> str:
+    """Return an id or a label as text; lists, objects and booleans are written as JSON."""
+    if isinstance(value, bytes):
+        return value.decode()
     nested = isinstance(value, dict | list | bool)
     return json.dumps(value, ensure_ascii=False, default=str) if nested else str(value)
 
 
-def _filled_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Line, from 1, and text of the lines that are not blank; only a new line ends a line."""
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
+def _checked_path(path: str | Path) -> Path:
+    """Return the absolute path of a file; raise PromptError unless prompts can be read from it."""
+    path = absolute(path)
+    if not path.is_file():
+        fault = "is a folder" if path.is_dir() else "does not exist"
+        raise PromptError(f"prompt file '{path}' {fault}")
+    if path.suffix.lower() not in _READERS:
+        raise PromptError(
+            f"cannot read prompts from '{path}'",
+            remedy=f"use a file whose name ends in {', '.join(_READERS)}",
+        )
+    return path
+
+
+def _read(path: Path, columns: _Columns, *, check: bool) -> Iterator[Prompt]:
+    """Yield the prompts of a file, of which there must be at least one; errors name the file."""
+    prompt = None
+    try:
+        with closing(_READERS[path.suffix.lower()](path, columns)) as rows:
+            prompts = (columns.prompt(index, *row) for index, row in enumerate(rows))
+            for prompt in checked(prompts) if check else prompts:
+                yield prompt
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{path} is not UTF-8 ({error})", remedy="save it as UTF-8") from error
+    except PromptError as error:
+        problem = f"{path}, {error.problem}"
+        raise PromptError(problem, options=error.options, remedy=error.remedy) from error
+    except OSError as error:
+        raise PromptError(f"{path} cannot be read ({error.strerror or error})") from error
+    if prompt is None:
+        raise PromptError(f"{path} contains no prompts")
+
+
+def _filled_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield position and text of the lines that are not blank; CR, LF and CR LF end a line."""
+    with path.open(encoding="utf-8-sig") as file:
         for line, text in enumerate(file, 1):
             if text.strip():
-                yield line, text.removesuffix("\n").removesuffix("\r")
+                yield f"line {line}", text.removesuffix("\n")
 
 
-def _read_text(path: Path) -> Rows:
-    for line, text in _filled_lines(path):
-        yield line, {"text": text}
+def _read_text(path: Path, columns: _Columns) -> Generator[Row, None, None]:
+    columns.check(["text"], "")
+    for position, text in _filled_lines(path):
+        yield position, {"text": text}
 
 
-def _read_csv(path: Path) -> Rows:
+def _read_csv(
+    path: Path, columns: _Columns, *, delimiter: str, name: str
+) -> Generator[Row, None, None]:
+    """Yield the rows of a CSV or TSV file.
+
+    Args:
+        path: path of the file.
+        columns: columns that are read.
+        delimiter: character between two columns.
+        name: plural name of the delimiter, for messages.
+    """
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        begins = 1  # the line where a row begins, which may be far above where it is found faulty
+        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        start = 1  # line on which the row starts; an error may be detected many lines later
         try:
-            columns = _checked_columns(reader.fieldnames or (), "line 1: ")
-            begins = reader.line_num + 1
+            names = reader.fieldnames
+            if names is None:
+                return  # the file is empty
+            columns.check(names, "line 1: ")
+            start = reader.line_num + 1
             for row in reader:
                 if None in row or None in row.values():
                     raise PromptError(
-                        f"line {reader.line_num}: expected {len(columns)} columns; quote texts"
-                        " that hold commas"
+                        f"line {reader.line_num}: expected {len(names)} columns",
+                        remedy=f"quote texts that contain {name}",
                     )
-                yield reader.line_num, row
-                begins = reader.line_num + 1
+                yield f"line {reader.line_num}", row
+                start = reader.line_num + 1
         except csv.Error as error:
-            hint = (
-                "put texts that long into a .jsonl file"
-                if "limit" in str(error)
-                else "is a quote not closed, or not doubled within a text?"
-            )
-            raise PromptError(f"the row from line {begins} on: {error}; {hint}") from error
+            raise _csv_error(start, error) from error
 
 
-def _checked_columns(names: Sequence[str], where: str) -> Sequence[str]:
-    """The names of a table's columns; `where` they stand is told with what is wrong.
-
-    Raises:
-        PromptError: there is none called `text`, or two have one name.
-    """
-    if "text" not in names:
-        raise PromptError(f"{where}no column 'text'; found {', '.join(names) or 'nothing'}")
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise PromptError(f"{where}{count} columns are called '{name}': rename them")
-    return names
+def _csv_error(start: int, error: csv.Error) -> PromptError:
+    """Return the error for a row, starting at line `start`, that the csv module cannot parse."""
+    remedy = "close every quote, and double the quotes within a text"
+    if "field larger than field limit" in str(error):
+        remedy = "store texts of that length in a .jsonl file"
+    return PromptError(f"the row that starts on line {start}: {error}", remedy=remedy)
 
 
-def _read_jsonl(path: Path) -> Rows:
-    for line, text in _filled_lines(path):
+def _read_jsonl(path: Path, columns: _Columns) -> Generator[Row, None, None]:
+    for position, text in _filled_lines(path):
         try:
             row = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise PromptError(f"line {line}: not JSON ({error})") from error
+        except json.JSONDecodeError as error:
+            raise PromptError(f"{position}: not JSON ({error.msg})") from error
+        except (ValueError, RecursionError) as error:
+            raise PromptError(f"{position}: not JSON ({error})") from error
         if not isinstance(row, dict):
-            raise PromptError(f'line {line}: expected an object such as {{"text": "…"}}')
-        yield line, row
+            raise PromptError(f"{position}: not a JSON object", remedy='write {"text": "…"}')
+        columns.check(list(row), f"{position}: ")
+        yield position, row
 
 
-def _read_parquet(path: Path) -> Rows:
+def _read_parquet(path: Path, columns: _Columns) -> Generator[Row, None, None]:
     import pyarrow.parquet as pq
     from pyarrow import ArrowException
 
     try:
-        file = pq.ParquetFile(path)
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            columns.check(names, "")
+            chosen, first = columns.chosen(names), 1
+            for batch in file.iter_batches(4096, columns=chosen):
+                position = f"rows {first} to {first + len(batch) - 1}"
+                values = [_column(batch, name, position) for name in chosen]
+                for number, row in enumerate(zip(*values, strict=True), first):
+                    yield f"row {number}", dict(zip(chosen, row, strict=True))
+                first += len(batch)
     except (ArrowException, OSError) as error:
         raise PromptError(f"not a readable Parquet file ({error})") from error
-    with file:
-        _checked_columns(file.schema_arrow.names, "")
-        try:
-            rows = (row for batch in file.iter_batches(4096) for row in batch.to_pylist())
-            yield from enumerate(rows, 1)
-        except (ArrowException, OSError) as error:
-            raise PromptError(f"not a readable Parquet file ({error})") from error
 
 
-_READERS = {
+def _column(batch: Any, name: str, position: str) -> list[object]:
+    """Return the values of a column of an Arrow batch."""
+    try:
+        values: list[object] = batch.column(name).to_pylist()
+    except (ValueError, OverflowError, LookupError) as error:  # dates out of range, time zones
+        raise PromptError(
+            f"{position}: '{name}' contains a value that Python cannot represent ({error})"
+        ) from error
+    return values
+
+
+_READERS: dict[str, Callable[[Path, _Columns], Generator[Row, None, None]]] = {
     ".txt": _read_text,
-    ".csv": _read_csv,
+    ".csv": partial(_read_csv, delimiter=",", name="commas"),
+    ".tsv": partial(_read_csv, delimiter="\t", name="tabs"),
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
 }

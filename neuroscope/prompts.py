@@ -1,4 +1,4 @@
-"""Prompts, sets of prompts, and templates of them."""
+"""Prompts, sets of prompts, and templates of prompts."""
 
 import hashlib
 import json
@@ -13,7 +13,10 @@ from neuroscope.errors import PromptError
 
 @dataclass(frozen=True)
 class Prompt:
-    """One text given to a model; `labels` are what is known about it (topic=politics)."""
+    """Text that is given to a model, with its id and labels.
+
+    >>> Prompt("17", "Stocks fell on Monday.", {"topic": "business"})
+    """
 
     id: str
     text: str
@@ -26,7 +29,7 @@ class Prompts(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Prompt]:
-        """Goes through them from the first, as often as asked."""
+        """Iterate over the prompts from the first; this can be repeated any number of times."""
         ...
 
     @property
@@ -36,13 +39,13 @@ class Prompts(Protocol):
 
     @property
     def characters(self) -> int:
-        """Of all texts together."""
+        """Number of characters of all texts together."""
         ...
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts in a fixed order, with distinct ids.
+    """Prompts in a fixed order, with distinct ids, in memory.
 
     >>> prompts = PromptSet.of(["The cat is on the mat", "The dog is on the mat"])
     >>> [prompt.id for prompt in prompts]
@@ -58,7 +61,7 @@ class PromptSet:
 
     def __post_init__(self) -> None:
         if not self.prompts:
-            raise PromptError("no prompts were given: name at least one")
+            raise PromptError("no prompts were given", remedy="give at least one")
         for _ in checked(self.prompts):
             pass
 
@@ -75,26 +78,28 @@ class PromptSet:
 
     @classmethod
     def of(cls, prompts: "Prompts | Iterable[str]") -> "PromptSet":
-        """A set from texts, whose ids are their positions, or from any other prompts.
+        """Return a set of prompts from texts, whose ids are their indices, or from other prompts.
 
         Raises:
-            PromptError: what is given is neither.
+            PromptError: an item is neither a text nor a prompt, or a prompt is invalid.
         """
         if isinstance(prompts, PromptSet):
             return prompts
         if isinstance(prompts, str | PathLike):
             raise PromptError(
-                f"prompts must be a list of texts, not '{prompts}': write [text], or"
-                " PromptFile.open(path) for the prompts of a file"
+                f"prompts must be a list of texts, not '{prompts}'",
+                remedy="write [text], or PromptFile.open(path) for the prompts of a file",
             )
-        return cls(tuple(_prompt(index, one) for index, one in enumerate(prompts)))
+        return cls(tuple(_prompt(index, item) for index, item in enumerate(prompts)))
 
     @property
     def texts(self) -> list[str]:
+        """Texts of the prompts, in order."""
         return [prompt.text for prompt in self.prompts]
 
     @property
     def ids(self) -> list[str]:
+        """Ids of the prompts, in order."""
         return [prompt.id for prompt in self.prompts]
 
     @cached_property
@@ -104,54 +109,55 @@ class PromptSet:
 
     @property
     def characters(self) -> int:
-        """Of all texts together."""
+        """Number of characters of all texts together."""
         return sum(len(prompt.text) for prompt in self.prompts)
 
 
-def _prompt(index: int, given: object) -> Prompt:
-    if isinstance(given, Prompt):
-        return given
-    if isinstance(given, str):
-        return Prompt(str(index), given)
-    raise PromptError(f"prompt {index} is {given!r}: it must be a text")
+def _prompt(index: int, item: object) -> Prompt:
+    if isinstance(item, Prompt):
+        return item
+    if isinstance(item, str):
+        return Prompt(str(index), item)
+    raise PromptError(f"prompt {index} is {item!r}, not text", remedy="give a text or a Prompt")
 
 
 def checked(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
-    """The prompts as they come.
+    """Yield prompts, checking each one when it is reached.
 
     Raises:
-        PromptError: on the way, where one is blank, is no text, or has an id that was there before.
+        PromptError: a prompt is blank, is not valid Unicode, or has the id of an earlier one.
     """
     ids: set[str] = set()
     for number, prompt in enumerate(prompts, 1):
         if not prompt.text.strip():
             raise PromptError(
-                f"prompt '{prompt.id}' (number {number}) is blank: give it text or leave it out"
+                f"prompt '{prompt.id}' (number {number}) is blank", remedy="give it text or omit it"
             )
-        if _is_broken(prompt.id) or _is_broken(prompt.text):
+        if not (_is_unicode(prompt.id) and _is_unicode(prompt.text)):
             raise PromptError(
-                f"prompt {prompt.id!r} (number {number}) holds half a character (a lone surrogate),"
-                " which is no text: mend it"
+                f"prompt {prompt.id!r} (number {number}) contains a lone surrogate, which is"
+                " invalid Unicode",
+                remedy="fix the source of the text",
             )
         if prompt.id in ids:
             raise PromptError(
-                f"two prompts share the id '{prompt.id}' (the second is number {number}): ids must"
-                " be distinct, and one without gets its place, from 0"
+                f"two prompts have the id '{prompt.id}' (the second is number {number})",
+                remedy="give each its own id; prompts without one are numbered from 0",
             )
         ids.add(prompt.id)
         yield prompt
 
 
-def _is_broken(text: str) -> bool:
+def _is_unicode(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return True
-    return False
+        return False
+    return True
 
 
 def digest_of(prompts: Iterable[Prompt]) -> str:
-    """SHA-256 over ids, texts and labels, in order."""
+    """Return the SHA-256 over ids, texts and labels, in order."""
     total = hashlib.sha256()
     for prompt in prompts:
         row = [prompt.id, prompt.text, dict(prompt.labels)]
@@ -160,19 +166,24 @@ def digest_of(prompts: Iterable[Prompt]) -> str:
 
 
 def fill_template(template: str, fills: Sequence[str]) -> list[str]:
-    """The template's text once for each fill, put where `{}` stands.
+    """Return the template's text once per fill, with the fill in place of `{}`.
+
+    >>> fill_template("The engineer is a {}.", ["man", "woman"])
+    ['The engineer is a man.', 'The engineer is a woman.']
 
     Raises:
-        PromptError: the template has not exactly one `{}`, or there are no fills.
+        PromptError: the template does not contain `{}` exactly once, or there are no fills.
     """
     if template.count("{}") != 1:
         raise PromptError(
-            f"template '{template}' must hold '{{}}' exactly once, where the fills go,"
-            " as in 'The engineer is a {}.'"
+            f"template '{template}' must contain '{{}}' exactly once, where the fills go",
+            remedy="write, for example, 'The engineer is a {}.'",
         )
     if not fills:
-        raise PromptError(f"template '{template}' has no fills: give at least two words for '{{}}'")
+        raise PromptError(
+            f"template '{template}' has no fills", remedy="give at least two words for '{}'"
+        )
     for fill in fills:
         if not fill.strip():
-            raise PromptError(f"a fill of template '{template}' is blank: give it text")
+            raise PromptError(f"a fill of template '{template}' is blank", remedy="give it text")
     return [template.replace("{}", fill) for fill in fills]

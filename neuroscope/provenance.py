@@ -1,7 +1,8 @@
-"""Which versions of libraries and of this project are at work."""
+"""Versions of the libraries and commit of this project, recorded with every result."""
 
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -9,18 +10,18 @@ _LIBRARIES = ("neuroscope", "torch", "transformers", "tokenizers", "numpy", "mlf
 
 
 def library_versions() -> dict[str, str]:
-    """Library -> version, Python's among them; a library that is not installed is left out."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the libraries that are installed."""
+    versions = {"python": platform.python_version()}
     for library in _LIBRARIES:
         try:
-            found[library] = version(library)
+            versions[library] = version(library)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def git_commit() -> str | None:
-    """The commit of this project's source, `+changes` when edited; None outside a checkout."""
+    """Return this project's commit, with `+changes` if files differ; None outside a checkout."""
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():
         return None
@@ -31,7 +32,8 @@ def git_commit() -> str | None:
         return None
 
 
+@cache  # starting two processes per extraction would be slow
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    return done.stdout.strip()
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    return finished.stdout.strip()

@@ -1,4 +1,4 @@
-"""Prompts as their model reads them: one prompt's tokens, and those of many end to end."""
+"""Tokens of prompts: of one prompt, and of many prompts in one array."""
 
 import re
 import unicodedata
@@ -10,21 +10,23 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroscope.options import TokenRule
+
 Flags = NDArray[np.bool_]
 Integers = NDArray[np.int32]
 
 _WORD_MARKERS = "Ġ▁Ċ"  # how GPT-2's and SentencePiece tokenizers write a space or a new line
-_BLANK = re.compile(r"(?:[\sĠ▁Ċĉč]|<0x(?:09|0A|0D|20)>)+")  # a token that shows nothing
+_BLANK = re.compile(r"(?:[\sĠ▁Ċĉč]|<0x(?:09|0A|0D|20)>)+")  # a token of white space only
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One prompt as its model reads it, padding left out; all fields have one entry a token."""
+    """Tokens of one prompt, without padding; every field has one entry per token."""
 
     ids: tuple[int, ...]
     texts: tuple[str, ...]
     special: tuple[bool, ...]
-    unknown: tuple[bool, ...] = ()  # words the tokenizer has no token for; not given: none
+    unknown: tuple[bool, ...] = ()  # true where the tokenizer does not know a word; default: none
 
     def __post_init__(self) -> None:
         if not self.unknown:
@@ -35,12 +37,12 @@ class Tokens:
 
     @property
     def content(self) -> Flags:
-        """(tokens,) false at special tokens such as [CLS]."""
+        """(tokens,) flags, false at special tokens such as [CLS]."""
         return ~np.array(self.special, dtype=bool)
 
     @property
     def words(self) -> Flags:
-        """(tokens,) false at special tokens and at the punctuation and blanks at the end."""
+        """(tokens,) flags, false at special tokens and at punctuation and blanks at the end."""
         words = self.content
         for position in reversed(np.flatnonzero(words).tolist()):
             text = self.texts[position]
@@ -51,13 +53,13 @@ class Tokens:
 
 
 def is_punctuation(token: str) -> bool:
-    """Whether a token consists of punctuation alone, word markers aside."""
+    """Return whether a token consists of punctuation, apart from word markers."""
     text = _from_bytes(token.removeprefix("##").strip(_WORD_MARKERS + " "))
     return bool(text) and all(unicodedata.category(letter).startswith("P") for letter in text)
 
 
 def _from_bytes(token: str) -> str:
-    """The text of a byte-level token, in which GPT-2 writes “…” as "âĢ¦"; else the token."""
+    """Decode a byte-level token, such as GPT-2's "âĢ¦" for “…”; return other tokens unchanged."""
     try:
         return bytes(_BYTES[letter] for letter in token).decode()
     except (KeyError, UnicodeDecodeError):
@@ -65,11 +67,11 @@ def _from_bytes(token: str) -> str:
 
 
 def _byte_letters() -> dict[str, int]:
-    """Letter -> byte, as in GPT-2's `bytes_to_unicode`."""
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    letters = {chr(byte): byte for byte in shown}
-    return letters | {chr(256 + place): byte for place, byte in enumerate(hidden)}
+    """Return letter -> byte, the inverse of GPT-2's `bytes_to_unicode`."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {chr(byte): byte for byte in printable}
+    return letters | {chr(256 + index): byte for index, byte in enumerate(others)}
 
 
 _BYTES = _byte_letters()
@@ -77,25 +79,28 @@ _BYTES = _byte_letters()
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """What token ids mean to one tokenizer."""
+    """Tokens of one tokenizer by id, with those that are special or unknown.
+
+    Only tokens that frame or pad a prompt are special; [MASK] and [UNK] count as words.
+    """
 
     texts: Sequence[str]  # id -> token
-    special: frozenset[int]  # ids that frame or pad a prompt
-    unknown: int | None  # id that stands for words the tokenizer has no token for
+    special: frozenset[int]
+    unknown: int | None  # id of the token that replaces words the tokenizer does not know
 
     def __repr__(self) -> str:
         return f"Vocabulary({len(self.texts):,} tokens)"
 
     @cached_property
     def is_special(self) -> Flags:
-        """(ids,)"""
+        """(ids,) flags, true for special tokens."""
         flags = np.zeros(len(self.texts), dtype=bool)
         flags[[id for id in self.special if id < len(flags)]] = True
         return flags
 
     @cached_property
     def is_unknown(self) -> Flags:
-        """(ids,) a special token that also stands for the unknown counts as special only."""
+        """(ids,) flags, true for the unknown token unless that is also a special token."""
         flags = np.zeros(len(self.texts), dtype=bool)
         if self.unknown is not None:
             flags[self.unknown] = True
@@ -104,12 +109,12 @@ class Vocabulary:
 
 @dataclass(frozen=True, eq=False)
 class TokenBlock(Sequence[Tokens]):
-    """Tokens of many prompts, end to end: far smaller than one `Tokens` a prompt.
+    """Tokens of many prompts in one array, which is far smaller than one `Tokens` per prompt.
 
-    >>> block[0].texts   # of the first prompt
+    >>> block[0].texts   # tokens of the first prompt
     ('[CLS]', 'the', 'cat', '[SEP]')
 
-    `ids` is (tokens,); `ends` is (prompts,), the place after each prompt's last token.
+    `ids` is (tokens,); `ends` is (prompts,), the index after each prompt's last token.
     """
 
     ids: Integers
@@ -133,55 +138,55 @@ class TokenBlock(Sequence[Tokens]):
 
     def __getitem__(self, index: int | slice) -> Tokens | list[Tokens]:
         if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
+            return [self[number] for number in range(*index.indices(len(self)))]
         return self._tokens(int(self.starts[index]), int(self.ends[index]))
 
     def slice(self, prompts: slice) -> "TokenBlock":
-        """The tokens of some neighbouring prompts."""
+        """Return the tokens of consecutive prompts."""
         starts, ends = self.starts[prompts], self.ends[prompts]
         first, last = int(starts[0]), int(ends[-1])
         return TokenBlock(self.ids[first:last], ends - first, self.vocabulary)
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
-        """(prompts,) the place of each prompt's first token."""
+        """(prompts,) index of each prompt's first token."""
         return np.concatenate([[0], self.ends[:-1]]).astype(np.int64)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """(prompts,)"""
+        """(prompts,) number of tokens per prompt."""
         return self.ends - self.starts
 
     @cached_property
     def special(self) -> Flags:
-        """(tokens,)"""
+        """(tokens,) flags, true at special tokens."""
         return self.vocabulary.is_special[self.ids]
 
     @cached_property
     def unknown(self) -> Flags:
-        """(tokens,)"""
+        """(tokens,) flags, true at words the tokenizer does not know."""
         return self.vocabulary.is_unknown[self.ids]
 
-    def kept(self, token_rule: str) -> Flags:
-        """(tokens,) which ones the token rule, `content` or `all`, counts."""
+    def kept(self, token_rule: TokenRule) -> Flags:
+        """Return (tokens,) flags, true at the tokens that the rule counts."""
         return ~self.special if token_rule == "content" else np.ones(len(self.ids), dtype=bool)
 
-    def kept_counts(self, token_rule: str) -> NDArray[np.int64]:
-        """(prompts,) how many tokens of each prompt the token rule counts."""
+    def kept_counts(self, token_rule: TokenRule) -> NDArray[np.int64]:
+        """Return the number of tokens per prompt that the rule counts, (prompts,)."""
         before = np.concatenate([[0], np.cumsum(self.kept(token_rule), dtype=np.int64)])
         counts: NDArray[np.int64] = before[self.ends] - before[self.starts]
         return counts
 
     @property
     def positions(self) -> Integers:
-        """(tokens,) each token's place in its prompt, from 0."""
+        """(tokens,) position of each token in its prompt, from 0."""
         return (np.arange(len(self.ids)) - np.repeat(self.starts, self.lengths)).astype(np.int32)
 
     def _tokens(self, start: int, end: int) -> Tokens:
-        at = slice(start, end)
+        span = slice(start, end)
         return Tokens(
-            tuple(self.ids[at].tolist()),
-            tuple(self.vocabulary.texts[id] for id in self.ids[at].tolist()),
-            tuple(self.special[at].tolist()),
-            tuple(self.unknown[at].tolist()),
+            tuple(self.ids[span].tolist()),
+            tuple(self.vocabulary.texts[id] for id in self.ids[span].tolist()),
+            tuple(self.special[span].tolist()),
+            tuple(self.unknown[span].tolist()),
         )

@@ -1,4 +1,4 @@
-"""Which tokens of two prompts correspond, and what each view takes of them."""
+"""Alignment of the tokens of two prompts, and the tokens that each view selects."""
 
 import numpy as np
 import pytest
@@ -13,23 +13,23 @@ PIECES = (*SPECIAL, ".", ",", "!", "cat", "dog", "the", "black")
 
 
 def tokens(text):
-    """Tokens of words between blanks; one id for each distinct text."""
+    """Return the tokens of a text split at blanks; equal tokens have equal ids."""
     texts = tuple(text.split())
     ids = tuple(int.from_bytes(text.encode(), "big") for text in texts)
     return Tokens(ids, texts, tuple(text in SPECIAL for text in texts))
 
 
 def spans(a, b):
-    """The prompts' replaced tokens, as texts."""
+    """Return the replaced tokens of both prompts, as texts."""
     a, b = tokens(a), tokens(b)
-    found = align(a, b)
-    return " ".join(a.texts[found.span_a]), " ".join(b.texts[found.span_b])
+    alignment = align(a, b)
+    return " ".join(a.texts[alignment.span_a]), " ".join(b.texts[alignment.span_b])
 
 
 def views(a, b):
-    """Each view's (positions, tokens) on both sides: which share of which token it holds."""
-    held = np.eye(len(a), dtype=np.float32), np.eye(len(b), dtype=np.float32)
-    return view_positions(align(a, b), *held, a.words, b.words)
+    """Return, by view, the weight of each token at each position, for both prompts."""
+    identities = np.eye(len(a), dtype=np.float32), np.eye(len(b), dtype=np.float32)
+    return view_positions(align(a, b), *identities, a.words, b.words)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def views(a, b):
         ("a b a", "a b a b a", ("a", "a b a")),
     ],
 )
-def test_the_replaced_span(a, b, replaced):
+def test_align_finds_the_replaced_span(a, b, replaced):
     assert spans(a, b) == replaced
     assert spans(b, a) == replaced[::-1]
 
@@ -70,7 +70,7 @@ def test_the_replaced_span(a, b, replaced):
         # at the start: the next word joins
         ("cat sat", "black cat sat", ("cat", "black cat")),
         ("[CLS] cat [SEP]", "[CLS] black cat [SEP]", ("cat", "black cat")),
-        # in the middle: of the words at either side, the one after joins
+        # in the middle: the word after joins, not the one before
         ("[CLS] the cat . [SEP]", "[CLS] the black cat . [SEP]", ("cat", "black cat")),
         # at the end: the word before joins
         ("the cat", "the cat sat", ("cat", "cat sat")),
@@ -82,12 +82,12 @@ def test_the_replaced_span(a, b, replaced):
         ("<s>", "<s> cat", ("<s>", "<s> cat")),
     ],
 )
-def test_where_words_are_only_inserted_the_nearest_shared_word_joins_the_span(a, b, replaced):
+def test_an_insertion_extends_the_span_to_the_nearest_shared_word(a, b, replaced):
     assert spans(a, b) == replaced
     assert spans(b, a) == replaced[::-1]
 
 
-def test_a_span_that_has_tokens_on_both_sides_takes_in_no_special_token():
+def test_a_span_with_tokens_in_both_prompts_includes_no_special_token():
     assert spans("[CLS] cat [SEP]", "[CLS] . [SEP]") == ("cat", ".")
 
 
@@ -105,84 +105,84 @@ def test_punctuation_is_recognised_behind_word_markers(token):
 
 
 @pytest.mark.parametrize("token", ["", "Ġ", "▁", "a", "##a", "Ġa.", "a.", "$", "+", "1", "猫"])
-def test_what_holds_a_letter_or_nothing_is_no_punctuation(token):
+def test_other_tokens_are_not_punctuation(token):
     assert not is_punctuation(token)
 
 
 @pytest.mark.parametrize("mark", ["…", "”", "。", "»", "?”"])
-def test_final_punctuation_is_no_word_where_tokens_are_pieces_of_bytes(mark):
-    shown = {byte: chr(byte) for byte in (*range(33, 127), *range(161, 173), *range(174, 256))}
-    hidden = [byte for byte in range(256) if byte not in shown]
-    shown |= {byte: chr(256 + place) for place, byte in enumerate(hidden)}  # as GPT-2 writes bytes
-    piece = "".join(shown[byte] for byte in mark.encode())
+def test_final_punctuation_of_byte_level_tokens_is_not_a_word(mark):
+    printable = {byte: chr(byte) for byte in (*range(33, 127), *range(161, 173), *range(174, 256))}
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = printable | {byte: chr(256 + index) for index, byte in enumerate(others)}  # as GPT-2
+    piece = "".join(letters[byte] for byte in mark.encode())
     prompt = Tokens((1, 2, 3), ("the", "Ġcat", piece), (False, False, False))
     assert prompt.words.tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("blank", ["Ċ", "ĊĊ", "▁", "Ġ", "<0x0A>"])
-def test_a_token_of_blanks_alone_is_no_word_at_the_end(blank):
+def test_a_final_token_of_blanks_is_not_a_word(blank):
     prompt = Tokens((1, 2, 3), ("cat", ".", blank), (False, False, False))
     assert prompt.words.tolist() == [True, False, False]
 
 
 def test_views_of_a_replaced_word():
     a, b = tokens("[CLS] the cat sat . [SEP]"), tokens("[CLS] the ex dog sat . [SEP]")
-    found = views(a, b)
-    assert tuple(found) == VIEWS
-    np.testing.assert_array_equal(found["aligned"][0], np.eye(6))
-    np.testing.assert_array_equal(found["aligned"][1][2], [0, 0, 0.5, 0.5, 0, 0, 0])
-    np.testing.assert_array_equal(found["span"][0], [[0, 0, 1, 0, 0, 0]])
-    np.testing.assert_array_equal(found["span"][1], [[0, 0, 0.5, 0.5, 0, 0, 0]])
-    np.testing.assert_array_equal(found["context"][0], np.eye(6)[[1, 3]])
-    np.testing.assert_array_equal(found["context"][1], np.eye(7)[[1, 4]])
+    weights = views(a, b)
+    assert tuple(weights) == VIEWS
+    np.testing.assert_array_equal(weights["aligned"][0], np.eye(6))
+    np.testing.assert_array_equal(weights["aligned"][1][2], [0, 0, 0.5, 0.5, 0, 0, 0])
+    np.testing.assert_array_equal(weights["span"][0], [[0, 0, 1, 0, 0, 0]])
+    np.testing.assert_array_equal(weights["span"][1], [[0, 0, 0.5, 0.5, 0, 0, 0]])
+    np.testing.assert_array_equal(weights["context"][0], np.eye(6)[[1, 3]])
+    np.testing.assert_array_equal(weights["context"][1], np.eye(7)[[1, 4]])
 
 
-def test_views_of_identical_prompts_hold_no_span():
+def test_identical_prompts_have_an_empty_span():
     prompt = tokens("[CLS] the cat . [SEP]")
-    found = views(prompt, prompt)
-    np.testing.assert_array_equal(found["aligned"][0], np.eye(5))
-    assert [found["span"][side].shape for side in (0, 1)] == [(0, 5), (0, 5)]
-    np.testing.assert_array_equal(found["context"][1], np.eye(5)[[1, 2]])
+    weights = views(prompt, prompt)
+    np.testing.assert_array_equal(weights["aligned"][0], np.eye(5))
+    assert [weights["span"][side].shape for side in (0, 1)] == [(0, 5), (0, 5)]
+    np.testing.assert_array_equal(weights["context"][1], np.eye(5)[[1, 2]])
 
 
-def test_views_of_prompts_that_share_nothing_hold_no_context():
-    found = views(tokens("a b"), tokens("c d e f"))
-    np.testing.assert_array_equal(found["aligned"][1], [[0.25] * 4])
-    np.testing.assert_array_equal(found["span"][0], [[0.5, 0.5]])
-    assert [found["context"][side].shape for side in (0, 1)] == [(0, 2), (0, 4)]
+def test_prompts_that_share_nothing_have_an_empty_context():
+    weights = views(tokens("a b"), tokens("c d e f"))
+    np.testing.assert_array_equal(weights["aligned"][1], [[0.25] * 4])
+    np.testing.assert_array_equal(weights["span"][0], [[0.5, 0.5]])
+    assert [weights["context"][side].shape for side in (0, 1)] == [(0, 2), (0, 4)]
 
 
-def test_final_punctuation_counts_in_the_aligned_view_alone():
-    found = views(tokens("the cat ."), tokens("the dog !"))
-    np.testing.assert_array_equal(found["aligned"][0], [[1, 0, 0], [0, 0.5, 0.5]])
-    np.testing.assert_array_equal(found["span"][0], [[0, 1, 0]])
-    np.testing.assert_array_equal(found["context"][0], [[1, 0, 0]])
+def test_final_punctuation_counts_only_in_the_aligned_view():
+    weights = views(tokens("the cat ."), tokens("the dog !"))
+    np.testing.assert_array_equal(weights["aligned"][0], [[1, 0, 0], [0, 0.5, 0.5]])
+    np.testing.assert_array_equal(weights["span"][0], [[0, 1, 0]])
+    np.testing.assert_array_equal(weights["context"][0], [[1, 0, 0]])
     only_marks = views(tokens("the cat ."), tokens("the cat !"))
     assert len(only_marks["span"][0]) == len(only_marks["span"][1]) == 0
 
 
 def test_a_decoder_without_special_tokens_is_aligned_by_its_words():
-    found = views(tokens("The Ġcat Ġsat ."), tokens("The Ġblack Ġdog Ġsat ."))
-    assert [len(found[view][0]) for view in VIEWS] == [4, 1, 2]
-    np.testing.assert_array_equal(found["span"][1], [[0, 0.5, 0.5, 0, 0]])
-    np.testing.assert_array_equal(found["context"][1], np.eye(5)[[0, 3]])
+    weights = views(tokens("The Ġcat Ġsat ."), tokens("The Ġblack Ġdog Ġsat ."))
+    assert [len(weights[view][0]) for view in VIEWS] == [4, 1, 2]
+    np.testing.assert_array_equal(weights["span"][1], [[0, 0.5, 0.5, 0, 0]])
+    np.testing.assert_array_equal(weights["context"][1], np.eye(5)[[0, 3]])
 
 
 def longest_ends(a, b):
-    """The same by trying every pair of lengths: the longest beginning, then the longest end."""
+    """Return the longest shared beginning, then the longest shared end, by trying all lengths."""
     shortest = min(len(a), len(b))
-    fitting = [
+    candidates = [
         (prefix, suffix)
         for prefix in range(shortest + 1)
         for suffix in range(shortest - prefix + 1)
         if a.ids[:prefix] == b.ids[:prefix] and a.ids[len(a) - suffix :] == b.ids[len(b) - suffix :]
     ]
-    return max(fitting)
+    return max(candidates)
 
 
 @st.composite
 def framed(draw):
-    """A pair of prompts of one model: special tokens at the ends or not, words between them."""
+    """Draw two prompts that have the same special tokens, or none, around their words."""
     inner = st.lists(st.sampled_from(PIECES[len(SPECIAL) :]), min_size=1, max_size=6)
     frame = draw(st.sampled_from(["{}", "[CLS] {} [SEP]", "<s> {}"]))
     return tuple(tokens(frame.format(" ".join(draw(inner)))) for _ in "ab")
@@ -194,55 +194,58 @@ any_pair = st.tuples(*[st.lists(st.sampled_from(PIECES), min_size=1, max_size=7)
 
 
 @given(st.one_of(framed(), any_pair))
-@settings(deadline=None, max_examples=150)
-def test_ends_never_overlap_are_equal_and_leave_no_lone_span(pair):
+@settings(max_examples=150)
+def test_shared_ends_are_equal_do_not_overlap_and_leave_spans_on_both_sides(pair):
     a, b = pair
-    found = align(a, b)
-    assert found.prefix >= 0 <= found.suffix
-    assert found.prefix + found.suffix <= min(len(a), len(b))
-    assert a.ids[: found.prefix] == b.ids[: found.prefix]
-    assert a.ids[len(a) - found.suffix :] == b.ids[len(b) - found.suffix :]
-    assert bool(a.ids[found.span_a]) == bool(b.ids[found.span_b])
+    alignment = align(a, b)
+    assert alignment.prefix >= 0 <= alignment.suffix
+    assert alignment.prefix + alignment.suffix <= min(len(a), len(b))
+    assert a.ids[: alignment.prefix] == b.ids[: alignment.prefix]
+    assert a.ids[len(a) - alignment.suffix :] == b.ids[len(b) - alignment.suffix :]
+    assert bool(a.ids[alignment.span_a]) == bool(b.ids[alignment.span_b])
 
 
 @given(st.one_of(framed(), any_pair))
-@settings(deadline=None, max_examples=150)
-def test_every_view_pairs_positions_and_the_aligned_one_covers_every_token(pair):
-    found = views(*pair)
+@settings(max_examples=150)
+def test_views_pair_positions_and_the_aligned_view_covers_every_token(pair):
+    weights = views(*pair)
     for view in VIEWS:
-        assert len(found[view][0]) == len(found[view][1])
-        for held in found[view]:
-            np.testing.assert_allclose(held.sum(axis=1), 1, rtol=1e-6)
+        assert len(weights[view][0]) == len(weights[view][1])
+        for side in weights[view]:
+            np.testing.assert_allclose(side.sum(axis=1), 1, rtol=1e-6)
     for side, prompt in enumerate(pair):
-        assert (found["aligned"][side] > 0).sum(axis=0).tolist() == [1] * len(prompt)
-        of_words = [(held[side] > 0).any(axis=0) for held in (found["span"], found["context"])]
-        assert not (of_words[0] & of_words[1]).any()
-        assert not (of_words[0] | of_words[1])[~prompt.words].any()
+        assert (weights["aligned"][side] > 0).sum(axis=0).tolist() == [1] * len(prompt)
+        span, context = ((weights[view][side] > 0).any(axis=0) for view in ("span", "context"))
+        assert not (span & context).any()
+        assert not (span | context)[~prompt.words].any()
 
 
 @given(framed())
-@settings(deadline=None, max_examples=150)
-def test_the_span_is_the_least_that_a_search_of_all_lengths_finds(pair):
+@settings(max_examples=150)
+def test_the_span_is_the_shortest_that_an_exhaustive_search_finds(pair):
     a, b = pair
     prefix, suffix = longest_ends(a, b)
-    found = align(a, b)
+    alignment = align(a, b)
     inner = a.words[prefix : len(a) - suffix], b.words[prefix : len(b) - suffix]
     if bool(len(inner[0])) == bool(len(inner[1])) and inner[0].any() == inner[1].any():
-        assert (found.prefix, found.suffix) == (prefix, suffix)
+        assert (alignment.prefix, alignment.suffix) == (prefix, suffix)
         return
-    wider = [(prefix, end) for end in range(suffix)] + [(start, suffix) for start in range(prefix)]
-    holding = [
+    wider_spans = [(prefix, end) for end in range(suffix)] + [
+        (start, suffix) for start in range(prefix)
+    ]
+    with_words = [
         (p, s)
-        for p, s in wider
+        for p, s in wider_spans
         if (a.words[p : len(a) - s].any() and b.words[p : len(b) - s].any())
     ]
-    if holding:  # the one that takes in the fewest tokens, at the end before at the beginning
-        assert (found.prefix, found.suffix) == max(holding, key=lambda ends: (sum(ends), ends[0]))
+    if with_words:  # the span with the fewest tokens more; on a tie, the one that grows at its end
+        assert (alignment.prefix, alignment.suffix) == max(
+            with_words, key=lambda ends: (sum(ends), ends[0])
+        )
 
 
 @given(framed())
-@settings(deadline=None)
-def test_alignment_is_the_same_seen_from_either_side(pair):
-    one, other = align(*pair), align(*pair[::-1])
-    assert (one.prefix, one.suffix) == (other.prefix, other.suffix)
-    assert (one.span_a, one.span_b) == (other.span_b, other.span_a)
+def test_alignment_is_symmetric(pair):
+    forward, backward = align(*pair), align(*pair[::-1])
+    assert (forward.prefix, forward.suffix) == (backward.prefix, backward.suffix)
+    assert (forward.span_a, forward.span_b) == (backward.span_b, backward.span_a)

@@ -1,154 +1,144 @@
-"""Folders of activations whose writer is killed: the next one ends what it began."""
+"""Folders of activations whose writer is killed: the next writer ends as if undisturbed."""
 
 import itertools
-import os
 from contextlib import suppress
 
-import numpy as np
 import pytest
 from stored import (
     MLP,
     PARTS,
-    RESID,
-    VOCABULARY,
     Killed,
+    Lengths,
     assert_same,
+    finished_parts,
     key,
-    make,
+    kill_after,
+    make_activations,
     manifest,
-    opened,
     write,
+    writing,
 )
 
-from neuroscope.errors import StoreError
 from neuroscope.storage.activation_store import read_activations
-from neuroscope.storage.manifest import MANIFEST
-from neuroscope.storage.unfinished import (
-    UNFINISHED,
-    complete_manifest,
-)
+from neuroscope.storage.manifest import MANIFEST, UNFINISHED
+from neuroscope.storage.statistics import read_statistics
+from neuroscope.storage.writing import Request, complete_manifest
 
 
-@pytest.mark.parametrize("written", range(12))
-def test_what_is_cut_short_is_not_found_and_goes_on_where_it_was(folder, monkeypatch, written):
-    calls, rename = [], os.replace
-
-    def cut_short(source, target):
-        if len(calls) == written:
-            raise Killed
-        calls.append(target)
-        rename(source, target)
-
-    monkeypatch.setattr(os, "replace", cut_short)
-    cut = False
-    try:
-        write(folder, make())
-    except Killed:
-        cut = True
-    monkeypatch.undo()
-    assert cut == (written < 10)  # plan, 2 x (prompts, tokens), 2 x 2 sites, manifest
-    if cut:
-        with pytest.raises(StoreError, match=r"no complete activations .*same extraction"):
-            read_activations(folder)
-    whole = {path: path.stat().st_mtime_ns for path in folder.rglob("[!.]*/[!.]*.parquet")}
-    missing = write(folder, make())
-    assert missing == [number for number in (0, 1) if written < 7 + 2 * number]
-    assert_same(read_activations(folder), make())
-    if written >= 5:  # nothing that was whole is written again
-        kept = {path for path, time in whole.items() if path.stat().st_mtime_ns == time}
-        assert {path for path in whole if path.parent.name in ("prompts", "tokens")} <= kept
+def contents(folder):
+    """Return the bytes of each path, False for a folder."""
+    return {
+        str(path.relative_to(folder)): path.is_file() and path.read_bytes()
+        for path in folder.rglob("*")
+    }
 
 
-def test_counts_are_kept_where_only_the_last_step_is_cut_short(folder):
-    """The manifest is there, and that of the unfinished folder has not been taken away."""
-    with opened(folder, manifest(per_part=3)) as unfinished:
-        ids, block = unfinished.inputs(0, VOCABULARY)
-        values = [(site, np.zeros((3, 3), "f4")) for site in (RESID, MLP)]
-        unfinished.write(0, ids, block, values, {MLP: 2})
-        left = (folder / UNFINISHED).read_bytes()
-        unfinished.finish()
-    (folder / UNFINISHED).write_bytes(left)
-    assert complete_manifest(folder, key()) is None
-    with opened(folder, manifest(per_part=3)) as unfinished:
-        assert (unfinished.missing, unfinished.nonfinite) == ([], {"mlp_act.11": 2})
-        unfinished.finish()
-    assert complete_manifest(folder, key()).nonfinite == {"mlp_act.11": 2}
-    assert not (folder / UNFINISHED).exists()
-
-
-def not_begun(folder):
+def start_empty(folder):
     pass
 
 
-def begun_with_another_key(folder):
-    with opened(folder, manifest("max")):
+def start_with_another_key(folder):
+    with writing(folder, manifest("max")):
         pass
 
 
-def divided_otherwise(folder):
-    """And so it has to be done again, as a file of prompts is lost, too."""
-    write(folder, make(), per_part=1)
+def start_with_smaller_parts(folder):
+    """Without a manifest and a file of prompts, the prompts must be divided again."""
+    write(folder, make_activations(), per_part=1)
     for name in (MANIFEST, "prompts/part-00002.parquet"):
         (folder / name).unlink()
 
 
-def without_a_part(folder):
-    write(folder, make())
+def start_without_a_part(folder):
+    write(folder, make_activations())
     (folder / PARTS[0]).unlink()
 
 
-def without_its_manifest(folder):
-    write(folder, make())
+def start_without_the_manifest(folder):
+    write(folder, make_activations())
     (folder / MANIFEST).unlink()
 
 
-CHANGES = ("replace", "rename", "unlink", "rmdir", "mkdir", "fsync")
+def start_with_values(folder):
+    write(folder, make_activations())
 
 
-def kill_after(patch, changes):
-    """Ends the process, so to speak, after so many changes of the disk: none comes after that."""
-    left = iter(range(changes))
-
-    def unless_killed(change):
-        def attempt(*arguments, **options):
-            if next(left, None) is None:
-                raise Killed
-            return change(*arguments, **options)
-
-        return attempt
-
-    for name in CHANGES:
-        patch.setattr(os, name, unless_killed(getattr(os, name)))
+def start_with_large_parts_of_statistics(folder):
+    write(folder, make_activations(), per_part=3, values=False, statistics=[Lengths()])
 
 
-def contents(folder):
-    """Path -> bytes, or none where it is a folder."""
-    found = (path for path in folder.rglob("*") if path.name != ".lock")
-    return {str(one.relative_to(folder)): one.is_file() and one.read_bytes() for one in found}
+def start_without_a_part_of_statistics(folder):
+    write(folder, make_activations(), statistics=[Lengths()])
+    (folder / "lengths-1" / "part-00001.npz").unlink()
+
+
+STARTS = [
+    *(start_empty, start_with_another_key, start_with_smaller_parts, start_without_a_part),
+    *(start_without_the_manifest, start_with_values, start_with_large_parts_of_statistics),
+    start_without_a_part_of_statistics,
+]
 
 
 @pytest.mark.parametrize(
-    "begin",
-    [
-        not_begun,
-        begun_with_another_key,
-        divided_otherwise,
-        without_a_part,
-        without_its_manifest,
-    ],
+    ("start", "options"),
+    [(start_empty, {}), *((start, {"statistics": [Lengths()]}) for start in STARTS)],
 )
-def test_killed_at_any_change_of_the_disk_it_ends_as_if_undisturbed(tmp_path, begin):
-    write(tmp_path / "new", make())
-    whole = contents(tmp_path / "new")
+def test_a_kill_at_any_change_to_the_disk_does_not_change_the_result(tmp_path, start, options):
+    write(tmp_path / "new", make_activations(), **options)
+    expected = contents(tmp_path / "new")
     for changes in itertools.count():
         folder = tmp_path / str(changes)
-        begin(folder)
+        start(folder)
         with pytest.MonkeyPatch.context() as patch:
             kill_after(patch, changes)
             with suppress(Killed):
-                write(folder, make())
+                write(folder, make_activations(), **options)
                 break
-        write(folder, make())
-        assert contents(folder) == whole, changes
-    assert contents(folder) == whole
-    assert changes > 8
+        write(folder, make_activations(), **options)
+        assert contents(folder) == expected, changes
+    assert contents(folder) == expected
+
+
+def test_finished_parts_of_every_sink_survive_a_kill(tmp_path):
+    """No finished file is written again, wherever the writer of both is killed."""
+    for changes in itertools.count():
+        folder = tmp_path / str(changes)
+        with pytest.MonkeyPatch.context() as patch:
+            kill_after(patch, changes)
+            with suppress(Killed):
+                write(folder, make_activations(), statistics=[Lengths()])
+                break
+        before = finished_parts(folder, make_activations().sites)
+        write(folder, make_activations(), statistics=[Lengths()])
+        assert before.items() <= finished_parts(folder, make_activations().sites).items(), changes
+
+
+def test_values_stay_complete_if_adding_statistics_is_killed(folder):
+    write(folder, make_activations())
+    before = contents(folder)
+    with suppress(Killed), writing(folder, manifest(), statistics=[Lengths()]) as writer:
+        writer.write_part(0, make_activations())
+        raise Killed
+    assert before.items() <= contents(folder).items()
+    assert complete_manifest(folder, Request(key())) is not None
+    assert_same(read_activations(folder), make_activations())
+    with writing(folder, manifest(), statistics=[Lengths()]) as writer:
+        assert writer.missing == [1]
+        writer.write_part(1, make_activations())
+        writer.finish()
+    assert [arrays["first"] for arrays in read_statistics(folder, "lengths-1")] == [0, 2]
+
+
+def test_counts_are_kept_if_only_the_last_step_is_killed(folder):
+    """The manifest is complete, and the manifest of the unfinished folder still exists."""
+    with writing(folder, manifest(per_part=3)) as writer:
+        writer.write_part(0, make_activations(), {MLP: 2})
+        unfinished = (folder / UNFINISHED).read_bytes()
+        writer.finish()
+    (folder / UNFINISHED).write_bytes(unfinished)
+    assert complete_manifest(folder, Request(key())) is None
+    with writing(folder, manifest(per_part=3)) as writer:
+        assert (writer.missing, writer.values.nonfinite) == ([], {"mlp_act.11": 2})
+        writer.finish()
+    assert complete_manifest(folder, Request(key())).nonfinite == {"mlp_act.11": 2}
+    assert not (folder / UNFINISHED).exists()

@@ -1,4 +1,4 @@
-"""How much memory is free, by the limits that hold for this process."""
+"""Free memory respects the limits on this process."""
 
 from functools import partial
 
@@ -11,27 +11,27 @@ VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
 
 
 @pytest.mark.parametrize(
-    ("line", "below", "files"),
+    ("line", "subfolder", "files"),
     [("0::/jobs/17", "", VERSION_2), ("4:cpu,memory:/jobs/17", "memory", VERSION_1)],
 )
 @pytest.mark.parametrize("limited", ["", "jobs", "jobs/17"])
-def test_free_memory_heeds_the_limits_of_control_groups(tmp_path, line, below, files, limited):
+def test_limits_of_control_groups_are_respected(tmp_path, line, subfolder, files, limited):
     own, groups = tmp_path / "own", tmp_path / "groups"
     own.write_text(f"1:name=systemd:/\n{line}\n")
     free = partial(free_memory, cgroups=groups, own=own)
     assert free() > 2**20
-    limit, use, prefix = files
-    group = groups / below / limited
+    limit, usage, prefix = files
+    group = groups / subfolder / limited
     group.mkdir(parents=True)
     (group / limit).write_text("max\n")
     assert free() > 2**20
     (group / limit).write_text("1000\n")
-    (group / use).write_text("700\n")
-    # pages of files are given back when they are needed, whether read once or twice
+    (group / usage).write_text("700\n")
+    # cached pages of files are freed on demand
     cached = f"{prefix}inactive_file 200\n{prefix}active_file 150\n"
     (group / "memory.stat").write_text(f"anon 350\n{cached}")
     assert free() == 650
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text("0::/jobs/18\n2:memory:/jobs/18\n")
     assert (free(own=elsewhere) > 2**20) == (limited == "jobs/17")
-    assert (free(own=tmp_path / "no Linux") > 2**20) == (limited != "")
+    assert (free(own=tmp_path / "not Linux") > 2**20) == (limited != "")

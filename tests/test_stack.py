@@ -1,4 +1,4 @@
-"""What `neuroscope up` is made of, with tiny processes instead of the servers."""
+"""The parts of `neuroscope up`, with tiny processes in place of the servers."""
 
 import ast
 import os
@@ -7,27 +7,21 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 
 import psutil
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
-from flows.processes import (
-    MARK,
-    Children,
-    check_alone,
-    check_ports,
-    marked_processes,
-    signals_interrupt,
-)
-from flows.stack import REPOSITORY, WORK_POOL, Stack, deployment_names, stack_environment, up
+from flows.prefect_server import WORK_POOL
+from flows.processes import MARK, Children, check_alone, check_ports, marked_processes
+from flows.services import Service, deployment_names, services
+from flows.stack import REPOSITORY, Stack, stack_environment, up
 from neuroscope.errors import StackError
 
 LASTS = "import time; print('here', flush=True); time.sleep(600)"
 FAILS = "import sys; print('the reason why'); sys.exit(3)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + LASTS
-# leaves a note, in the file it is given, when it is told to end
+# writes a note into the file named by its argument when it is asked to end
 FLOW = """
     import pathlib, signal, sys
     def end(*_):
@@ -52,70 +46,60 @@ def python(code):
 
 @pytest.fixture
 def children(tmp_path):
-    made = Children(tmp_path / "logs", {**os.environ})
-    yield made
-    made.kill()
-    assert mine() == []
+    children = Children(tmp_path / "logs", {**os.environ}, limit=30)
+    yield children
+    children.kill()
+    assert own_children() == []
 
 
-def mine():
-    """The processes that this one has started as children and that still run."""
-    return [
-        one.pid for one, found in marked_processes() if found[MARK].startswith(f"{os.getpid()}.")
-    ]
-
-
-def said(children, logs, name):
-    """The first line that a child prints, once it has."""
-    children.wait_until(name, lambda: "\n" in (logs / f"{name}.log").read_text(), 30)
-    return (logs / f"{name}.log").read_text().splitlines()[0]
+def own_children():
+    """Return the ids of the running processes that this one has started as `Children`."""
+    owner = f"{os.getpid()}."
+    return [process.pid for process, env in marked_processes() if env[MARK].startswith(owner)]
 
 
 def grandchild(children, log):
-    """What the child `worker`, a PARENT, has started, once that says that it is there."""
-    children.wait_until("worker", lambda: "here" in log.read_text(), 30)
+    """Return the process that `worker`, a PARENT, has started, once it has printed `here`."""
+    children.wait_until("worker", lambda: "here" in log.read_text())
     return psutil.Process(int(next(filter(str.isdigit, log.read_text().split()))))
 
 
-class TinyStack(Stack):
-    """A stack of other processes; they are `programs`, name -> arguments of Python."""
+@pytest.fixture
+def stack(tmp_path, monkeypatch, home):
+    """Return a function that creates a stack from programs, name -> arguments of Python."""
+    monkeypatch.setattr("flows.stack.check_ports", lambda ports: None)
 
-    def __init__(self, programs, folder, **options):
-        super().__init__(1, 2, folder=folder, **options)
-        self.programs = programs
-        self.pids = []
+    def stack(programs, **options):
+        def printed(name):
+            return lambda: "\n" in (home / "logs" / f"{name}.log").read_text()
 
-    def _start(self, names):
-        for name, arguments in self.programs.items():
-            self.pids.append(self._children.start(name, *arguments))
-            said(self._children, self._home / "logs", name)
+        tiny = [Service(name, command, printed(name)) for name, command in programs.items()]
+        monkeypatch.setattr("flows.stack.services", lambda *arguments: tiny)
+        return Stack(limit=30, **options)
+
+    return stack
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder with a prefect.yaml; the ports do not matter."""
-    monkeypatch.setattr("flows.stack.check_ports", lambda ports: None)
-    (tmp_path / "prefect.yaml").write_text("deployments: [{name: compare}]")
-    return tmp_path
-
-
-def test_a_port_in_use_is_named_with_its_option():
+def taken_port():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        port = other.getsockname()[1]
-        with pytest.raises(StackError, match=rf"port {port} .* --mlflow-port"):
-            check_ports({"--mlflow-port": port, "--prefect-port": 1})
+        yield other.getsockname()[1]
 
 
-def test_a_stack_looks_at_the_ports_before_it_starts_anything():
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        with pytest.raises(StackError, match="--prefect-port"):
-            up(port + 1, port, on_ready=print)
-    assert mine() == []
+def test_a_port_in_use_is_reported_with_a_free_one(taken_port):
+    with pytest.raises(StackError, match=f"{taken_port}.*mlflow") as raised:
+        check_ports({"mlflow": taken_port, "prefect": 1})
+    (option,) = raised.value.options
+    assert option.name == "mlflow_port"
+    check_ports({"mlflow": option.value})
+
+
+def test_a_stack_checks_the_ports_before_it_starts_a_process(taken_port):
+    with pytest.raises(StackError, match=f"{taken_port}.*prefect"):
+        up({"mlflow": taken_port + 1, "prefect": taken_port}, on_ready=print)
+    assert own_children() == []
 
 
 def test_a_port_that_was_just_used_is_free_again():
@@ -123,144 +107,200 @@ def test_a_port_that_was_just_used_is_free_again():
         port = server.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)), server.accept()[0]:
             pass  # the connection stays in TIME_WAIT
-    check_ports({"--mlflow-port": port})
+    check_ports({"mlflow": port})
 
 
-@pytest.mark.parametrize("ports", [(5000, 5000), (5000, 70000)])
-def test_impossible_ports_are_refused(ports):
-    with pytest.raises(StackError, match="--prefect-port"):
-        check_ports(dict(zip(("--mlflow-port", "--prefect-port"), ports, strict=True)))
+@pytest.mark.parametrize("port", [5017, 70000, 0, -1])
+def test_impossible_ports_are_refused(port):
+    with pytest.raises(StackError, match=str(port)) as raised:
+        check_ports({"mlflow": 5017, "prefect": port})
+    (option,) = raised.value.options
+    assert option.name == "prefect_port" and option.value != 5017
 
 
-def test_without_the_repository_the_error_says_what_to_do(tmp_path):
-    with pytest.raises(StackError, match=r"prefect\.yaml is missing.*Clone it"):
+def test_a_missing_repository_is_reported_with_the_remedy(tmp_path):
+    with pytest.raises(StackError, match=r"prefect\.yaml.*pip install -e"):
         Stack(folder=tmp_path).__enter__()
 
 
-def test_a_child_that_dies_ends_the_stack_with_its_last_words(folder):
-    stack = TinyStack({"mlflow": python(LASTS), "prefect": python(FAILS)}, folder)
-    with (
-        pytest.raises(StackError, match=r"(?s)prefect has ended \(exit code 3\).*the reason why"),
-        stack,
-    ):
-        stack.wait()
-    assert len(stack.pids) == 2
-    assert not any(map(psutil.pid_exists, stack.pids))
+def test_every_server_has_a_port_and_a_title(tmp_path, home):
+    (tmp_path / "prefect.yaml").write_text("deployments: [{name: compare}]")
+    listed = services({"mlflow": 5, "prefect": 4}, stack_environment("", ""), tmp_path)
+    assert [service.name for service in listed] == [
+        "prefect",
+        "mlflow",
+        "worker",
+        "deployment",
+    ]
+    addresses = {service.title: service.address for service in listed if service.title}
+    assert addresses == {"MLflow": "http://127.0.0.1:5", "Prefect": "http://127.0.0.1:4"}
+    assert not any(service.is_ready() for service in listed)  # nothing listens there
 
 
-def test_an_interruption_while_starting_stops_what_has_started(folder, monkeypatch):
-    def interrupt(self, name, ready, limit):
+def test_a_child_that_fails_ends_the_stack_with_its_output(stack):
+    tiny = stack({"mlflow": python(LASTS), "prefect": python(FAILS)})
+    with pytest.raises(StackError, match=r"(?s)prefect .*3.*the reason why"), tiny:
+        tiny.wait()
+    assert own_children() == []
+
+
+def test_an_interruption_while_starting_stops_the_started_processes(stack, monkeypatch):
+    started = []
+
+    def interrupt(self, name, ready):
+        started.extend(own_children())
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Children, "wait_until", interrupt)
-    stack = TinyStack({"mlflow": python(LASTS)}, folder)
     with pytest.raises(KeyboardInterrupt):
-        stack.__enter__()
-    assert len(stack.pids) == 1 and not psutil.pid_exists(stack.pids[0])
+        stack({"mlflow": python(LASTS)}).__enter__()
+    assert len(started) == 1 and own_children() == []
 
 
-def test_flows_are_told_to_end_before_the_worker_is(folder, home):
-    note = folder / "note"
-    worker = (*python(PARENT), *python(FLOW), str(note))
+def test_flows_are_asked_to_end_before_the_worker(stack, tmp_path, home):
+    note = tmp_path / "note"
     messages = []
-    with TinyStack({"worker": worker}, folder, say=messages.append) as stack:
-        flow = grandchild(stack._children, home / "logs" / "worker.log")
+    programs = {"worker": (*python(PARENT), *python(FLOW), str(note))}
+    with stack(programs, say=messages.append) as running:
+        flow = grandchild(running._children, home / "logs" / "worker.log")
     assert note.read_text() == "closed what it opened"
-    assert messages == ["stopping, with 1 running flow(s)"]
+    (message,) = messages
+    assert "1" in message
     assert not flow.is_running()
 
 
-def test_a_stack_is_stopped_even_where_nobody_listens_any_more(folder):
-    def gone(message):
+def test_a_stack_is_stopped_even_if_its_messages_cannot_be_printed(stack):
+    def broken_pipe(message):
         raise BrokenPipeError
 
-    with TinyStack({"mlflow": python(LASTS)}, folder, say=gone) as stack:
-        pass
-    assert not psutil.pid_exists(stack.pids[0])
+    with stack({"mlflow": python(LASTS)}, say=broken_pipe):
+        assert len(own_children()) == 1
+    assert own_children() == []
 
 
 def test_killing_reaches_grandchildren_that_ignore_signals(children, tmp_path):
     children.start("worker", *python(PARENT), *python(STUBBORN))
-    found = grandchild(children, tmp_path / "logs" / "worker.log")
-    assert children.below("worker") == [found]
-    children.stop("worker")  # what it has started is now an orphan
-    assert found.is_running()
+    process = grandchild(children, tmp_path / "logs" / "worker.log")
+    assert children.below("worker") == [process]
+    children.stop("worker")  # its child is now an orphan
+    assert process.is_running()
     children.kill()
-    found.wait(10)
-    assert mine() == []
+    process.wait(10)
+    assert own_children() == []
 
 
-def test_a_child_that_is_not_ready_in_time_is_named(children):
+def test_a_child_that_is_not_ready_in_time_is_reported(tmp_path):
+    children = Children(tmp_path / "logs", {**os.environ}, limit=1)
     children.start("mlflow", *python(LASTS))
-    with pytest.raises(StackError, match="mlflow is not ready after 1 seconds"):
-        children.wait_until("mlflow", lambda: False, 1)
+    with pytest.raises(StackError, match=r"mlflow .* 1 second"):
+        children.wait_until("mlflow", lambda: False)
+    children.kill()
 
 
-def test_a_program_that_fails_is_told_from_one_that_ends(children):
-    children.run("fine", *python("print('done')"), limit=30)
-    with pytest.raises(StackError, match=r"(?s)upgrade failed \(exit code 3\).*the reason why"):
-        children.run("upgrade", *python(FAILS), limit=30)
-    children.check()
+def test_a_program_that_fails_raises_an_error(children):
+    children.run("fine", *python("print('done')"))
+    with pytest.raises(StackError, match=r"(?s)upgrade .*3.*the reason why"):
+        children.run("upgrade", *python(FAILS))
 
 
 def test_a_second_stack_in_the_same_home_is_refused(children, tmp_path, home):
-    other = Children(tmp_path / "logs", {**os.environ, "NEUROSCOPE_HOME": str(home)})
+    environment = {**os.environ, "NEUROSCOPE_HOME": str(home)}
+    other = Children(tmp_path / "logs", environment, limit=30)
     other.start("mlflow", *python(LASTS))
-    with pytest.raises(StackError, match=f"process {os.getpid()} already runs"):
+    with pytest.raises(StackError, match=str(os.getpid())):
         check_alone("NEUROSCOPE_HOME", str(home))
     check_alone("NEUROSCOPE_HOME", str(home / "elsewhere"))
-    children.kill()  # these only
+    children.kill()  # does not reach the other stack
     with pytest.raises(StackError):
         check_alone("NEUROSCOPE_HOME", str(home))
     other.kill()
     check_alone("NEUROSCOPE_HOME", str(home))
 
 
-def test_what_a_killed_stack_has_left_is_named(tmp_path, home):
+def test_processes_left_by_a_killed_stack_are_reported(tmp_path, home):
     code = f"""
         import os, pathlib, signal
         from flows.processes import Children
-        children = Children(pathlib.Path({str(tmp_path)!r}), dict(os.environ))
+        children = Children(pathlib.Path({str(tmp_path)!r}), dict(os.environ), limit=30)
         print(children.start("mlflow", "-c", {LASTS!r}), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
     killed = subprocess.run([sys.executable, *python(code)], stdout=subprocess.PIPE, text=True)
-    left = int(killed.stdout)
+    orphan = int(killed.stdout)
     try:
-        with pytest.raises(StackError, match=rf"left others behind.*`kill {left}`"):
+        with pytest.raises(StackError, match=f"kill {orphan}"):
             check_alone("NEUROSCOPE_HOME", str(home))
     finally:
-        os.kill(left, signal.SIGKILL)
+        os.kill(orphan, signal.SIGKILL)
+
+
+def interruptible_stack(program):
+    """Run a stack of one program as a command does; return its process once it is ready."""
+    code = f"""
+        from flows import stack
+        from flows.services import Service
+        from flows.signals import interruptible
+
+        stack.check_ports = lambda ports: None
+        stack.services = lambda *_: [Service("mlflow", ("-c", {program!r}), lambda: True)]
+
+        @interruptible("")
+        def main():
+            with stack.Stack() as running:
+                log = running._logs / "mlflow.log"
+                running._children.wait_until("mlflow", lambda: log.read_text())
+                print("ready", flush=True)
+                running.wait()
+
+        main()
+    """
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a child inherits what nohup ignores
+    process = subprocess.Popen([sys.executable, *python(code)], stdout=subprocess.PIPE)
+    signal.signal(signal.SIGHUP, ignored)
+    with process.stdout:
+        assert process.stdout.readline() == b"ready\n"
+    return process
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_end_a_stack_in_order(number):
-    before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), signals_interrupt():
-        os.kill(os.getpid(), number)
-        time.sleep(10)
-    assert signal.getsignal(number) is before
+    process = interruptible_stack(LASTS)
+    (child,) = psutil.Process(process.pid).children()
+    process.send_signal(number)
+    assert process.wait(30) == 128 + number
+    assert not child.is_running()
 
 
-def test_flows_find_both_servers_and_no_telemetry(monkeypatch, home):
+def test_a_second_signal_kills_a_child_that_ignores_the_first():
+    process = interruptible_stack(STUBBORN)
+    (child,) = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) == 128 + signal.SIGINT
+    assert not child.is_running()
+
+
+def test_flows_use_both_servers_without_telemetry(monkeypatch, home):
     monkeypatch.setenv("MLFLOW_RUN_ID", "another's")
     monkeypatch.setenv("no_proxy", "example.org")
-    found = stack_environment("http://127.0.0.1:5", "http://127.0.0.1:4")
-    assert found["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5"
-    assert found["PREFECT_API_URL"] == "http://127.0.0.1:4/api"
-    assert found["PREFECT_HOME"] == str(home / "prefect")
-    assert found["NO_PROXY"] == "example.org,127.0.0.1"
-    assert found["MLFLOW_DISABLE_TELEMETRY"] == found["DO_NOT_TRACK"] == "true"
-    assert "MLFLOW_RUN_ID" not in found
+    variables = stack_environment("http://127.0.0.1:5", "http://127.0.0.1:4")
+    assert variables["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5"
+    assert variables["PREFECT_API_URL"] == "http://127.0.0.1:4/api"
+    assert variables["PREFECT_HOME"] == str(home / "prefect")
+    assert variables["NO_PROXY"] == "example.org,127.0.0.1"
+    assert variables["MLFLOW_DISABLE_TELEMETRY"] == variables["DO_NOT_TRACK"] == "true"
+    assert "MLFLOW_RUN_ID" not in variables
 
 
-def test_a_prefect_home_of_the_users_own_is_kept(monkeypatch):
+def test_a_prefect_home_of_the_user_is_kept(monkeypatch):
     monkeypatch.setenv("PREFECT_HOME", "/own")
     assert stack_environment("", "")["PREFECT_HOME"] == "/own"
 
 
 def test_every_deployment_is_complete_and_its_flow_exists():
-    project = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())
+    project = YAML(typ="safe").load((REPOSITORY / "prefect.yaml").read_text())
     assert project["name"] == "neuroscope"
     assert "compare" in deployment_names(REPOSITORY)
     for deployment in project["deployments"]:
@@ -268,21 +308,20 @@ def test_every_deployment_is_complete_and_its_flow_exists():
         assert deployment["work_pool"]["name"] == WORK_POOL
         file, function = deployment["entrypoint"].split(":")
         tree = ast.parse((REPOSITORY / file).read_text())
-        found = [one for one in tree.body if getattr(one, "name", "") == function]
-        assert found, deployment["entrypoint"]
-        assert any("flow" in ast.unparse(one) for one in found[0].decorator_list)
+        (flow,) = [node for node in tree.body if getattr(node, "name", "") == function]
+        assert any("flow" in ast.unparse(decorator) for decorator in flow.decorator_list)
 
 
-def test_prefect_yaml_names_no_folder():
-    project = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())
-    assert "pull" not in project  # Prefect notes the folder it deploys from
+def test_prefect_yaml_contains_no_local_folder():
+    project = YAML(typ="safe").load((REPOSITORY / "prefect.yaml").read_text())
+    assert "pull" not in project  # Prefect adds the folder it deploys from
     assert str(REPOSITORY) not in (REPOSITORY / "prefect.yaml").read_text()
 
 
-def test_importing_it_is_cheap():
+def test_importing_the_stack_imports_no_heavy_package():
     code = """
         import sys, flows.stack
         print({"prefect", "mlflow", "httpx", "psutil", "yaml"} & set(sys.modules))
     """
-    found = subprocess.run([sys.executable, *python(code)], stdout=subprocess.PIPE, text=True)
-    assert found.stdout.strip() == "set()"
+    process = subprocess.run([sys.executable, *python(code)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.strip() == "set()"

@@ -1,4 +1,4 @@
-"""Who runs the steps of a study."""
+"""Executors that run the steps of a study."""
 
 import pickle
 import time
@@ -11,23 +11,23 @@ from neuroscope.studies.steps import InlineExecutor, Pending, Step, Steps
 
 
 @pytest.fixture
-def told():
+def reports():
     return []
 
 
 @pytest.fixture
-def steps(told):
-    return Steps(InlineExecutor(), lambda *said: told.append(said), total=2)
+def steps(reports):
+    return Steps(InlineExecutor(), lambda *report: reports.append(report), total=2)
 
 
 class Recording(InlineExecutor):
-    """Keeps what it is given."""
+    """Executor that keeps the submitted steps."""
 
     def __init__(self):
-        self.given = []
+        self.submitted = []
 
     def submit(self, fn, /, *args, **kwargs):
-        self.given.append(fn)
+        self.submitted.append(fn)
         return super().submit(fn, *args, **kwargs)
 
 
@@ -35,14 +35,14 @@ def refuse(reason):
     raise LookupError(reason)
 
 
-def test_a_step_is_its_call():
+def test_a_step_calls_its_function_and_can_be_pickled():
     step = Step("add", sum, ([1, 2],))
     assert step() == 3
-    assert pickle.loads(pickle.dumps(step)) == step  # it may go to another process
+    assert pickle.loads(pickle.dumps(step)) == step  # it may run in another process
     assert not step.loads_model
 
 
-def test_the_inline_executor_runs_at_once_and_in_this_thread():
+def test_the_inline_executor_runs_a_step_immediately():
     done = []
     future = InlineExecutor().submit(done.append, 1)
     assert done == [1] and future.done() and future.result() is None
@@ -54,14 +54,14 @@ def test_the_inline_executor_is_an_executor():
         assert list(executor.map(pow, [2, 3], [3, 2])) == [8, 9]
 
 
-def test_an_error_stays_in_its_future_until_it_is_asked_for():
+def test_an_error_is_raised_when_its_result_is_requested():
     future = InlineExecutor().submit(refuse, "no such word")
     assert isinstance(future.exception(), LookupError)
     with pytest.raises(LookupError, match="no such word"):
         future.result()
 
 
-def test_an_interrupt_stops_at_once():
+def test_an_interrupt_is_raised_immediately():
     def interrupted():
         raise KeyboardInterrupt
 
@@ -69,11 +69,11 @@ def test_an_interrupt_stops_at_once():
         InlineExecutor().submit(interrupted)
 
 
-def test_steps_give_results_and_tell_how_many_are_done(steps, told):
+def test_steps_give_results_and_report_how_many_are_done(steps, reports):
     first, second = steps.submit("add", sum, [1, 2]), steps.submit("power", pow, 2, 5)
     assert isinstance(first, Pending) and first.name == "add"
     assert (steps.wait(second), steps.wait(first)) == (32, 3)
-    assert told == [
+    assert reports == [
         ("add", 0, 2),
         ("power", 0, 2),
         ("power", 0, 2),
@@ -83,26 +83,26 @@ def test_steps_give_results_and_tell_how_many_are_done(steps, told):
     ]
 
 
-def test_a_step_that_fails_raises_when_waited_for_and_is_not_done(steps, told):
+def test_a_step_that_fails_raises_when_waited_for_and_is_not_done(steps, reports):
     failing, working = steps.submit("fail", refuse, "x"), steps.submit("add", sum, [1])
     with pytest.raises(LookupError, match="x"):
         steps.wait(failing)
     assert steps.wait(working) == 1
-    assert told[-1] == ("add", 1, 2)
+    assert reports[-1] == ("add", 1, 2)
 
 
-def test_an_executor_is_given_steps_with_their_names_and_needs():
+def test_an_executor_receives_steps_with_their_names_and_needs():
     executor = Recording()
     steps = Steps(executor, total=2)
     steps.submit("extract tiny", max, 3, 4, loads_model=True)
     steps.submit("report tiny", min, 3, 4)
-    assert executor.given == [
+    assert executor.submitted == [
         Step("extract tiny", max, (3, 4), loads_model=True),
         Step("report tiny", min, (3, 4)),
     ]
 
 
-def test_results_come_in_the_order_waited_for_whoever_runs_the_steps():
+def test_results_are_in_the_order_waited_for_with_any_executor():
     def late(value, seconds):
         time.sleep(seconds)
         return value
@@ -110,12 +110,12 @@ def test_results_come_in_the_order_waited_for_whoever_runs_the_steps():
     with ThreadPoolExecutor(4) as executor:
         steps = Steps(executor, total=4)
         pending = [steps.submit(str(n), late, n, 0.04 - n / 100) for n in range(4)]
-        assert [steps.wait(one) for one in pending] == [0, 1, 2, 3]
+        assert [steps.wait(step) for step in pending] == [0, 1, 2, 3]
 
 
-def test_an_orchestrators_future_serves_as_well():
-    class Elsewhere:
+def test_a_pending_step_accepts_any_future_with_a_result():
+    class OtherFuture:
         def result(self):
             return "done"
 
-    assert Steps(InlineExecutor(), silent, total=1).wait(Pending("far", Elsewhere())) == "done"
+    assert Steps(InlineExecutor(), silent, total=1).wait(Pending("far", OtherFuture())) == "done"

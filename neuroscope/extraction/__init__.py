@@ -1,1 +1,1 @@
-"""From prompts to activations: finds, loads and reads models. The only part that uses torch."""
+"""Loading of models and extraction of activations. The only part that uses torch."""

@@ -1,4 +1,4 @@
-"""Where each family of models keeps what a site names: one row of exact module paths a family."""
+"""Module paths and configuration keys of each supported model family."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,54 +9,56 @@ from neuroscope.errors import ModelError
 
 @dataclass(frozen=True)
 class Architecture:
-    """Module paths of one family; those inside a layer are relative to the layer.
+    """Module paths of one model family, relative to the model without its language-model head.
 
-    In every family the module `attn_out` ends attention and `down` ends the MLP, so that
-    `mlp_act` is the input of `down` and `mlp_out` its output.
+    In every family, `attn_out` is the last module of attention and `down` is the last module of
+    the MLP. The site `mlp_act` is therefore the input of `down`, and `mlp_out` its output.
     """
 
     family: str  # `model_type` in config.json
-    layers: str  # the list of layers, from the model without its head
-    attn_out: str
-    down: str
-    causal: bool  # a token sees only those before it
+    layers: str  # path of the list of layers
+    attn_out: str  # path within a layer
+    down: str  # path within a layer
+    causal: bool  # whether a token sees only itself and the tokens before it
     pre_norm: bool  # resid_post = resid_pre + attn_out + mlp_out; post-norm models rescale the sum
-    layer_count: str = "num_hidden_layers"  # keys of config.json
+    final_norm: str = ""  # path of the norm after the last layer; empty if there is none
+    layer_count: str = "num_hidden_layers"  # this and the next three are keys of config.json
     limit: str = "max_position_embeddings"
     width: str = "hidden_size"
     mlp_width: str = "intermediate_size"
-    positions_after_padding: bool = False  # position ids begin behind the padding token's id
+    positions_after_padding: bool = False  # whether position ids start after pad_token_id
 
     def count(self, config: Mapping[str, Any]) -> int:
-        """How many layers the configured model has."""
+        """Return the number of layers of the configured model."""
         return int(config[self.layer_count])
 
     def first_position(self, config: Mapping[str, Any]) -> int:
-        """The position id of a prompt's first token.
+        """Return the position id of a prompt's first token.
 
         Raises:
-            ModelError: it follows from the padding token, and there is none.
+            ModelError: the position depends on pad_token_id, which is null in config.json.
         """
         if not self.positions_after_padding:
             return 0
         padding = config.get("pad_token_id", 1)
         if padding is None:
             raise ModelError(
-                f"a {self.family} model counts positions from its pad_token_id, and config.json has"
-                " null there: give it the padding token's id"
+                f"{self.family} models count positions from pad_token_id, which is null in"
+                " config.json",
+                remedy="set pad_token_id to the id of the padding token",
             )
         return int(padding) + 1
 
     def token_limit(self, config: Mapping[str, Any]) -> int:
-        """The longest prompt the model can read, in tokens."""
+        """Return the length of the longest prompt that the model can read, in tokens."""
         return int(config[self.limit]) - self.first_position(config)
 
     def neurons(self, config: Mapping[str, Any], component: str) -> int:
-        """How many neurons a component of a layer has."""
+        """Return the number of neurons of a component; for `logits`, the size of the vocabulary."""
         width = int(config[self.width])
-        if component != "mlp_act":
-            return width
-        return int(config.get(self.mlp_width) or 4 * width)  # GPT-2 leaves it out
+        if component == "mlp_act":
+            return int(config.get(self.mlp_width) or 4 * width)  # GPT-2 may omit it
+        return int(config["vocab_size"]) if component == "logits" else width
 
 
 _LLAMA_PATHS: Any = {
@@ -65,6 +67,7 @@ _LLAMA_PATHS: Any = {
     "down": "mlp.down_proj",
     "causal": True,
     "pre_norm": True,
+    "final_norm": "norm",
 }
 _BERT_PATHS: Any = {
     "layers": "encoder.layer",
@@ -73,7 +76,7 @@ _BERT_PATHS: Any = {
     "causal": False,
     "pre_norm": False,
 }
-_ROWS = (
+_SUPPORTED = (
     Architecture("bert", **_BERT_PATHS),
     Architecture("roberta", **_BERT_PATHS, positions_after_padding=True),
     Architecture(
@@ -94,6 +97,7 @@ _ROWS = (
         down="mlp.c_proj",
         causal=True,
         pre_norm=True,
+        final_norm="ln_f",
         layer_count="n_layer",
         limit="n_positions",
         width="n_embd",
@@ -103,27 +107,37 @@ _ROWS = (
     Architecture("mistral", **_LLAMA_PATHS),
     Architecture("qwen2", **_LLAMA_PATHS),
 )
-ARCHITECTURES = {row.family: row for row in _ROWS}
+ARCHITECTURES = {architecture.family: architecture for architecture in _SUPPORTED}
+"""Architecture of each supported family, by `model_type`."""
 
 
 def architecture_of(config: Mapping[str, Any], name: str) -> Architecture:
-    """The row for a model's `config.json`.
+    """Return the architecture of a model, given its `config.json`.
+
+    Args:
+        config: contents of config.json.
+        name: name of the model, for error messages.
 
     Raises:
-        ModelError: the family is not among the rows, or is set up as something else.
+        ModelError: the family is not supported, the model is configured as a decoder although its
+            family is supported as an encoder, or config.json lacks a required key.
     """
     family = config.get("model_type")
     if family not in ARCHITECTURES:
         raise ModelError(
-            f"model '{name}' is refused: its config.json says model_type {family!r}, and neuroscope"
-            f" knows the layout of {', '.join(ARCHITECTURES)} only"
+            f"model '{name}' cannot be loaded: its config.json has model_type {family!r}, and"
+            f" neuroscope supports {', '.join(ARCHITECTURES)}"
         )
-    row = ARCHITECTURES[family]
-    if not row.causal and config.get("is_decoder"):
-        raise ModelError(f"model '{name}' is refused: a {family} set up as a decoder is not read")
-    missing = [key for key in (row.layer_count, row.limit, row.width) if key not in config]
-    if missing:
+    architecture = ARCHITECTURES[family]
+    if not architecture.causal and config.get("is_decoder"):
         raise ModelError(
-            f"model '{name}' is refused: its config.json lacks {' and '.join(missing)}"
+            f"model '{name}' cannot be loaded: its config.json sets is_decoder, and neuroscope"
+            f" supports {family} models as encoders only"
         )
-    return row
+    required = (architecture.layer_count, architecture.limit, architecture.width, "vocab_size")
+    if missing := [key for key in required if key not in config]:
+        raise ModelError(
+            f"model '{name}' cannot be loaded: its config.json lacks {', '.join(missing)}",
+            remedy="check that the folder holds the complete config.json of the model",
+        )
+    return architecture

@@ -1,4 +1,4 @@
-"""Mean and spread of every neuron over the shipped reference prompts, kept per model."""
+"""Mean and standard deviation of every neuron over varied text, computed once per model."""
 
 import hashlib
 from functools import partial
@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuroscope.activations import TOKEN_RULES
-from neuroscope.extraction.batching import Batch, batches, tokenise
-from neuroscope.extraction.budget import TokenBudget
+from neuroscope.extraction.batching import Batch, tokenise
+from neuroscope.extraction.budget import FIXED_BUDGET, TokenBudget
 from neuroscope.extraction.checkpoints import Checkpoint
+from neuroscope.extraction.extract import record
 from neuroscope.extraction.models import Model
-from neuroscope.extraction.reading import read_sites
+from neuroscope.extraction.recorder import Keep
 from neuroscope.files import atomic_write
-from neuroscope.home import home
+from neuroscope.home import create_home, home
+from neuroscope.options import Attention, Dtype, TokenRule
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
-from neuroscope.sites import Site
+from neuroscope.sites import Site, resolve_sites
 from neuroscope.stats.moments import Moments
 
 if TYPE_CHECKING:
@@ -28,20 +29,22 @@ _SCHEMA = 1
 
 
 def baseline_prompts() -> PromptSet:
-    """The varied sentences, written for this purpose, that tell what is usual for a neuron."""
+    """Return the varied sentences over which the usual activation of each neuron is measured."""
     text = (files("neuroscope") / "data" / "baseline_prompts.txt").read_text(encoding="utf-8")
     return PromptSet.of(text.splitlines())
 
 
-def baseline_path(checkpoint: Checkpoint, component: str, dtype: str, attention: str) -> Path:
-    """Where the statistics of a model's component are kept once they are computed."""
+def baseline_path(
+    checkpoint: Checkpoint, component: str, dtype: Dtype, attention: Attention
+) -> Path:
+    """Return the path of the baseline of one component of a model; the file may not exist yet."""
     parts = (checkpoint.fingerprint, component, dtype, attention, baseline_prompts().digest)
     key = hashlib.sha256("|".join((*parts, str(_SCHEMA))).encode()).hexdigest()[:32]
     return home() / "baseline" / f"{key}.npz"
 
 
 def ensure_baseline(model: Model, component: str, *, progress: Progress = silent) -> Path:
-    """Computes the statistics of all layers of a component unless they are kept already."""
+    """Return the path of a component's baseline at all layers; compute it if it is missing."""
     path = baseline_path(model.checkpoint, component, model.dtype, model.attention)
     if path.is_file():
         return path
@@ -50,51 +53,75 @@ def ensure_baseline(model: Model, component: str, *, progress: Progress = silent
         arrays[f"{rule}.{layer}.count"] = moments.count
         arrays[f"{rule}.{layer}.mean"] = moments.mean
         arrays[f"{rule}.{layer}.m2"] = moments.m2
-    path.parent.mkdir(exist_ok=True)
-    with atomic_write(path, alone=False) as file:
+    create_home("baseline")
+    with atomic_write(path) as file:
         np.savez(file, **arrays)
     return path
 
 
-def read_baseline(path: Path, rule: str, layer: int) -> Moments:
-    """Kept statistics of one layer over the tokens that `rule` (`content`, `all`) counts."""
+def read_baseline(path: Path, token_rule: TokenRule, layer: int) -> Moments:
+    """Read the moments of one layer over the tokens that a token rule counts."""
     with np.load(path, allow_pickle=False) as arrays:
-        count, mean, m2 = (arrays[f"{rule}.{layer}.{name}"] for name in ("count", "mean", "m2"))
+        count, mean, m2 = (
+            arrays[f"{token_rule}.{layer}.{name}"] for name in ("count", "mean", "m2")
+        )
     return Moments(int(count), mean, m2)
 
 
 def baseline_moments(
     model: Model, component: str, *, progress: Progress = silent
-) -> dict[tuple[str, int], Moments]:
-    """(token rule, layer) -> moments over the tokens of the reference prompts.
-
-    They are reduced where the activations are, so that no more than (neurons,) leaves a layer.
-    """
+) -> dict[tuple[TokenRule, int], Moments]:
+    """Return the moments of each neuron over the baseline prompts, per token rule and layer."""
     prompts = baseline_prompts()
-    sites = [Site(component, layer) for layer in range(model.layer_count)]
-    found: dict[tuple[str, int], Moments] = {}
-    block = tokenise(model, prompts.prompts, truncate=True)
-    budget = TokenBudget(4096)  # the same statistics each time
-    read = 0
-    made = batches(model, block, token_rule="content", budget=budget)
-    reading = read_sites(model, made, sites, lambda one: partial(_moments, one), budget)
-    for batch, site, moments in reading:
-        for rule, part in zip(TOKEN_RULES, moments, strict=True):
-            before = found.get((rule, site.layer))
-            found[rule, site.layer] = before.merge(part) if before else part
-        read += len(batch.members)
-        progress("reference statistics", read // len(sites), len(prompts))
-    return found
+    rider = _TokenMoments()
+    reading = record(
+        model,
+        tokenise(model, prompts.prompts, truncate=True),
+        resolve_sites(component, "all", model.layer_count),
+        pool=None,
+        token_rule="content",
+        budget=TokenBudget(FIXED_BUDGET),
+        riders=[rider],
+        progress=lambda task, done, total: progress("baseline", done, total),
+    )
+    for _ in reading:
+        pass
+    return rider.moments
 
 
-def _moments(batch: Batch, values: "torch.Tensor") -> tuple[Moments, Moments]:
-    """Moments of a (batch, tokens, neurons) tensor over its content tokens and over all."""
+class _TokenMoments:
+    """Rider that computes the moments of each neuron, per token rule and layer.
 
-    def over(at: "torch.Tensor") -> Moments:
-        block = values[at.to(values.device)]  # (tokens, neurons)
-        block = (block.cpu() if block.device.type == "mps" else block).double()  # mps has none
-        mean = block.mean(dim=0)
-        m2 = ((block - mean) ** 2).sum(dim=0)
-        return Moments(len(block), mean.cpu().numpy(), m2.cpu().numpy())
+    Moments are computed on the device, so that only (neurons,) arrays are copied from it.
+    """
 
-    return over(batch.kept), over(batch.mask.bool())
+    def __init__(self) -> None:
+        self.moments: dict[tuple[TokenRule, int], Moments] = {}
+
+    def reduce(self, site: Site, batch: Batch) -> Keep:
+        """Return the function that computes the moments of a batch at one site."""
+        return partial(_moments, batch)
+
+    def add(self, site: Site, batch: Batch, reduced: dict[TokenRule, Moments]) -> None:
+        """Merge the moments of a batch into those of all batches."""
+        for rule, moments in reduced.items():
+            previous = self.moments.get((rule, site.layer))
+            self.moments[rule, site.layer] = previous.merge(moments) if previous else moments
+
+
+def _moments(batch: Batch, values: "torch.Tensor") -> dict[TokenRule, Moments]:
+    """Return the moments of a (batch, tokens, neurons) tensor over its tokens, per token rule."""
+    return {
+        "content": _moments_of(values, batch.kept),
+        "all": _moments_of(values, batch.mask.bool()),
+    }
+
+
+def _moments_of(values: "torch.Tensor", kept: "torch.Tensor") -> Moments:
+    """Return the moments over the tokens for which `kept`, (batch, tokens), is true."""
+    tokens = values[kept.to(values.device)]  # (tokens, neurons)
+    # mps does not support float64
+    tokens = (tokens.cpu() if tokens.device.type == "mps" else tokens).double()
+    mean = tokens.mean(dim=0)
+    m2 = ((tokens - mean) ** 2).sum(dim=0)
+    return Moments(len(tokens), mean.cpu().numpy(), m2.cpu().numpy())

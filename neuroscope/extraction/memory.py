@@ -1,4 +1,4 @@
-"""How much memory is free on a device, and keeping this process small while it works."""
+"""Free memory of a device, and limits on the memory that this process keeps."""
 
 import ctypes
 import os
@@ -9,13 +9,13 @@ from pathlib import Path, PurePosixPath
 
 @dataclass(frozen=True)
 class _CgroupFiles:
-    """Where one version of Linux's control groups keeps its figures."""
+    """Files in which one version of Linux control groups (cgroups) reports memory."""
 
-    folder: str  # below the root of all of them
-    controller: str  # as /proc/self/cgroup names it
+    folder: str  # relative to the root of all control groups
+    controller: str  # name of the memory controller in /proc/self/cgroup
     limit: str
-    use: str
-    cache: tuple[str, ...]  # lines of memory.stat: what of the use is given back when it is needed
+    usage: str
+    cache: tuple[str, ...]  # keys of memory.stat: memory in use that is freed on demand
 
 
 _VERSIONS = (
@@ -28,7 +28,7 @@ _VERSIONS = (
         ("total_inactive_file", "total_active_file"),
     ),
 )
-_KERNELS = 32  # a batch needs some ten of them
+_KERNELS = 32  # kernels that each cache holds; a batch needs about ten
 
 
 def free_memory(
@@ -36,10 +36,15 @@ def free_memory(
     cgroups: Path = Path("/sys/fs/cgroup"),
     own: Path = Path("/proc/self/cgroup"),
 ) -> int:
-    """Bytes that can still be taken on a device.
+    """Return the memory that can still be allocated on a device, in bytes.
 
-    On the CPU, whose memory an Apple GPU shares, within the limits of this process's control group
-    and of those around it, such as those of a container or a batch system's job.
+    On the CPU, and on an Apple GPU, which shares the CPU's memory, the result respects the limits
+    of this process's control group and its parents, such as those of a container or a batch job.
+
+    Args:
+        device: `cpu`, `mps`, or a CUDA device such as `cuda:1`.
+        cgroups: root of all control groups.
+        own: file that lists the control groups of this process.
     """
     if device.startswith("cuda"):
         import torch
@@ -51,21 +56,20 @@ def free_memory(
 
 
 def keep_few_kernels() -> None:
-    """Keeps oneDNN, which multiplies matrices on the CPU, from growing with the work it has done.
+    """Limit the number of matrix-multiplication kernels that oneDNN and torch cache on the CPU.
 
-    It and torch's layer above it each keep a kernel for every shape of batch that they have met,
-    1,024 of them unless they are told otherwise, which takes 100 MB in the end and makes nothing
-    faster where shapes seldom return. Heeded if nothing was computed in this process before; a
-    setting of the user's own stays.
+    Each caches one kernel per shape of batch, up to 1,024 by default. That takes up to 100 MB, and
+    is no faster where shapes seldom repeat. The limit has no effect if this process has already
+    computed something, and it does not override settings of the user.
     """
-    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(cache, str(_KERNELS))
+    for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(variable, str(_KERNELS))
 
 
 def give_back_memory() -> None:
-    """Hands what this process has freed back to the system, where its C library can (glibc).
+    """Return freed memory to the system, if the C library supports this, as glibc does.
 
-    Tensors of ever other sizes leave gaps behind, and the process would grow as long as it runs.
+    Tensors of varying size fragment the heap; without this call, the process would keep growing.
     """
     try:
         ctypes.CDLL(None).malloc_trim(0)
@@ -74,29 +78,29 @@ def give_back_memory() -> None:
 
 
 def _left_to_cgroups(cgroups: Path, own: Path) -> Iterator[int]:
-    """Bytes below each limit that holds for this process; none where there is no limit."""
+    """Yield the bytes that each limit on this process leaves, or nothing if there is no limit."""
     for version in _VERSIONS:
         group = _own_group(own, version.controller)
-        for one in (group, *group.parents):
-            folder = cgroups / version.folder / one.relative_to("/")
+        for path in (group, *group.parents):
+            folder = cgroups / version.folder / path.relative_to("/")
             try:
-                total = int((folder / version.limit).read_text())
-                used = int((folder / version.use).read_text())
+                limit = int((folder / version.limit).read_text())
+                used = int((folder / version.usage).read_text())
                 lines = (folder / "memory.stat").read_text().splitlines()
-            except (OSError, ValueError):  # not this version, not seen from here, or "max"
+            except (OSError, ValueError):  # another version, not visible from here, or "max"
                 continue
-            figures = dict(line.split() for line in lines)
-            spare = sum(int(figures.get(name, 0)) for name in version.cache)
-            yield max(0, total - used + spare)
+            statistics = dict(line.split() for line in lines)
+            cached = sum(int(statistics.get(name, 0)) for name in version.cache)
+            yield max(0, limit - used + cached)
 
 
 def _own_group(own: Path, controller: str) -> PurePosixPath:
-    """This process's control group, as a path from the root of all of them."""
+    """Return the path of this process's control group, from the root of all control groups."""
     try:
         lines = own.read_text().splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         lines = []
-    for line in lines:  # such as 4:memory:/jobs/17, or 0::/jobs/17 in version 2
+    for line in lines:  # such as "4:memory:/jobs/17", or "0::/jobs/17" in version 2
         _, controllers, path = line.split(":", 2)
         if controller in controllers.split(","):
             return PurePosixPath(path)

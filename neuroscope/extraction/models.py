@@ -1,12 +1,12 @@
-"""Loads a model with its tokenizer; finds the module behind a site."""
+"""Loading of a model with its tokenizer, and the loaded model."""
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from neuroscope.errors import ModelError
+from neuroscope.errors import ModelError, Option, ResourceError, SiteError
 from neuroscope.extraction.architectures import Architecture
 from neuroscope.extraction.checkpoints import (
     READING,
@@ -17,25 +17,31 @@ from neuroscope.extraction.checkpoints import (
 )
 from neuroscope.extraction.hardware import resolve_device, resolve_dtype
 from neuroscope.extraction.memory import free_memory, keep_few_kernels
+from neuroscope.extraction.streaming import LayerStream, load_streamed
 from neuroscope.extraction.weights import weight_bytes
+from neuroscope.options import (
+    Attention,
+    Dtype,
+    DtypeChoice,
+    Memory,
+    PaddingSide,
+    check_choice,
+    choices,
+)
+from neuroscope.sites import Site
 from neuroscope.tokens import Vocabulary
 
 if TYPE_CHECKING:
     import torch
 
-    from neuroscope.extraction.streaming import LayerStream
-
-ATTENTIONS = ("sdpa", "eager")
-PADDING_SIDES = ("right", "left")
-MEMORY = ("auto", "resident", "stream")
-
-_FOR_WEIGHTS = 0.9  # of free memory: batches, too, need some
+_WEIGHT_SHARE = 0.9  # of the free memory; batches need the rest
+_HEADLESS = Option("head", False, "load it without its head")
 
 _log = logging.getLogger("neuroscope")
 
 
 class Model:
-    """A loaded model that stays on its device; made by `load_model`.
+    """Loaded model on its device, created by `load_model`.
 
     >>> model = load_model("minilm")
     >>> model.layer_count
@@ -47,8 +53,8 @@ class Model:
         checkpoint: Checkpoint,
         module: Any,
         tokenizer: Any,
-        padding_side: str,
-        stream: "LayerStream | None" = None,
+        padding_side: PaddingSide,
+        stream: LayerStream | None = None,
     ):
         self.checkpoint = checkpoint
         self.module = module
@@ -63,38 +69,53 @@ class Model:
 
     @property
     def streamed(self) -> bool:
-        """Whether the layers stay in their files, and are read by `stream_sites` only."""
+        """Whether the weights of each layer stay in their files until they are needed."""
         return self.stream is not None
 
     @property
+    def has_head(self) -> bool:
+        """Whether the model was loaded with its language-model head."""
+        return self.body is not self.module
+
+    @property
+    def body(self) -> Any:
+        """Module of transformers, without the language-model head."""
+        return self.module.base_model
+
+    @property
     def name(self) -> str:
+        """Name by which the model was found."""
         return self.checkpoint.name
 
     @property
     def architecture(self) -> Architecture:
+        """Module paths of the model's family."""
         return self.checkpoint.architecture
 
     @property
     def layer_count(self) -> int:
+        """Number of layers."""
         return self.checkpoint.layer_count
 
     @property
     def device(self) -> "torch.device":
+        """Device of the inputs."""
         device: torch.device = self.stream.device if self.stream else self.module.device
         return device
 
     @property
-    def dtype(self) -> str:
-        return str(self.module.dtype).removeprefix("torch.")
+    def dtype(self) -> Dtype:
+        """Number format of weights and activations."""
+        return cast(Dtype, str(self.module.dtype).removeprefix("torch."))
 
     @property
-    def attention(self) -> str:
-        """Implementation of attention in use, `sdpa` or `eager`."""
-        return str(self.module.config._attn_implementation)
+    def attention(self) -> Attention:
+        """Attention implementation in use."""
+        return cast(Attention, self.module.config._attn_implementation)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """Special are the tokens that frame or pad a prompt; [MASK] and [UNK] stand for words."""
+        """Vocabulary of the tokenizer."""
         tokenizer = self.tokenizer
         texts = tuple(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
         ids = (
@@ -108,107 +129,173 @@ class Model:
         return Vocabulary(texts, special, tokenizer.unk_token_id)
 
     def layer(self, index: int) -> "torch.nn.Module":
-        layers: Any = self.module.get_submodule(self.architecture.layers)
+        """Return the module of one layer; layers are counted from 0."""
+        layers: Any = self.body.get_submodule(self.architecture.layers)
         layer: torch.nn.Module = layers[index]
         return layer
+
+    def check_sites(self, sites: Sequence[Site]) -> None:
+        """Raise SiteError unless the model has all of these sites."""
+        for site in sites:
+            site.check(self.layer_count)
+            if site.needs_head and not self.has_head:
+                raise SiteError(
+                    f"{site} cannot be read: model '{self.name}' was loaded without its head",
+                    options=[Option("head", True, "load it with its head")],
+                )
+
+
+def check_model(model: object) -> None:
+    """Raise ModelError unless `model` is a loaded model."""
+    if not isinstance(model, Model):
+        raise ModelError(
+            f"expected a loaded model, not {model!r}", remedy="load one with load_model(name)"
+        )
 
 
 def load_model(
     name: str | Checkpoint,
     *,
     device: str = "auto",
-    dtype: str = "float32",
-    attention: str = "sdpa",
-    padding_side: str = "right",
-    memory: str = "auto",
+    dtype: DtypeChoice = "float32",
+    attention: Attention = "sdpa",
+    padding_side: PaddingSide = "right",
+    memory: Memory = "auto",
+    head: bool = False,
 ) -> Model:
-    """Loads a model without its head, ready to be read.
+    """Load a model, ready for extraction.
 
     Args:
         name: `minilm`, a folder, a hub id such as `bert-base-uncased` or `bert-base-uncased@main`,
-            or a found checkpoint.
-        device: `auto` (a GPU if there is one), `cpu`, `cpu:4` (four threads, for all of this
-            process's models), `cuda`, `cuda:1`, `mps`, or `all` (the layers spread over all GPUs).
-        dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the device is fast in it.
-        attention: `sdpa` or `eager`.
-        padding_side: `right` or `left`; results do not depend on it.
-        memory: `resident` loads all weights; `stream` leaves those of the layers in their files
-            until they are run; `auto` streams where the weights are larger than nine tenths of
-            the device's free memory, and logs so.
+            or a checkpoint from `find_checkpoint`.
+        device: device of the model: `auto` (a GPU if there is one), `cpu`, `cpu:4` (four threads,
+            for all models of this process), `cuda`, `cuda:1`, `mps`, or `all` (the layers are
+            spread over all GPUs).
+        dtype: number format of weights and activations: `float32`, `bfloat16`, `float16`, or
+            `auto` (bfloat16 where the device computes fast in it, else float32).
+        attention: attention implementation, `sdpa` or `eager`.
+        padding_side: side on which prompts are padded, `right` or `left`; results do not depend on
+            it.
+        memory: placement of the weights: `resident` loads all of them; `stream` leaves those of the
+            layers in their files until they are needed; `auto` streams, and logs a warning, if the
+            weights are larger than nine tenths of the device's free memory.
+        head: whether to load the language-model head too, which the site `logits` needs. A model
+            with its head cannot be streamed. The values of all other sites are the same with and
+            without the head.
 
     Raises:
-        ModelError: no such model or option, or the model is refused.
+        NeuroscopeError: an option has an unknown value.
+        ModelError: there is no such model, it is refused, or it has no head although `head` is
+            true.
+        ResourceError: the model does not fit into memory and cannot be streamed.
     """
-    for option, value, known in (
-        ("attention", attention, ATTENTIONS),
-        ("padding_side", padding_side, PADDING_SIDES),
-        ("memory", memory, MEMORY),
-    ):
-        if value not in known:
-            raise ModelError(f"unknown {option} '{value}': it is one of {', '.join(known)}")
-    checkpoint = name if isinstance(name, Checkpoint) else find_checkpoint(name)
+    check_choice("attention", attention, choices(Attention))
+    check_choice("padding_side", padding_side, choices(PaddingSide))
+    check_choice("memory", memory, choices(Memory))
     keep_few_kernels()
     device = resolve_device(device)
     dtype = resolve_dtype(dtype, device)
-    streamed = memory == "stream" or (memory == "auto" and _too_large(checkpoint, device, dtype))
+    checkpoint = name if isinstance(name, Checkpoint) else find_checkpoint(name)
+    streamed = _must_stream(checkpoint, memory, device, dtype, head)
+    stream: LayerStream | None = None
     with _loading(checkpoint.name):
         tokenizer = _load_tokenizer(checkpoint)
-        if not streamed:
-            module = _load_resident(checkpoint, device, dtype, attention)
-            return Model(checkpoint, module, tokenizer, padding_side)
-        from neuroscope.extraction.streaming import load_streamed
+        if streamed:
+            module, stream = load_streamed(
+                checkpoint, dtype=dtype, attention=attention, device=device
+            )
+        else:
+            module = _load_resident(checkpoint, device, dtype, attention, head)
+    return Model(checkpoint, module, tokenizer, padding_side, stream)
 
-        module, stream = load_streamed(checkpoint, dtype=dtype, attention=attention, device=device)
-        return Model(checkpoint, module, tokenizer, padding_side, stream)
 
+def _must_stream(
+    checkpoint: Checkpoint, memory: Memory, device: str, dtype: Dtype, head: bool
+) -> bool:
+    """Return whether to stream the model.
 
-def _too_large(checkpoint: Checkpoint, device: str, dtype: str) -> bool:
-    """Whether the weights must be streamed, as all of them are larger than the free memory."""
-    if checkpoint.quantised or device == "all":
-        return False
-    needed, free = weight_bytes(checkpoint, dtype), free_memory(device)
-    too_large = needed > _FOR_WEIGHTS * free
-    if too_large:
-        _log.warning(
-            "model '%s' takes %.1f GB and %.1f GB are free on %s: its layers are read from their"
-            " files one after the other",
-            *(checkpoint.name, needed / 1e9, free / 1e9, device),
+    Raises:
+        ModelError, ResourceError: the model must be streamed, but `head` is true.
+    """
+    if memory == "stream" and head:
+        raise ModelError(
+            f"model '{checkpoint.name}' cannot be streamed with its language-model head",
+            options=[Option("memory", "resident", "keep all weights in memory"), _HEADLESS],
         )
-    return too_large
+    if memory != "auto" or checkpoint.quantised or device == "all":
+        return memory == "stream"
+    needed, free = weight_bytes(checkpoint, dtype, head=head), free_memory(device)
+    if needed <= _WEIGHT_SHARE * free:
+        return False
+    sizes = f"takes {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free on {device}"
+    if head:
+        raise ResourceError(
+            f"model '{checkpoint.name}' with its head {sizes}",
+            options=[Option("memory", "resident", "load it anyway"), _HEADLESS],
+            remedy="free some memory",
+        )
+    _log.warning(
+        "model '%s' %s: its layers are read from their files one by one", checkpoint.name, sizes
+    )
+    return True
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """Load the tokenizer; raise ModelError unless it has a fast implementation."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, **SAFE)
+    folder = checkpoint.tokenizer_folder or checkpoint.folder
+    tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE)
     if not tokenizer.is_fast:
-        raise ModelError(f"model '{checkpoint.name}' is refused: it has no tokenizer.json")
+        raise ModelError(f"model '{checkpoint.name}' cannot be loaded: it has no tokenizer.json")
     return tokenizer
 
 
-def _load_resident(checkpoint: Checkpoint, device: str, dtype: str, attention: str) -> Any:
+def _load_resident(
+    checkpoint: Checkpoint, device: str, dtype: Dtype, attention: Attention, head: bool
+) -> Any:
+    """Load the module with all weights; raise ModelError unless they match config.json."""
     import torch
-    from transformers import AutoModel
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
-    module, loaded = AutoModel.from_pretrained(
+    with_head = AutoModelForCausalLM if checkpoint.architecture.causal else AutoModelForMaskedLM
+    load: Any = (with_head if head else AutoModel).from_pretrained
+    module, report = load(
         checkpoint.folder,
         use_safetensors=True,
         dtype=getattr(torch, dtype),
         attn_implementation=attention,
-        # straight to where they belong: main memory may be smaller, and quantised ones cannot move
+        # directly to the device: main memory may be smaller, and quantised weights cannot move
         device_map="auto" if device == "all" else {"": device},
         output_loading_info=True,
         **READING,
     )
-    # what is missing would be filled with random numbers
-    mismatched = (key for key, *shapes in loaded.get("mismatched_keys", ()))
-    refuse_unfit(checkpoint, [*loaded["missing_keys"], *mismatched])
+    # transformers fills missing weights with random numbers
+    missing = list(report["missing_keys"])
+    if head:
+        _refuse_headless(checkpoint, module, missing)
+    mismatched = [key for key, *shapes in report.get("mismatched_keys", ())]
+    refuse_unfit(checkpoint, [*missing, *mismatched])
     return module.eval()
+
+
+def _refuse_headless(checkpoint: Checkpoint, module: Any, missing: Sequence[str]) -> None:
+    """Raise ModelError if weights of the head are missing.
+
+    Weights that the head shares with the embeddings are not missing.
+    """
+    body = f"{module.base_model_prefix}."
+    if missing_head := sorted(name for name in missing if not name.startswith(body)):
+        raise ModelError(
+            f"model '{checkpoint.name}' has no language-model head: its files lack"
+            f" {', '.join(missing_head[:3])}",
+            options=[_HEADLESS],
+        )
 
 
 @contextlib.contextmanager
 def _loading(name: str) -> Iterator[None]:
-    """Keeps the libraries' notes away while they load; what matters becomes an error."""
+    """Silence the libraries while they load, and convert their exceptions to ModelError."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -217,25 +304,25 @@ def _loading(name: str) -> Iterator[None]:
             yield
     except (
         *(OSError, ValueError, RuntimeError, AssertionError, SafetensorError),
-        StrictDataclassError,  # of a config.json that contradicts itself
-        ImportError,  # of what a quantised checkpoint needs
+        StrictDataclassError,  # config.json contradicts itself
+        ImportError,  # a package that a quantised checkpoint needs
     ) as error:
         raise ModelError(f"model '{name}' cannot be loaded: {error}") from error
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No bars and notes of transformers."""
+    """Turn off the progress bars and log messages of transformers."""
     import transformers.utils.logging
 
-    notes: Any = transformers.utils.logging
-    level = notes.get_verbosity()
-    bars = notes.is_progress_bar_enabled()
-    notes.set_verbosity_error()
-    notes.disable_progress_bar()
+    transformers_logging: Any = transformers.utils.logging
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        notes.set_verbosity(level)
+        transformers_logging.set_verbosity(level)
         if bars:
-            notes.enable_progress_bar()
+            transformers_logging.enable_progress_bar()

@@ -1,23 +1,23 @@
-"""What is kept of a layer's tensor, computed inside the hook, where the tensor is."""
+"""Pooling of the tokens of each prompt into one row, inside the hook."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from neuroscope.extraction.recorder import Keep
+from neuroscope.options import Pool
 
 if TYPE_CHECKING:
     import torch
 
-    Keep = Callable[[torch.Tensor], torch.Tensor]
-
-_ROWS_AT_ONCE = 8  # widened to float32 together: what they take stays in the processor's cache
+_ROWS_AT_ONCE = 8  # prompts converted to float32 at a time, which stay in the processor's cache
 
 
-def pooling(pool: str, kept: "torch.Tensor") -> "Keep":
-    """Reduces a (batch, tokens, neurons) tensor to float32.
+def pooling(pool: Pool, kept: "torch.Tensor") -> Keep:
+    """Return a function that pools a (batch, tokens, neurons) tensor, with results in float32.
 
     Args:
-        pool: `mean`, `max`, `first` or `last`, which give (batch, neurons); `none` gives
-            (kept tokens, neurons), in order, moved to main memory at once.
-        kept: (batch, tokens), true at the tokens that count, one or more a row.
+        pool: way to pool: `mean`, `max`, `first` or `last` give (batch, neurons); `none` gives
+            (counted tokens, neurons), in order, which are copied to main memory immediately.
+        kept: (batch, tokens) flags, true at the tokens that count, one or more per row.
     """
     import torch
 
@@ -30,32 +30,36 @@ def pooling(pool: str, kept: "torch.Tensor") -> "Keep":
     if pool == "none":
         return lambda x: x[kept.to(x.device)].float().cpu()
     rows = torch.arange(len(kept), device=kept.device)
-    at = kept.int().argmax(dim=1)
+    columns = kept.int().argmax(dim=1)
     if pool == "last":
-        at = kept.shape[1] - 1 - kept.flip(1).int().argmax(dim=1)
-    return lambda x: x[rows.to(x.device), at.to(x.device)].float()
+        columns = kept.shape[1] - 1 - kept.flip(1).int().argmax(dim=1)
+    return lambda x: x[rows.to(x.device), columns.to(x.device)].float()
 
 
 def _mean(weights: "torch.Tensor", hidden: "torch.Tensor", x: "torch.Tensor") -> "torch.Tensor":
-    """Weighted sum of (batch, tokens, neurons), whatever the tokens that do not count hold.
+    """Return the weighted sum of activations over the tokens, (batch, neurons).
+
+    Tokens that do not count may have any value, NaN and infinity included.
 
     Args:
-        weights: (batch, 1, tokens), 0 at these.
-        hidden: (batch, tokens, 1), true at them.
+        weights: (batch, 1, tokens) weights, 0 at tokens that do not count.
+        hidden: (batch, tokens, 1) flags, true at tokens that do not count.
+        x: (batch, tokens, neurons) activations.
     """
-    if x.device.type != "cpu":  # it would have to wait for a look at the values
+    if x.device.type != "cpu":  # a check of the values would stall the device
         return (weights @ x.float().masked_fill(hidden, 0)).squeeze(1)
-    found = _weighted_sum(weights, x)
-    if found.sum().isfinite():
-        return found
+    mean = _weighted_sum(weights, x)
+    if mean.sum().isfinite():
+        return mean
     return _weighted_sum(weights, x.masked_fill(hidden, 0))  # 0 times infinity is not 0
 
 
 def _weighted_sum(weights: "torch.Tensor", x: "torch.Tensor") -> "torch.Tensor":
-    """(batch, 1, tokens) @ (batch, tokens, neurons) -> (batch, neurons), summed in float32."""
+    """Compute (batch, 1, tokens) @ (batch, tokens, neurons) -> (batch, neurons) in float32."""
     import torch
 
     if x.dtype == torch.float32:
         return (weights @ x).squeeze(1)
-    spans = (slice(at, at + _ROWS_AT_ONCE) for at in range(0, len(x), _ROWS_AT_ONCE))
+    starts = range(0, len(x), _ROWS_AT_ONCE)
+    spans = (slice(start, start + _ROWS_AT_ONCE) for start in starts)
     return torch.cat([weights[span] @ x[span].float() for span in spans]).squeeze(1)

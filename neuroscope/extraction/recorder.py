@@ -1,4 +1,4 @@
-"""Reads activations with hooks that live only inside a `with` block."""
+"""Recorder of activations, whose hooks exist only inside a `with` block."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -14,24 +14,38 @@ if TYPE_CHECKING:
     import torch
 
 Keep = Callable[["torch.Tensor"], Any]
-"""What is kept of one site's (batch, tokens, neurons) tensor, computed where the tensor is."""
+"""Function that reduces one site's (batch, tokens, neurons) tensor to what is kept of it.
+
+It runs on the tensor's device. It must not change the tensor, and must not return a view of it,
+because later layers may write into the tensor.
+"""
 
 
 class Recorder:
-    """Records sites of a model, and stops each pass after the last of them.
+    """Recorder of sites of a model, which stops each pass after the last of them.
 
     >>> with Recorder(model, [Site("resid_post", 2)]) as recorder:
     ...     arrays = recorder.run(inputs)   # {Site: (batch, tokens, neurons)}
     """
 
     def __init__(self, model: Model, sites: Sequence[Site]):
+        """Prepare to record sites.
+
+        Args:
+            model: model from `load_model`.
+            sites: sites to record, in any order.
+
+        Raises:
+            SiteError: the model does not have one of the sites.
+        """
+        model.check_sites(sites)
+        self.sites = sorted(set(sites), key=lambda site: site.order)
         self._model = model
-        self._sites = sorted(set(sites), key=lambda site: site.order)
         self._attached = ExitStack()
 
     def __enter__(self) -> "Recorder":
-        with ExitStack() as attached:  # if one cannot be attached, none is left
-            for site in self._sites:
+        with ExitStack() as attached:  # if one hook cannot be attached, the others are removed
+            for site in self.sites:
                 attached.callback(self._attach(site).remove)
             self._attached = attached.pop_all()
         return self
@@ -44,16 +58,18 @@ class Recorder:
     ) -> None:
         self._attached.close()
 
-    def run(self, inputs: Mapping[str, Any], keep: Keep | None = None) -> dict[Site, Any]:
-        """One pass over a batch.
+    def run(
+        self, inputs: Mapping[str, Any], keep: Callable[[Site], Keep] | None = None
+    ) -> dict[Site, Any]:
+        """Run one pass over a batch.
 
         Args:
-            inputs: keyword arguments of the model's forward.
-            keep: applied to each site's (batch, tokens, neurons) tensor as soon as it is there;
-                what it returns is kept. The whole tensor if not given.
+            inputs: keyword arguments of the model's forward pass.
+            keep: function that is called per site; it returns the function that reduces the site's
+                tensor as soon as that is computed. By default, complete tensors are kept.
 
         Returns:
-            Site -> what was kept, in forward order.
+            What is kept of each site, in forward order.
         """
         import torch
 
@@ -63,14 +79,17 @@ class Recorder:
         return kept
 
     def run_into(
-        self, kept: dict[Site, Any], inputs: Mapping[str, Any], keep: Keep | None = None
+        self,
+        kept: dict[Site, Any],
+        inputs: Mapping[str, Any],
+        keep: Callable[[Site], Keep] | None = None,
     ) -> None:
-        """As `run`, but what is kept is put into `kept` as soon as it is there.
+        """Run one pass as `run` does, and add each site to `kept` as soon as it is computed.
 
-        Several of these may be under way at once, each in a context (`contextvars`) of its own;
-        the caller turns gradients off.
+        Several passes may be in progress at once, each in a context (`contextvars`) of its own.
+        The caller must turn gradients off.
         """
-        token = _PASS.set(_Pass(self, kept, keep or _whole))
+        token = _PASS.set(_Pass(self, kept, keep or _keep_complete))
         try:
             self._model.module(**inputs)
         except _Done:
@@ -79,51 +98,68 @@ class Recorder:
             _PASS.reset(token)
 
     def _attach(self, site: Site) -> "torch.utils.hooks.RemovableHandle":
-        layer = self._model.layer(site.layer)
-        rows = self._model.architecture
+        """Attach a hook to the module whose input or output is a site."""
+        import torch
 
         def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._record(site, args[0] if args else kwargs["hidden_states"])
 
         def after(module: Any, args: tuple[Any, ...], output: Any) -> None:
-            # some layers return a tensor, some a tuple; [0] of a tensor would be its first row
-            self._record(site, output[0] if isinstance(output, tuple) else output)
+            # modules return a tensor, or a tuple or an object whose first item is the tensor
+            self._record(site, output if isinstance(output, torch.Tensor) else output[0])
 
-        if site.component == "resid_pre":
-            return layer.register_forward_pre_hook(before, with_kwargs=True)
-        if site.component == "resid_post":
-            return layer.register_forward_hook(after)
-        if site.component == "attn_out":
-            return layer.get_submodule(rows.attn_out).register_forward_hook(after)
-        down = layer.get_submodule(rows.down)
-        if site.component == "mlp_act":
-            return down.register_forward_pre_hook(before, with_kwargs=True)
-        return down.register_forward_hook(after)
+        module = self._module(site)
+        if site.component in ("resid_pre", "mlp_act"):
+            return module.register_forward_pre_hook(before, with_kwargs=True)
+        return module.register_forward_hook(after)
+
+    def _module(self, site: Site) -> "torch.nn.Module":
+        """Return the module whose input (`resid_pre`, `mlp_act`) or output (others) is a site."""
+        model, architecture = self._model, self._model.architecture
+        module: torch.nn.Module = model.module
+        if site.component == "logits":
+            return module
+        if site.component == "final" and architecture.final_norm:
+            module = model.body.get_submodule(architecture.final_norm)
+            return module
+        paths = {
+            "attn_out": architecture.attn_out,
+            "mlp_act": architecture.down,
+            "mlp_out": architecture.down,
+        }
+        return model.layer(site.layer).get_submodule(paths.get(site.component, ""))
 
     def _record(self, site: Site, tensor: "torch.Tensor") -> None:
-        under_way = _PASS.get()
-        if under_way is None or under_way.recorder is not self:
+        """Add a site to the current pass, and end the pass after the last site."""
+        current = _PASS.get()
+        if current is None or current.recorder is not self:
             return
-        under_way.kept[site] = under_way.keep(tensor)
-        if site == self._sites[-1]:
+        current.kept[site] = current.keep(site)(tensor)
+        if site == self.sites[-1]:
             raise _Done
 
 
 @dataclass(frozen=True, eq=False)
 class _Pass:
-    """One pass of a batch: who records it, where to, and how its tensors are reduced."""
+    """Pass of one batch, with its recorder, what is kept so far, and how tensors are reduced."""
 
     recorder: Recorder
     kept: dict[Site, Any]
-    keep: Keep
+    keep: Callable[[Site], Keep]
 
 
 _PASS: ContextVar[_Pass | None] = ContextVar("the pass that the hooks record", default=None)
 
 
 class _Done(Exception):
-    """Everything wanted is recorded: the rest of the pass is not needed."""
+    """Exception that ends a pass after the last site, as the rest of it is not needed."""
 
 
-def _whole(tensor: "torch.Tensor") -> "torch.Tensor":
-    return tensor.clone()  # later layers may write into it
+def _keep_complete(site: Site) -> Keep:
+    """Return the function that keeps a copy of a site's tensor."""
+    return _clone
+
+
+def _clone(tensor: "torch.Tensor") -> "torch.Tensor":
+    """Return a copy of a tensor, as later layers may write into the tensor itself."""
+    return tensor.clone()

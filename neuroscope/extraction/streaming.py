@@ -1,87 +1,44 @@
-"""Models larger than memory: each layer's weights are loaded once, for all batches, and freed.
+"""Models larger than memory, whose layers are loaded and freed one after another.
 
-Every batch goes through the model's own forward in a greenlet of its own, which hands control back
-whenever it comes to a layer. So all batches can be held before a layer until its weights are there,
-whatever the layers of a family take as arguments.
+The weights of a layer are loaded once for all batches. Each batch runs the model's own forward pass
+in a greenlet, which returns control whenever it reaches a layer. All batches can therefore wait at
+a layer until its weights are loaded, whatever arguments the layers of the family take.
 """
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from contextvars import ContextVar, copy_context
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent, greenlet
 
-from neuroscope.errors import ModelError
+from neuroscope.errors import ModelError, Option, ResourceError
 from neuroscope.extraction.checkpoints import READING, Checkpoint, refuse_unfit
 from neuroscope.extraction.memory import free_memory
 from neuroscope.extraction.weights import WeightFiles
-from neuroscope.sites import Site
+from neuroscope.options import Attention, Dtype
 
 if TYPE_CHECKING:
     import torch
 
-    from neuroscope.extraction.models import Model
-    from neuroscope.extraction.recorder import Keep
-
 Weights = dict[str, "torch.Tensor"]
-"""Name within a layer -> weight, on the meta device where the layer is empty."""
+"""Weights of one layer by name, on the meta device while the layer is empty."""
 
-_ALIGNMENT = 64  # bytes: a line of the processor's cache
+_ALIGNMENT = 64  # bytes, the size of a cache line of the processor
+_RESIDENT = Option("memory", "resident", "keep all weights in memory")
 
-_DRIVER: ContextVar[Any] = ContextVar("the greenlet that drives the pass under way", default=None)
-
-
-def stream_sites(
-    model: "Model",
-    batches: Iterable[tuple[Mapping[str, Any], "Keep | None"]],
-    sites: Sequence[Site],
-) -> Generator[tuple[Site, list[Any]], None, None]:
-    """Reads sites of a streamed model in several batches at once; every layer is loaded once.
-
-    Between two layers each batch holds its residual stream, (batch, tokens, neurons), and its
-    attention mask, so the batches given must leave memory for them.
-
-    Args:
-        model: from `load_model`, streamed.
-        batches: of each batch the keyword arguments of the model's forward, and what is kept of a
-            site's (batch, tokens, neurons) tensor, as for `Recorder.run`.
-        sites: layers beyond the last of them are not loaded.
-
-    Yields:
-        Each site once, in forward order, with what was kept of each batch. It is not held here
-        any longer, so that memory need hold one layer's values only.
-
-    Raises:
-        ModelError: the model is not streamed, or its weights cannot be read.
-    """
-    from neuroscope.extraction.recorder import Recorder
-
-    if model.stream is None:
-        raise ModelError(f"model '{model.name}' is in memory as a whole: read it with a Recorder")
-    wanted = sorted(set(sites), key=lambda site: site.order)
-    with Recorder(model, wanted) as recorder:
-        passes: list[Callable[[], None]] = []
-        kept: list[dict[Site, Any]] = []
-        for inputs, keep in batches:
-            kept.append({})
-            passes.append(partial(recorder.run_into, kept[-1], inputs, keep))
-        with closing(model.stream.run(passes, wanted[-1].layer + 1)) as layers:
-            for layer in layers:
-                for site in [site for site in wanted if site.layer == layer]:
-                    yield site, [values.pop(site) for values in kept]
+_DRIVER: ContextVar[Any] = ContextVar("the greenlet that drives the current pass", default=None)
 
 
 class LayerStream:
-    """The layers of a model, empty until they are run, and the files with their weights.
+    """Layers of a model, which are empty until they run, and the files with their weights.
 
     >>> module, stream = load_streamed(checkpoint, dtype="float32", attention="sdpa", device="cpu")
     >>> for layer in stream.run(passes, 6):   # passes: functions that call the module
     ...     print(f"all passes have gone through layer {layer}")
 
-    Outside `run` the layers hold no weights, and calling the module is refused.
+    Outside `run` the layers hold no weights, and calling the module raises an error.
     """
 
     def __init__(
@@ -91,11 +48,13 @@ class LayerStream:
         files: WeightFiles,
         device: "torch.device",
     ):
-        """
+        """Prepare the layers of a model for streaming.
+
         Args:
-            layers: on the meta device.
-            path: of `layers` in the model, as in the names of `files`.
-            device: where the layers are run.
+            layers: layers of the model, on the meta device.
+            path: path of `layers` in the model, as in the names of `files`.
+            files: files with the weights.
+            device: device on which the layers run.
         """
         self.device = device
         self._layers = layers
@@ -103,105 +62,102 @@ class LayerStream:
         self._files = files
         self._emptied: list[Weights] = [layer.state_dict() for layer in layers]
         for layer in layers:
-            # first, so that no other hook sees a layer without its weights
+            # before all other hooks, so that none sees a layer without its weights
             layer.register_forward_pre_hook(_wait_for_weights, prepend=True)
 
     @property
     def bytes_read(self) -> int:
-        """Bytes taken from the files of weights so far."""
+        """Number of bytes read from the files so far."""
         return self._files.bytes_read
 
     def run(self, passes: Sequence[Callable[[], None]], layers: int) -> Generator[int, None, None]:
-        """Runs all passes in step through the first `layers` layers, without gradients.
+        """Run all passes in step through the first `layers` layers, without gradients.
 
-        At most two layers' weights are in memory: while the passes go through one, the next is
-        read. Passes that have not ended after the last of the layers are ended there, and so they
-        all are where one fails or the iterator is closed.
+        The weights of at most two layers are in memory: while the passes go through one layer, the
+        next is read. Passes that have not ended after the last layer are stopped there. All passes
+        are stopped if one fails or the iterator is closed.
 
         Args:
-            passes: each calls the module once; what one raises is raised here.
-            layers: 1 or more.
+            passes: functions that each call the module once; their exceptions are raised here.
+            layers: number of layers, 1 or more.
 
         Yields:
-            Each layer's index, when all passes have gone through it and its weights are freed.
+            Index of each layer, when all passes have gone through it and it is empty again.
 
         Raises:
             ModelError: the weights cannot be read.
         """
-        running = [_paused(one) for one in passes]
-        with ExitStack() as ends:  # each of them takes place, also where another fails
-            ends.callback(self._empty, range(layers))
-            ends.callback(_end, running)
-            ahead = ends.enter_context(closing(self._read_ahead(layers)))
+        running = [_paused(run_pass) for run_pass in passes]
+        with ExitStack() as cleanup:  # each callback runs even if another one fails
+            cleanup.callback(self._empty, range(layers))
+            cleanup.callback(_stop, running)
+            loaded = cleanup.enter_context(closing(self._read_ahead(layers)))
             _advance(running)
-            for index, weights in enumerate(ahead):
-                self._layers[index].load_state_dict(self._placed(weights), assign=True)
-                weights.clear()  # now only the layer holds them, whatever holds the dictionary
+            for index, weights in enumerate(loaded):
+                self._layers[index].load_state_dict(self._on_device(weights), assign=True)
+                weights.clear()  # from now on, only the layer refers to them
                 _advance(running)
                 self._empty([index])
                 yield index
 
-    def _read_ahead(self, layers: int) -> "Generator[Weights, None, None]":
-        """Each layer's weights; the next are read in a thread while the last are in use."""
-        spaces = self._spaces()
+    def _read_ahead(self, layers: int) -> Generator[Weights, None, None]:
+        """Yield each layer's weights, while a thread reads those of the next layer."""
+        buffers = self._buffers()
         with ThreadPoolExecutor(1, "weights") as thread:
-            coming = thread.submit(self._read, 0, spaces[0])
-            for following in range(1, layers + 1):
-                weights = coming.result()
-                if following < layers:
-                    coming = thread.submit(self._read, following, spaces[following % 2])
+            pending = thread.submit(self._read, 0, buffers[0])
+            for next_layer in range(1, layers + 1):
+                weights = pending.result()
+                if next_layer < layers:
+                    pending = thread.submit(self._read, next_layer, buffers[next_layer % 2])
                 yield weights
 
-    def _spaces(self) -> "tuple[torch.Tensor, torch.Tensor]":
-        """Main memory for two layers: taken once, as freed memory may stay with the process."""
+    def _buffers(self) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Allocate memory for two layers, once, as freed memory may stay with the process."""
         import torch
 
         size = max(sum(map(_padded, weights.values())) for weights in self._emptied)
-        # pinned, it is copied to a graphics card at full speed
-        one, other = torch.empty((2, size), dtype=torch.uint8, pin_memory=self._on_card)
-        return one, other
+        # pinned memory is copied to a GPU at full speed
+        pinned = self.device.type == "cuda"
+        first, second = torch.empty((2, size), dtype=torch.uint8, pin_memory=pinned)
+        return first, second
 
-    def _placed(self, weights: "Weights") -> "Weights":
-        """Weights on the device: on the CPU where they are, else copied once they are needed.
+    def _on_device(self, weights: Weights) -> Weights:
+        """Return the weights on the device: the same tensors on the CPU, otherwise copies.
 
-        The copy is made by the thread that computes, in turn with its work on the device, and has
-        ended when this returns: the memory may be filled again.
+        The copies are made in the thread that runs the layers, and are complete on return: the
+        buffer may then be filled again.
         """
         return {name: weight.to(self.device) for name, weight in weights.items()}
 
-    @property
-    def _on_card(self) -> bool:
-        return self.device.type == "cuda"
-
-    def _read(self, index: int, space: "torch.Tensor") -> "Weights":
-        """Weights of a layer, put into `space`, (bytes,)."""
+    def _read(self, index: int, buffer: "torch.Tensor") -> Weights:
+        """Read the weights of a layer into `buffer`, (bytes,), and return them as views of it."""
         weights: Weights = {}
         start = 0
         for name, empty in self._emptied[index].items():
-            place = space[start : start + empty.nbytes]
-            weights[name] = place.view(empty.dtype).view(empty.shape)
+            span = buffer[start : start + empty.nbytes]
+            weights[name] = span.view(empty.dtype).view(empty.shape)
             self._files.read(f"{self._path}.{index}.{name}", weights[name])
             start += _padded(empty)
         return weights
 
     def _empty(self, layers: Iterable[int]) -> None:
-        """Takes the weights out of layers; the modules, with their hooks, stay."""
+        """Remove the weights of layers, but keep their modules and hooks."""
         for index in layers:
             self._layers[index].load_state_dict(self._emptied[index], assign=True)
 
 
 def _padded(weight: "torch.Tensor") -> int:
-    """Bytes of a weight, and up to the next place where one may begin."""
+    """Return the size of a weight in bytes, rounded up to a multiple of the alignment."""
     return -(-weight.nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
-def _paused(one: Callable[[], None]) -> Any:
-    """A greenlet that will run a pass, with the context variables of the present moment."""
+def _paused(run_pass: Callable[[], None]) -> Any:
+    """Return a greenlet that will run a pass with a copy of the current context variables."""
     driver = getcurrent()
 
     def start() -> None:
         _DRIVER.set(driver)
-        one()
+        run_pass()
 
     paused = greenlet(start)
     paused.gr_context = copy_context()
@@ -209,85 +165,106 @@ def _paused(one: Callable[[], None]) -> Any:
 
 
 def _wait_for_weights(module: Any, args: Any) -> None:
-    """Before each layer: control goes back to the driver until the layer has its weights."""
+    """Return control to the driver until the layer has its weights (forward pre-hook)."""
     driver = _DRIVER.get()
     if driver is None:
         raise ModelError(
-            "this model is streamed: its layers hold no weights until they are run. Read it with"
-            " stream_sites, or load it with memory='resident'"
+            "a streamed model cannot be called: its layers hold no weights", options=[_RESIDENT]
         )
     driver.switch()
 
 
 def _advance(running: Sequence[Any]) -> None:
-    """Each pass goes on until it comes to its next layer, or to its end."""
+    """Resume each pass until it reaches its next layer or finishes."""
     import torch
 
-    # torch knows this mode by thread, not by greenlet: passes must not enter and leave it in turn
+    # torch keeps this mode per thread, not per greenlet, so passes must not switch it themselves
     with torch.inference_mode():
-        for one in running:
-            if not one.dead:
-                one.switch()
+        for paused in running:
+            if not paused.dead:
+                paused.switch()
 
 
-def _end(running: Sequence[Any]) -> None:
-    """Unwinds the passes that wait, all of them even if one fails at that."""
+def _stop(running: Sequence[Any]) -> None:
+    """Unwind all waiting passes, even if one of them fails while it unwinds."""
     import torch
 
-    with torch.inference_mode(), ExitStack() as ends:
-        for one in running:
-            ends.callback(one.throw)  # nothing happens to one that has ended
+    with torch.inference_mode(), ExitStack() as cleanup:
+        for paused in running:
+            cleanup.callback(paused.throw)  # has no effect on a pass that has ended
 
 
 def load_streamed(
-    checkpoint: Checkpoint, *, dtype: str, attention: str, device: str
+    checkpoint: Checkpoint, *, dtype: Dtype, attention: Attention, device: str
 ) -> tuple[Any, LayerStream]:
-    """A model without its head, whose layers stay in the files, and their stream.
+    """Load a model without its head and without the weights of its layers, which are streamed.
 
     Everything outside the layers (embeddings, final norm, buffers) is loaded.
 
     Args:
-        dtype: `float32`, `bfloat16` or `float16`.
-        attention: `sdpa` or `eager`.
+        checkpoint: files of the model.
+        dtype: number format of the loaded weights.
+        attention: attention implementation.
+        device: device on which the model runs, from `resolve_device`.
+
+    Returns:
+        Module of transformers, and the stream of its layers.
 
     Raises:
-        ModelError: the weights are quantised, damaged, or do not fit config.json; there is not the
-            memory for two layers.
+        ModelError: the weights are quantised, damaged, or do not match config.json; or `device` is
+            `all`.
+        ResourceError: there is not enough memory for two layers.
     """
     import torch
-    from transformers import AutoConfig, AutoModel
 
-    if checkpoint.quantised:
-        raise ModelError(
-            f"model '{checkpoint.name}' cannot be streamed: its weights are quantised"
-            " (quantization_config in config.json). Load it with memory='resident'"
-        )
-    if device == "all":
-        raise ModelError("a streamed model runs on one device: choose cuda, mps or cpu")
+    _refuse_unstreamable(checkpoint, device)
     files = WeightFiles(checkpoint)
-    config = AutoConfig.from_pretrained(checkpoint.folder, **READING)
-    build: Any = AutoModel.from_config
-    with torch.device("meta"):
-        module = build(config, dtype=getattr(torch, dtype), attn_implementation=attention)
-    module.eval().requires_grad_(False)
+    module = _build_empty(checkpoint, dtype, attention)
     refuse_unfit(checkpoint, _unfit(module, files))
-    _refuse_too_large(checkpoint, module, device)
+    _check_memory(checkpoint, module, device)
     _fill_buffers(module, device)
     path = checkpoint.architecture.layers
-    outside = {
+    outside_layers = {
         name: torch.empty_like(empty, device=device)
         for name, empty in module.state_dict().items()
         if not name.startswith(f"{path}.") and name in files.stored
     }
-    for name, weight in outside.items():
+    for name, weight in outside_layers.items():
         files.read(name, weight)
-    module.load_state_dict(outside, assign=True, strict=False)
+    module.load_state_dict(outside_layers, assign=True, strict=False)
     layers = module.get_submodule(path)
     return module, LayerStream(layers, path, files, torch.device(device))
 
 
+def _refuse_unstreamable(checkpoint: Checkpoint, device: str) -> None:
+    """Raise ModelError if the weights are quantised, or are to be spread over all GPUs."""
+    if checkpoint.quantised:
+        raise ModelError(
+            f"model '{checkpoint.name}' cannot be streamed: its weights are quantised"
+            " (quantization_config in config.json)",
+            options=[_RESIDENT],
+        )
+    if device == "all":
+        raise ModelError(
+            f"model '{checkpoint.name}' cannot be streamed over all GPUs",
+            options=[Option("device", "cuda", "stream it on one GPU"), _RESIDENT],
+        )
+
+
+def _build_empty(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> Any:
+    """Return the model on the meta device, where tensors have shapes but no values."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.from_pretrained(checkpoint.folder, **READING)
+    build: Any = AutoModel.from_config
+    with torch.device("meta"):
+        module = build(config, dtype=getattr(torch, dtype), attn_implementation=attention)
+    return module.eval().requires_grad_(False)
+
+
 def _unfit(module: Any, files: WeightFiles) -> list[str]:
-    """Weights of a model that its files lack or have in another shape."""
+    """Return the names of weights that are missing from the files or have another shape there."""
     return [
         name
         for name, empty in module.state_dict().items()
@@ -295,32 +272,35 @@ def _unfit(module: Any, files: WeightFiles) -> list[str]:
     ]
 
 
-def _refuse_too_large(checkpoint: Checkpoint, module: Any, device: str) -> None:
-    """Refuses a model of which not even what is held at a time fits into memory."""
-    whole = sum(weight.nbytes for weight in module.state_dict().values())
-    layers = [
+def _check_memory(checkpoint: Checkpoint, module: Any, device: str) -> None:
+    """Raise ResourceError unless all weights that are loaded at the same time fit into memory."""
+    total = sum(weight.nbytes for weight in module.state_dict().values())
+    layer_sizes = [
         sum(weight.nbytes for weight in layer.state_dict().values())
         for layer in module.get_submodule(checkpoint.architecture.layers)
     ]
-    outside = whole - sum(layers)
-    held = {"cpu": 2 * max(layers) + (outside if device == "cpu" else 0)}
+    outside = total - sum(layer_sizes)
+    needed_on = {"cpu": 2 * max(layer_sizes) + (outside if device == "cpu" else 0)}
     if device != "cpu":
-        held[device] = max(layers) + outside
-    for place, needed in held.items():
-        if needed > (free := free_memory(place)):
-            raise ModelError(
-                f"model '{checkpoint.name}' cannot be streamed: {needed / 1e9:.1f} GB must be held"
-                f" at a time as {str(module.dtype).removeprefix('torch.')} and {free / 1e9:.1f} GB"
-                f" are free on {place}: choose a smaller dtype (bfloat16), or free some"
+        needed_on[device] = max(layer_sizes) + outside
+    half_precision = Option("dtype", "bfloat16", "load it in half precision")
+    for device_name, needed in needed_on.items():
+        if needed > (free := free_memory(device_name)):
+            raise ResourceError(
+                f"not enough memory on {device_name} to stream model '{checkpoint.name}': it needs"
+                f" {needed / 1e9:.1f} GB at a time as {str(module.dtype).removeprefix('torch.')},"
+                f" but only {free / 1e9:.1f} GB are free",
+                options=[half_precision] if module.dtype.itemsize > 2 else [],
+                remedy="free some memory",
             )
 
 
 def _fill_buffers(module: Any, device: str) -> None:
-    """Gives the buffers that are in no file (position ids, rotary frequencies) their values."""
+    """Compute the buffers that no file contains, such as position ids and rotary frequencies."""
     import torch
 
     for path, empty in list(module.named_non_persistent_buffers()):
         owner, _, name = path.rpartition(".")
         buffer = torch.empty_like(empty, device=device)
         module.get_submodule(owner).register_buffer(name, buffer, persistent=False)
-    module.initialize_weights()  # of parameters nothing is written: they are all on meta yet
+    module.initialize_weights()  # leaves parameters unchanged: they are still on the meta device

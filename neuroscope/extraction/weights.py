@@ -1,4 +1,4 @@
-"""A checkpoint's weights in its safetensors files: how large they are, and reading them singly."""
+"""Weights in the safetensors files of a checkpoint: their sizes, and reading of single weights."""
 
 import json
 import math
@@ -8,124 +8,135 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuroscope.errors import ModelError
+from neuroscope.errors import ModelError, Option
 from neuroscope.extraction.checkpoints import Checkpoint
+from neuroscope.options import Dtype
 
 if TYPE_CHECKING:
     import torch
 
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""Name of a number format in safetensors -> in torch; others are quantised, or no weights."""
+"""Name of each number format in torch, by its name in safetensors; others are quantised."""
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor lies: `size` bytes of `file` from `start` on."""
+    """Location of one tensor: `size` bytes of `file`, from byte `start`."""
 
     file: Path
     start: int
     size: int
     shape: tuple[int, ...]
-    dtype: str  # as safetensors names it
+    dtype: str  # name in safetensors, such as "F32"
 
     @property
     def count(self) -> int:
-        """How many numbers it holds."""
+        """Number of elements."""
         return math.prod(self.shape)
 
 
 class WeightFiles:
-    """The weights of a model without its head, in their files.
+    """Weights of a model without its language-model head, in their files.
 
     >>> files = WeightFiles(find_checkpoint("minilm"))
     >>> files.stored["encoder.layer.0.output.dense.weight"].shape
     (384, 1536)
     >>> files.read("encoder.layer.0.output.dense.weight", into=torch.empty(384, 1536))
 
-    Names are those in the model as it is loaded: without the prefix of a checkpoint that was saved
-    with a head, and the weights of that head are left out. `bytes_read` counts what `read` took
-    from the files.
+    Names are those of the loaded model: if the checkpoint was saved with a head, the prefix of
+    names is removed and the weights of the head are left out. `bytes_read` is the number of bytes
+    that `read` has read.
     """
 
     def __init__(self, checkpoint: Checkpoint):
-        """
+        """List the weights of a checkpoint.
+
         Raises:
-            ModelError: there is no list of weights, a file is missing, or one is damaged.
+            ModelError: the list of weight files cannot be read, or a file is missing or damaged.
         """
         self._name = checkpoint.name
-        found = {key: one for file in _files(checkpoint) for key, one in self._listed(file)}
-        prefix = _prefix(found, checkpoint.architecture.layers)
+        tensors = _stored_tensors(checkpoint)
+        prefix = _prefix(tensors, checkpoint.architecture.layers)
         self.stored: Mapping[str, StoredTensor] = {
-            _modern(key.removeprefix(prefix)): one
-            for key, one in found.items()
+            _modern(key.removeprefix(prefix)): tensor
+            for key, tensor in tensors.items()
             if key.startswith(prefix)
         }
         self.bytes_read = 0
 
     def read(self, name: str, into: "torch.Tensor") -> None:
-        """Copies one weight out of its file into a tensor of its shape, of any dtype and device.
+        """Copy one weight from its file into a tensor.
+
+        Args:
+            name: name of the weight.
+            into: tensor of the weight's shape, of any dtype and on any device.
 
         Raises:
-            ModelError: it cannot be read, or is stored in a format that is not read.
+            ModelError: the file cannot be read, or the weight's number format is not supported.
         """
         import torch
 
-        at = self.stored[name]
-        if at.dtype not in _DTYPES:
-            raise self._refused(f"{name} is stored as {at.dtype}, and only floats are read")
-        dtype = getattr(torch, _DTYPES[at.dtype])
+        tensor = self.stored[name]
+        if tensor.dtype not in _DTYPES:
+            raise ModelError(
+                f"model '{self._name}' cannot be streamed: {name} is stored as {tensor.dtype}",
+                options=[Option("memory", "resident", "keep all weights in memory")],
+                remedy="convert the weights to a floating-point format",
+            )
+        dtype = getattr(torch, _DTYPES[tensor.dtype])
         if into.dtype == dtype and into.device.type == "cpu":
             self._fill(into, name)
         else:
-            stored = torch.empty(at.shape, dtype=dtype)
+            stored = torch.empty(tensor.shape, dtype=dtype)
             self._fill(stored, name)
             into.copy_(stored)
 
-    def _fill(self, tensor: "torch.Tensor", name: str) -> None:
+    def _fill(self, values: "torch.Tensor", name: str) -> None:
+        """Read one weight into a CPU tensor of the same shape and number format."""
         import torch
 
-        at = self.stored[name]
+        tensor = self.stored[name]
         try:
-            with at.file.open("rb") as file:
-                file.seek(at.start)
-                got = file.readinto(tensor.view(-1).view(torch.uint8).numpy().data)
+            with tensor.file.open("rb") as file:
+                file.seek(tensor.start)
+                size = file.readinto(values.view(-1).view(torch.uint8).numpy().data)
         except OSError as error:
-            raise self._refused(f"{at.file} cannot be read: {error}") from error
-        if got != at.size:
-            raise self._refused(f"{at.file} ends within {name}: copy it again")
-        self.bytes_read += got
-
-    def _listed(self, file: Path) -> Iterator[tuple[str, StoredTensor]]:
-        """What the header of a file says it holds."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(file, "numpy"):
-                pass  # refuses a file that is damaged or cut
-            with file.open("rb") as opened:
-                length = int.from_bytes(opened.read(8), "little")
-                header = json.loads(opened.read(length))
-        except (OSError, SafetensorError) as error:
-            raise self._refused(f"{file} cannot be read: {error}") from error
-        header.pop("__metadata__", None)
-        for key, one in header.items():
-            start, end = (8 + length + offset for offset in one["data_offsets"])
-            yield key, StoredTensor(file, start, end - start, tuple(one["shape"]), one["dtype"])
-
-    def _refused(self, fault: str) -> ModelError:
-        return ModelError(f"model '{self._name}' cannot be loaded: {fault}")
+            raise _unloadable(self._name, f"{tensor.file} cannot be read: {error}") from error
+        if size != tensor.size:
+            raise _unloadable(self._name, f"{tensor.file} is truncated within {name}")
+        self.bytes_read += size
 
 
-def weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:
-    """Memory that a model's weights take at `dtype`, without its head; only headers are read."""
+def weight_bytes(checkpoint: Checkpoint, dtype: Dtype, *, head: bool = False) -> int:
+    """Return the size in memory of a model's weights, in bytes, from the headers of its files.
+
+    Args:
+        checkpoint: files of the model.
+        dtype: number format of the loaded weights.
+        head: whether to count everything in the files, the language-model head included. A weight
+            that the head shares with the embeddings counts twice if the files contain it twice.
+
+    Raises:
+        ModelError: the list of weight files cannot be read, or a file is missing or damaged.
+    """
     import torch
 
-    size: int = getattr(torch, dtype).itemsize
-    return size * sum(one.count for one in WeightFiles(checkpoint).stored.values())
+    tensors = _stored_tensors(checkpoint) if head else WeightFiles(checkpoint).stored
+    element: int = getattr(torch, dtype).itemsize
+    return element * sum(tensor.count for tensor in tensors.values())
+
+
+def _stored_tensors(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
+    """Return the tensors by their names in the files, from the headers of the files."""
+    return {
+        key: tensor
+        for file in _files(checkpoint)
+        for key, tensor in _read_header(file, checkpoint.name)
+    }
 
 
 def _files(checkpoint: Checkpoint) -> list[Path]:
-    """The files of weights: one, or those that an index names."""
+    """Return the weight files: a single file, or the files that an index lists."""
     single = checkpoint.folder / "model.safetensors"
     index = checkpoint.folder / "model.safetensors.index.json"
     if single.is_file():
@@ -133,20 +144,48 @@ def _files(checkpoint: Checkpoint) -> list[Path]:
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"model '{checkpoint.name}' cannot be loaded: {checkpoint.folder} holds neither"
-            f" {single.name} nor a readable {index.name} ({error})"
+        raise _unloadable(
+            checkpoint.name,
+            f"{checkpoint.folder} has neither {single.name} nor a readable {index.name} ({error})",
         ) from error
     return [checkpoint.folder / name for name in sorted(set(names))]
 
 
+def _read_header(file: Path, model: str) -> Iterator[tuple[str, StoredTensor]]:
+    """Yield the tensors that the header of a file lists.
+
+    The header is parsed here because safetensors does not expose the byte offsets.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "numpy"):
+            pass  # raises if the file is damaged or truncated
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length))
+    except (OSError, SafetensorError) as error:
+        raise _unloadable(model, f"{file} cannot be read: {error}") from error
+    header.pop("__metadata__", None)
+    for key, entry in header.items():
+        start, end = (8 + length + offset for offset in entry["data_offsets"])
+        yield key, StoredTensor(file, start, end - start, tuple(entry["shape"]), entry["dtype"])
+
+
+def _unloadable(model: str, reason: str) -> ModelError:
+    """Return the error about weight files that cannot be used."""
+    return ModelError(
+        f"model '{model}' cannot be loaded: {reason}", remedy="copy or download its files again"
+    )
+
+
 def _prefix(keys: Mapping[str, StoredTensor], layers: str) -> str:
-    """What stands before the path of the layers: nothing, or as in `bert.encoder.layer.0`."""
+    """Return the prefix of the path of the layers: none, or `bert.` in a model with a head."""
     pattern = re.compile(rf"((?:.+?\.)??){re.escape(layers)}\.\d+\.")
     return next((match[1] for key in keys if (match := pattern.match(key))), "")
 
 
 def _modern(name: str) -> str:
-    """Today's name of a weight; BERT's first files said gamma and beta."""
+    """Return the current name of a weight; the first BERT files say gamma and beta."""
     name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
     return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)

@@ -1,1 +1,1 @@
-"""What a person sees of a result: figures, reports, MLflow. Knows nothing of models."""
+"""Presentation of results: figures, reports and MLflow. Independent of models."""

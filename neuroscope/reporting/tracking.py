@@ -1,107 +1,73 @@
-"""Records results in MLflow. The only file that imports it."""
+"""Recording the runs of studies in MLflow, and reading them."""
 
 import contextlib
-import json
-import socket
+import logging
+import shlex
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from neuroscope.errors import TrackingError
-from neuroscope.prompts import PromptSet
+from neuroscope.errors import NeuroscopeError, TrackingError
+from neuroscope.home import home
+from neuroscope.options import check_choice, choices
+from neuroscope.reporting.artifacts import ArtifactFolder, stored_once
+from neuroscope.reporting.experiments import (
+    all_experiment_ids,
+    ensure_experiment_id,
+    find_experiment_id,
+)
+from neuroscope.reporting.mlflow_client import open_client
+from neuroscope.reporting.recorded import (
+    RecordedRun,
+    RunStatus,
+    metric_values,
+    record_of,
+    search_runs,
+)
+from neuroscope.reporting.run import Run
+from neuroscope.reporting.run_owner import is_gone, this_process
+from neuroscope.reporting.tracking_errors import mlflow_errors
 from neuroscope.reporting.tracking_server import (
-    artifact_location,
-    check_tracking,
-    one_opens,
+    SERVER_SETTINGS,
+    check_no_outer_run,
+    is_server,
+    run_address,
+    server_arguments,
     tracking_uri,
 )
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
 
+GROUP_TAG = "neuroscope.group"
+"""Tag that the runs of one experiment share."""
 PROCESS_TAG = "neuroscope.process"
-"""Tag that tells which process has a run open, so that a dead one's runs can be closed."""
+"""Tag that names the process of an open run, so that a dead process's runs can be closed."""
 FLOW_RUN_TAG = "prefect.flow_run_id"
+"""Tag with the id of the Prefect flow run that recorded a run."""
 FLOW_RUN_URL_TAG = "prefect.flow_run_url"
+"""Tag with the address of that flow run."""
+_KIND_TAG = "neuroscope.kind"
 _NOTE_TAG = "mlflow.note.content"
-_PARENT_TAG = "mlflow.parentRunId"
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Makes MLflow show runs with charts first, not the traces of a language application."""
-_POINTS = 1000  # metrics that MLflow takes at once
-_PARAMS = 100  # params that MLflow takes at once
-_PARAM_LENGTH = 6000  # longer values would be cut without a word
+_REPORT = "report.html"
 
-
-@dataclass(frozen=True)
-class Point:
-    """One value of a metric; the step is the layer."""
-
-    metric: str
-    value: float
-    step: int = 0
-
-
-class Run:
-    """One open run; made by `Tracker.run`, which closes it."""
-
-    def __init__(self, client: "MlflowClient", id: str, experiment_id: str, links: dict[str, str]):
-        self._client = client
-        self.id = id
-        self.experiment_id = experiment_id
-        self.links = links
-        """What belongs to the run -> its address in a browser."""
-
-    def log_params(self, params: Mapping[str, object]) -> None:
-        """Records settings; values longer than MLflow keeps are cut visibly."""
-        from mlflow.entities import Param
-
-        found = [Param(key, _shortened(str(value))) for key, value in params.items()]
-        for start in range(0, len(found), _PARAMS):
-            with _clear_errors():
-                self._client.log_batch(self.id, params=found[start : start + _PARAMS])
-
-    def log_points(self, points: Sequence[Point]) -> None:
-        """Records metric values, in one go so that a repeated step leaves no double points."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        found = [Metric(point.metric, point.value, now, point.step) for point in points]
-        for start in range(0, len(found), _POINTS):
-            with _clear_errors():
-                self._client.log_batch(self.id, metrics=found[start : start + _POINTS])
-
-    def log_prompts(self, prompts: PromptSet, name: str) -> None:
-        """Records the prompts as the run's dataset."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        dataset = Dataset(
-            name=name,
-            digest=prompts.digest[:8],
-            source_type="neuroscope",
-            source=json.dumps({"artifact": "tables/prompts.csv", "sha256": prompts.digest}),
-            profile=json.dumps({"num_rows": len(prompts)}),
-        )
-        tag = InputTag("mlflow.data.context", "prompts")
-        with _clear_errors():
-            self._client.log_inputs(self.id, datasets=[DatasetInput(dataset, [tag])])
-
-    def log_folder(self, folder: Path) -> None:
-        """Records every file below a folder as an artifact, under the same names."""
-        with _clear_errors():
-            self._client.log_artifacts(self.id, str(folder))
+_log = logging.getLogger("neuroscope")
 
 
 class Tracker:
-    """Where results are recorded, and how a person gets to see them.
+    """Connection to MLflow, which records runs and reads them.
 
     >>> tracker = Tracker.open()
-    >>> with tracker.run("compare", "engineer") as run:
-    ...     run.log_points([Point("cosine", 0.9, step=2)])
+    >>> with tracker.run("compare", "minilm engineer") as run:
+    ...     run.log_points([Point("aligned/cosine", 0.9, step=2)])
+    >>> tracker.find_runs("compare")[0].name
+    'minilm engineer'
 
-    The run ends FINISHED; FAILED if the block raises; KILLED if it is interrupted.
+    A run ends as FINISHED, as FAILED if the block raises an exception, or as KILLED if the block is
+    interrupted.
     """
 
     def __init__(self, uri: str, client: "MlflowClient", tags: Mapping[str, str]):
@@ -111,26 +77,33 @@ class Tracker:
 
     @classmethod
     def open(cls, tags: Mapping[str, str] | None = None) -> "Tracker":
-        """Connects to `MLFLOW_TRACKING_URI`, or to the embedded SQLite database in the home.
-
-        Runs that a dead process of this machine left open are closed first, as KILLED.
+        """Connect in order to record runs, and close the runs that dead processes left open.
 
         Args:
-            tags: put on every run.
+            tags: tags to set on every run.
 
         Raises:
-            TrackingError: the server or database cannot be used, or `MLFLOW_RUN_ID` is set.
+            TrackingError: `connect` fails, or `MLFLOW_RUN_ID` is set.
         """
-        check_tracking()
-        uri = tracking_uri()
-        with _clear_errors(), one_opens(uri):
-            from mlflow import MlflowClient
-
-            client = MlflowClient(tracking_uri=uri)
-            client.search_experiments(max_results=1)  # creates the tables of a new database
-        tracker = cls(uri, client, tags or {})
+        check_no_outer_run()
+        tracker = cls.connect(tags)
         tracker.sweep()
         return tracker
+
+    @classmethod
+    def connect(cls, tags: Mapping[str, str] | None = None) -> "Tracker":
+        """Connect to `MLFLOW_TRACKING_URI`, or to the embedded SQLite database in the home folder.
+
+        Runs that are already recorded are not changed.
+
+        Args:
+            tags: tags to set on every run.
+
+        Raises:
+            TrackingError: the server does not respond, or the database cannot be used.
+        """
+        uri = tracking_uri()
+        return cls(uri, open_client(uri), tags or {})
 
     @contextlib.contextmanager
     def run(
@@ -138,178 +111,230 @@ class Tracker:
         kind: str,
         name: str,
         *,
-        parent: str | None = None,
+        group: str = "",
         tags: Mapping[str, str] | None = None,
         note: str = "",
     ) -> Iterator[Run]:
-        """Opens a run in the experiment `neuroscope/<kind>` and ends it in a true state.
+        """Open a run in the MLflow experiment `neuroscope/<kind>`; close it after the block.
 
         Args:
-            kind: of study, such as `compare`.
-            name: of the run.
-            parent: id of the run that this one is part of.
-            tags: beside those given to `open`.
-            note: description, Markdown.
+            kind: kind of study, such as `compare`.
+            name: name of the run.
+            group: group that the runs of one experiment share; MLflow's *Group by* shows them
+                together.
+            tags: tags in addition to those given to `open`.
+            note: description in Markdown.
+
+        Yields:
+            Open run, in which the block records results.
 
         Raises:
-            TrackingError: MLflow cannot be reached or refuses.
+            TrackingError: MLflow cannot be reached or refuses the request.
+            ResourceError: the disk is full.
         """
-        own = {"neuroscope.kind": kind, PROCESS_TAG: _this_process(), **self._tags, **(tags or {})}
-        if parent:
-            own[_PARENT_TAG] = parent
-        if FLOW_RUN_URL_TAG in own:
-            note = f"{note}\n\n[Prefect flow run]({own[FLOW_RUN_URL_TAG]})".strip()
-        if note:
-            own[_NOTE_TAG] = note
-        info, status = None, "FINISHED"
+        run_tags = self._run_tags(kind, group, tags or {}, note)
+        run = None
         try:
-            with _clear_errors():
-                experiment = self._experiment(kind)
-                info = self._client.create_run(experiment, tags=own, run_name=name).info
-            yield Run(self._client, info.run_id, experiment, self._links(info.run_id, experiment))
-        except Exception:
-            status = "FAILED"
+            run = self._create_run(kind, name, run_tags)
+            yield run
+        except BaseException as error:
+            self._close_after(error, run, run_tags[PROCESS_TAG])
             raise
-        except BaseException:  # Ctrl-C, a signal
-            status = "KILLED"
-            raise
-        finally:
-            if info is not None:
-                with _clear_errors():
-                    self._client.set_terminated(info.run_id, status)
-            elif status == "KILLED":  # while MLflow was creating the run: it may be there or not
-                self.close_runs(PROCESS_TAG, own[PROCESS_TAG], status)
+        self._end_run(run.id, "FINISHED")
 
-    def close_runs(self, tag: str, value: str, status: str) -> list[str]:
-        """Ends the runs that are still open and carry a tag; gives their ids.
+    def close_runs(self, tag: str, value: str, status: RunStatus) -> list[str]:
+        """Close the open runs that have a tag.
 
         Args:
+            tag: name of the tag.
+            value: value of the tag.
             status: `FAILED` or `KILLED`.
+
+        Returns:
+            Ids of the closed runs.
         """
-        closed = []
-        for run in self._open_runs():
-            if run.data.tags.get(tag) == value:
-                with _clear_errors():
-                    self._client.set_terminated(run.info.run_id, status)
-                closed.append(run.info.run_id)
-        return closed
+        open_runs = self._open_runs({tag: value})
+        for run in open_runs:
+            self._end_run(run.info.run_id, status)
+        return [run.info.run_id for run in open_runs]
 
     def sweep(self) -> list[str]:
-        """Ends, as KILLED, the open runs of processes of this machine that are gone."""
-        owners = {run.data.tags.get(PROCESS_TAG, "") for run in self._open_runs()}
-        gone = [owner for owner in owners if owner and _is_gone(owner)]
+        """Close the open runs of dead processes of this machine, with the status KILLED.
+
+        Returns:
+            Ids of the closed runs.
+        """
+        owners = {run.data.tags.get(PROCESS_TAG, "") for run in self._open_runs({})}
+        gone = [owner for owner in owners if owner and is_gone(owner)]
         return [id for owner in gone for id in self.close_runs(PROCESS_TAG, owner, "KILLED")]
 
+    def find_runs(
+        self,
+        kind: str,
+        tags: Mapping[str, str] = {},
+        *,
+        status: Sequence[RunStatus] = ("FINISHED",),
+    ) -> list[RecordedRun]:
+        """Find the runs of a kind of study, newest first.
+
+        Args:
+            kind: kind of study, such as `compare`.
+            tags: tags that a run must have, with their values.
+            status: statuses that a run may have.
+
+        Raises:
+            TrackingError: MLflow cannot be reached or refuses the request.
+            NeuroscopeError: a status is unknown.
+        """
+        for name in status:
+            check_choice("status", name, choices(RunStatus))
+        with mlflow_errors(self.uri):
+            experiment_id = find_experiment_id(self._client, kind)
+            if experiment_id is None:
+                return []
+            runs = search_runs(self._client, [experiment_id], tags, *status)
+            return [record_of(run, kind, self._address_of(run)) for run in runs]
+
+    def metrics(self, run_id: str) -> dict[str, dict[int, float]]:
+        """Return the values of a run's metrics by metric and step; of a repeated step, the latest.
+
+        Raises:
+            TrackingError: there is no such run, or MLflow cannot be reached.
+        """
+        with mlflow_errors(self.uri, requested=f"run '{run_id}'"):
+            names = self._client.get_run(run_id).data.metrics
+            return {name: metric_values(self._client, run_id, name) for name in names}
+
+    def artifact(self, run_id: str, path: str) -> Path:
+        """Return the local path of a file or folder that a run recorded.
+
+        Artifacts of the embedded database are not copied and must not be changed. Artifacts behind
+        a server are downloaded into the home folder: once if the run is closed, on every call if
+        it is open.
+
+        Args:
+            run_id: id of the run.
+            path: path of the artifact in the run, such as `tables/compare.csv`.
+
+        Raises:
+            TrackingError: there is no such run or artifact, or MLflow cannot be reached.
+            ResourceError: the disk is full.
+        """
+        run = self._run(run_id)
+        folder = ArtifactFolder(run.info.artifact_uri, self.uri)
+        with mlflow_errors(self.uri):
+            _check_artifact(folder, run_id, path)
+            if folder.local is not None:
+                return folder.local / path
+            key = sha256(f"{self.uri} {run_id} {path}".encode()).hexdigest()
+            copy = stored_once(
+                home() / "artifact_copies" / key,
+                lambda new: folder.download(folder.files(path), new),
+                again=run.info.end_time is None,
+            )
+            return copy / path
+
+    def report_location(self, run_id: str) -> str:
+        """Return the location at which a browser opens a run's report: a path or a server address.
+
+        Raises:
+            TrackingError: there is no such run, or it has no report.
+        """
+        if not is_server(self.uri):
+            return str(self.artifact(run_id, _REPORT))
+        run = self._run(run_id)
+        with mlflow_errors(self.uri):
+            _check_artifact(ArtifactFolder(run.info.artifact_uri, self.uri), run_id, _REPORT)
+        return f"{self._address_of(run)}/artifacts/{_REPORT}"
+
     def links(self, run_id: str) -> dict[str, str]:
-        """What belongs to a run -> its address in a browser."""
-        with _clear_errors():
-            return self._links(run_id, self._client.get_run(run_id).info.experiment_id)
+        """Return the addresses of the pages that belong to a run, by the names of the pages.
+
+        Raises:
+            TrackingError: there is no such run, or MLflow cannot be reached.
+        """
+        return self._links(run_id, self._run(run_id).info.experiment_id)
 
     def address(self, run_id: str, *, port: int = 5000) -> str:
-        """Where a browser shows the run, once `serving_command` runs where there is one."""
-        with _clear_errors():
-            experiment_id = self._client.get_run(run_id).info.experiment_id
-        server = self.uri if self.uri.startswith("http") else f"http://127.0.0.1:{port}"
-        return _address(server, experiment_id, run_id)
+        """Return the address of a run's page; for the embedded database, see `serving_command`.
+
+        Args:
+            run_id: id of the run.
+            port: port given to `serving_command`; ignored if a server is used.
+
+        Raises:
+            TrackingError: there is no such run, or MLflow cannot be reached.
+        """
+        return self._address_of(self._run(run_id), port)
 
     def serving_command(self, *, port: int = 5000) -> str | None:
-        """The shell command that serves the embedded database; None for a server of its own."""
-        if self.uri.startswith("http"):
+        """Return the shell command that serves the embedded database; None if a server is used."""
+        if is_server(self.uri):
             return None
-        program = Path(sys.executable).parent / "mlflow"
-        return (
-            "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"
-            f" {program} server --host 127.0.0.1 --port {port} --backend-store-uri '{self.uri}'"
-        )
+        settings = [f"{name}={value}" for name, value in SERVER_SETTINGS.items()]
+        arguments = server_arguments(home(), port, database=self.uri)
+        return f"{' '.join(settings)} {shlex.join([sys.executable, *arguments])}"
+
+    def _run_tags(
+        self, kind: str, group: str, tags: Mapping[str, str], note: str
+    ) -> dict[str, str]:
+        """Return the tags of a new run."""
+        run_tags = {_KIND_TAG: kind, PROCESS_TAG: this_process(), **self._tags, **tags}
+        if group:
+            run_tags[GROUP_TAG] = group
+        if FLOW_RUN_URL_TAG in run_tags:
+            note = f"{note}\n\n[Prefect flow run]({run_tags[FLOW_RUN_URL_TAG]})".strip()
+        if note:
+            run_tags[_NOTE_TAG] = note
+        return run_tags
+
+    def _create_run(self, kind: str, name: str, tags: dict[str, str]) -> Run:
+        with mlflow_errors(self.uri):
+            experiment_id = ensure_experiment_id(self._client, self.uri, kind)
+            info = self._client.create_run(experiment_id, tags=tags, run_name=name).info
+        links = self._links(info.run_id, experiment_id)
+        return Run(self._client, self.uri, info.run_id, experiment_id, links)
+
+    def _end_run(self, run_id: str, status: RunStatus) -> None:
+        with mlflow_errors(self.uri):
+            self._client.set_terminated(run_id, status)
+
+    def _close_after(self, error: BaseException, run: Run | None, owner: str) -> None:
+        """Close the run after its block raised an error; if MLflow fails, only log a warning."""
+        status: RunStatus = "FAILED" if isinstance(error, Exception) else "KILLED"
+        try:
+            if run is not None:
+                self._end_run(run.id, status)
+            elif status == "KILLED":  # MLflow may have created the run before the interruption
+                self.close_runs(PROCESS_TAG, owner, status)
+        except NeuroscopeError as failure:
+            _log.warning("an MLflow run stays open until the next start: %s", failure)
+
+    def _run(self, run_id: str) -> "MlflowRun":
+        """Return a run of MLflow; raise TrackingError if it does not exist."""
+        with mlflow_errors(self.uri, requested=f"run '{run_id}'"):
+            return self._client.get_run(run_id)
+
+    def _open_runs(self, tags: Mapping[str, str]) -> list["MlflowRun"]:
+        """Return the open runs that have the tags, of all kinds of study."""
+        with mlflow_errors(self.uri):
+            ids = all_experiment_ids(self._client)
+            return list(search_runs(self._client, ids, tags, "RUNNING")) if ids else []
 
     def _links(self, run_id: str, experiment_id: str) -> dict[str, str]:
         links = {}
-        if self.uri.startswith("http"):  # the embedded database has no server of its own
-            links["MLflow run"] = _address(self.uri, experiment_id, run_id)
+        if is_server(self.uri):  # no server shows the embedded database yet
+            links["MLflow run"] = run_address(self.uri, experiment_id, run_id)
         if FLOW_RUN_URL_TAG in self._tags:
             links["Prefect flow run"] = self._tags[FLOW_RUN_URL_TAG]
         return links
 
-    def _open_runs(self) -> list[Any]:
-        with _clear_errors():
-            experiments = self._client.search_experiments(filter_string="name LIKE 'neuroscope/%'")
-            if not experiments:
-                return []
-            ids = [experiment.experiment_id for experiment in experiments]
-            return list(
-                self._client.search_runs(
-                    ids, filter_string="attributes.status = 'RUNNING'", max_results=1000
-                )
-            )
-
-    def _experiment(self, kind: str) -> str:
-        from mlflow.exceptions import MlflowException
-
-        name = f"neuroscope/{kind}"
-        location = None if self.uri.startswith("http") else artifact_location(kind)
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
-            try:
-                return self._client.create_experiment(name, location, _EXPERIMENT_TAGS)
-            except MlflowException:  # another process was first
-                found = self._client.get_experiment_by_name(name)
-                if found is None:
-                    raise
-        if found.lifecycle_stage == "deleted":
-            raise TrackingError(
-                f"the MLflow experiment '{name}' is in the trash: restore it with"
-                f" `mlflow experiments restore --experiment-id {found.experiment_id}`"
-            )
-        if location and found.artifact_location.startswith("mlflow-artifacts:"):
-            raise TrackingError(
-                f"the MLflow experiment '{name}' keeps its files behind a server: start that server"
-                " and set MLFLOW_TRACKING_URI to its address"
-            )
-        return str(found.experiment_id)
+    def _address_of(self, run: "MlflowRun", port: int = 5000) -> str:
+        server = self.uri if is_server(self.uri) else f"http://127.0.0.1:{port}"
+        return run_address(server, run.info.experiment_id, run.info.run_id)
 
 
-def _address(server: str, experiment_id: str, run_id: str) -> str:
-    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _PARAM_LENGTH else text[: _PARAM_LENGTH - 1] + "…"
-
-
-@contextlib.contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Turns what MLflow raises into one error that names the remedy."""
-    try:
-        yield
-    except TrackingError:
-        raise
-    except Exception as error:
-        if not type(error).__module__.startswith(("mlflow", "requests", "urllib3", "sqlalchemy")):
-            raise
-        uri = tracking_uri()
-        if "out-of-date" in str(error):
-            remedy = f"run `mlflow db upgrade {uri}`"
-        else:
-            remedy = "see that the server runs and the disk is not full, then run again"
-        problem = str(error).strip().splitlines()[0]
-        raise TrackingError(f"MLflow at {uri} fails: {problem}; {remedy}") from error
-
-
-def _this_process() -> str:
-    import psutil
-
-    process = psutil.Process()
-    return f"{socket.gethostname()} {process.pid} {process.create_time():.2f}"
-
-
-def _is_gone(owner: str) -> bool:
-    """Whether the process that a tag names ran on this machine and is no longer there."""
-    import psutil
-
-    host, pid, started = owner.rsplit(" ", 2)
-    if host != socket.gethostname():
-        return False  # another machine's; it sweeps its own
-    try:
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) > 1
-    except psutil.NoSuchProcess:
-        return True
+def _check_artifact(folder: ArtifactFolder, run_id: str, path: str) -> None:
+    """Raise TrackingError unless a run has an artifact."""
+    if folder.find(path) is None:
+        raise TrackingError(f"run '{run_id}' has no artifact '{path}' in {folder.uri}")

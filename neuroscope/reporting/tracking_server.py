@@ -1,85 +1,130 @@
-"""Which MLflow is used: a server, or the embedded database; and whether it answers."""
+"""Choice of MLflow, a server or the embedded database, and the command to serve the database."""
 
 import contextlib
-import logging
 import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from neuroscope.errors import TrackingError
-from neuroscope.home import home
+from neuroscope.home import create_home, home
+
+_TIMEOUT = 10  # seconds in which a server must respond
+
+SERVER_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # ten processes that are not needed
+}
+"""Environment variables of a server that is started with `server_arguments`."""
 
 
 def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, or the embedded SQLite database."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    """Return `MLFLOW_TRACKING_URI`, or the address of the embedded SQLite database."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or embedded_database(home())
 
 
-def check_tracking() -> None:
-    """Looks, before work is done, whether results can be recorded.
-
-    Raises:
-        TrackingError: the server does not answer, or `MLFLOW_RUN_ID` is set, which would nest
-            every run wrongly.
-    """
-    if run_id := os.environ.get("MLFLOW_RUN_ID"):
-        raise TrackingError(
-            f"MLFLOW_RUN_ID is set ({run_id}): MLflow would put results into that run."
-            " Run `unset MLFLOW_RUN_ID` first"
-        )
-    _check_reachable(tracking_uri())
+def embedded_database(home: Path) -> str:
+    """Return the address of the SQLite database in a home folder."""
+    return f"sqlite:///{home / 'mlflow.db'}"
 
 
 def artifact_location(kind: str) -> str:
-    """Where the embedded database keeps the files of a kind of study, as a URI."""
+    """Return the URI of the folder in which the embedded database keeps a study's artifacts."""
     return (home() / "artifacts" / kind).as_uri()
 
 
+def is_server(uri: str) -> bool:
+    """Return whether an MLflow address is that of a server, not of a database."""
+    return uri.startswith(("http://", "https://"))
+
+
+def without_password(uri: str) -> str:
+    """Return an address without its password, to show it in messages.
+
+    >>> without_password("postgresql://me:secret@db/mlflow")
+    'postgresql://me:***@db/mlflow'
+    """
+    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", uri)
+
+
+def server_arguments(home: Path, port: int, *, database: str = "") -> list[str]:
+    """Return the arguments of `python` that serve the embedded MLflow on 127.0.0.1.
+
+    Args:
+        home: home folder, with the database and the artifacts.
+        port: port of the server.
+        database: address of a database to serve instead of the one in the home folder.
+    """
+    artifacts = (home / "artifacts").as_uri()
+    return [
+        *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", database or embedded_database(home)),
+        # plain files, which stay readable when the database is used without a server
+        *("--default-artifact-root", artifacts, "--artifacts-destination", artifacts),
+    ]
+
+
+def run_address(server: str, experiment_id: str, run_id: str) -> str:
+    """Return the address of a run's page in MLflow's interface."""
+    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def check_tracking() -> None:
+    """Check that results can be recorded, before any work is done.
+
+    Raises:
+        TrackingError: the server does not respond, or `MLFLOW_RUN_ID` is set.
+    """
+    check_no_outer_run()
+    check_reachable(tracking_uri())
+
+
+def check_no_outer_run() -> None:
+    """Raise TrackingError if `MLFLOW_RUN_ID` is set: MLflow would use that run for every result."""
+    if run_id := os.environ.get("MLFLOW_RUN_ID"):
+        raise TrackingError(
+            f"MLFLOW_RUN_ID is set ({run_id}), so MLflow would record results in that run",
+            remedy="run `unset MLFLOW_RUN_ID` first",
+        )
+
+
+def check_reachable(uri: str) -> None:
+    """Check with one request that a server responds, because MLflow itself retries for minutes.
+
+    Raises:
+        TrackingError: the server does not respond, or refuses this host name.
+    """
+    if not is_server(uri):
+        return
+    import httpx
+
+    address = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search"
+    try:
+        response = httpx.get(address, params={"max_results": 1}, timeout=_TIMEOUT)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise unreachable(uri, error) from error
+    if response.status_code == httpx.codes.FORBIDDEN:
+        raise TrackingError(
+            f"the tracking server {without_password(uri)} responds with 403 Forbidden",
+            remedy="add its host name to the server's MLFLOW_SERVER_ALLOWED_HOSTS",
+        )
+
+
+def unreachable(uri: str, error: Exception) -> TrackingError:
+    """Return the error for a server that does not respond."""
+    return TrackingError(
+        f"cannot reach the tracking server {without_password(uri)} ({error})",
+        remedy="start the server, or unset MLFLOW_TRACKING_URI to use the embedded database",
+    )
+
+
 @contextlib.contextmanager
-def one_opens(uri: str) -> Iterator[None]:
-    """One process at a time opens an SQLite database: two that create its tables would fail."""
+def opened_alone(uri: str) -> Iterator[None]:
+    """Lock an SQLite database while it is opened: two processes cannot both create its tables."""
     if not uri.startswith("sqlite:"):
         yield
         return
     from filelock import FileLock
 
-    with FileLock(home() / "mlflow.lock"), _quiet_migrations():
+    with FileLock(create_home() / "mlflow.lock"):
         yield
-
-
-def _check_reachable(uri: str) -> None:
-    """Asks once, where MLflow itself would try again for minutes."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    if not uri.startswith("http"):
-        return
-    import httpx
-
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-    try:
-        answer = httpx.get(
-            f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search",
-            params={"max_results": 1},
-            timeout=10,
-        )
-    except httpx.HTTPError as error:
-        raise TrackingError(
-            f"the tracking server {uri} cannot be reached ({error}): start it, or unset"
-            " MLFLOW_TRACKING_URI to use the embedded database"
-        ) from error
-    if answer.status_code == 403:
-        raise TrackingError(
-            f"the tracking server {uri} answers 403 Forbidden: its MLFLOW_SERVER_ALLOWED_HOSTS"
-            " must name this host"
-        )
-
-
-@contextlib.contextmanager
-def _quiet_migrations() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in ("alembic", "mlflow.store.db.utils")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -1,1 +1,1 @@
-"""Statistics over arrays of activations; knows nothing of models, files or servers."""
+"""Statistics of arrays of activations, independent of models, files and servers."""

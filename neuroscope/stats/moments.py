@@ -1,4 +1,4 @@
-"""Mean and variance per neuron over any number of tokens, one block at a time."""
+"""Mean and standard deviation of every neuron over any number of tokens, block by block."""
 
 from dataclasses import dataclass
 
@@ -10,25 +10,28 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean and `m2`, the sum of squared deviations, per neuron; the last two are (neurons,).
+    """Number of tokens and, per neuron, the mean and the sum of squared deviations.
 
-    Blocks are merged by the pairwise update of Chan, Golub & LeVeque (1979), which does not lose
-    digits as a running sum of squares does.
+    Merging uses the pairwise update of Chan, Golub & LeVeque (1979). Unlike a running sum of
+    squares, it stays accurate for neurons whose mean is much larger than their spread.
     """
 
     count: int
+    """Number of tokens."""
     mean: Doubles
+    """(neurons,) mean in the unit of the activations."""
     m2: Doubles
+    """(neurons,) sum of the squared deviations from the mean."""
 
     @classmethod
     def of(cls, block: NDArray[np.floating]) -> "Moments":
-        """Moments of one block, (tokens, neurons)."""
+        """Return the moments of one block, (tokens, neurons)."""
         block = block.astype(np.float64)
         mean = block.mean(axis=0) if len(block) else np.zeros(block.shape[1])
         return cls(len(block), mean, ((block - mean) ** 2).sum(axis=0))
 
     def merge(self, other: "Moments") -> "Moments":
-        """Moments of both sets of tokens together."""
+        """Return the moments of both sets of tokens together."""
         count = self.count + other.count
         if count == 0:
             return self
@@ -41,11 +44,15 @@ class Moments:
 
     @property
     def sd(self) -> Doubles:
-        """(neurons,) standard deviation over tokens, in the activation's unit (ddof 1)."""
+        """(neurons,) standard deviation over tokens (ddof 1); 0 for a single token."""
         return np.sqrt(self.m2 / max(self.count - 1, 1))
 
     def standardise(self, values: NDArray[np.floating]) -> Doubles:
-        """(value - mean) / sd per neuron; 0 for a neuron that never varied in these tokens."""
+        """Return (value - mean) / sd for each neuron, or 0 for a neuron that never varied.
+
+        Args:
+            values: (…, neurons) activations.
+        """
         sd = self.sd
         varies = sd > 0
         return np.where(varies, (values - self.mean) / np.where(varies, sd, 1.0), 0.0)

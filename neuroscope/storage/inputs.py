@@ -1,9 +1,9 @@
-"""Prompts and tokens of activations on their way: written before anything is computed."""
+"""Prompts and tokens of stored activations, written before anything is computed."""
 
 import itertools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,92 +17,135 @@ from neuroscope.storage.parts import (
     PROMPTS,
     TOKENS,
     Part,
-    prompt_columns,
     read_part_header,
-    token_columns,
     verified_part,
     write_part,
 )
-from neuroscope.tokens import TokenBlock
+from neuroscope.storage.tables import (
+    prompt_columns,
+    read_prompt_part,
+    read_token_block,
+    token_columns,
+)
+from neuroscope.tokens import TokenBlock, Vocabulary
 
 Tokenise = Callable[[Sequence[Prompt]], TokenBlock]
+"""Function that returns the tokens of prompts."""
 
-_INPUTS = ".inputs"  # folder in which they are written, until all of them are there
+_STAGING = ".inputs"
+"""Name of the folder in which prompts and tokens are kept until all of them are written."""
 
 
-def written_inputs(folder: Path, manifest: Manifest) -> tuple[int, ...] | None:
-    """How many prompts each part has, or None unless prompts and tokens are there, all of them."""
+@dataclass(frozen=True)
+class PartInputs:
+    """Ids and tokens of the prompts of one part, which a pass over them needs."""
+
+    number: int
+    """Number of the part, from 0."""
+    first: int
+    """Index of the part's first prompt among all prompts."""
+    ids: list[str]
+    """Ids of the prompts."""
+    block: TokenBlock
+    """Tokens of the prompts."""
+
+
+def read_inputs(
+    folder: Path, manifest: Manifest, number: int, vocabulary: Vocabulary
+) -> PartInputs:
+    """Return the ids and tokens of a part's prompts.
+
+    Raises:
+        StoreError: a file is missing or damaged.
+    """
+    prompts = read_prompt_part(folder, manifest.part(PROMPTS, number))
+    block = read_token_block(folder, manifest.part(TOKENS, number), vocabulary)
+    ids = [prompt.id for prompt in prompts]
+    return PartInputs(number, manifest.starts[number], ids, block)
+
+
+def written_parts(folder: Path, manifest: Manifest) -> tuple[int, ...]:
+    """Return the number of prompts per part; empty unless all prompts and tokens are written."""
     sizes: list[int] = []
     first = 0
     while first < manifest.prompts:
-        place = Part(manifest.key.digest, PROMPTS, len(sizes), first, prompts=0)
-        found = read_part_header(place.path(folder))
-        if not found or found.prompts < 1 or found != replace(place, prompts=found.prompts):
-            return None
-        if not verified_part(folder, replace(found, table=TOKENS)):
-            return None
-        sizes.append(found.prompts)
-        first += found.prompts
-    return tuple(sizes) if first == manifest.prompts else None
+        expected = Part(manifest.key.digest, PROMPTS, len(sizes), first, prompts=0)
+        part = read_part_header(expected.path(folder))
+        if not part or part.prompts < 1 or part != replace(expected, prompts=part.prompts):
+            return ()
+        if not verified_part(folder, replace(part, table=TOKENS)):
+            return ()
+        sizes.append(part.prompts)
+        first += part.prompts
+    return tuple(sizes) if first == manifest.prompts else ()
 
 
 def write_inputs(
     folder: Path, manifest: Manifest, prompts: Prompts, tokenise: Tokenise, progress: Progress
 ) -> None:
-    """Writes the parts of prompts and tokens, all or none.
+    """Write all parts of prompts and tokens, or none of them.
+
+    Args:
+        folder: folder of the activations.
+        manifest: manifest of the folder, which limits the size of parts.
+        prompts: prompts to write.
+        tokenise: function that returns the tokens of prompts.
+        progress: callback that is called with the number of prompts that are read so far.
 
     Raises:
-        StoreError: the disk is full or fails.
-        PromptError: a prompt cannot be read by the model, or they are not those of the manifest.
+        StoreError, ResourceError: the disk fails or is full.
+        PromptError: the model cannot read a prompt, or the prompts are not those of the manifest.
     """
-    half = folder / _INPUTS
+    staging = folder / _STAGING
     with disk_errors(folder):
-        discard_half_written(folder)
-        half.mkdir()
+        discard_staged(folder)
+        staging.mkdir()
     try:
-        written = _writing(prompts, half, manifest, tokenise, progress)
+        written = _write_parts(prompts, staging, manifest, tokenise, progress)
         if digest_of(written) != manifest.key.prompts_digest:
-            raise PromptError("the prompts changed while they were read: run the extraction again")
+            raise PromptError(
+                "the prompts changed while they were read", remedy="run the same extraction again"
+            )
         with disk_errors(folder):
             for table in (PROMPTS, TOKENS):
                 shutil.rmtree(folder / table, ignore_errors=True)
-                (half / table).rename(folder / table)
+                (staging / table).rename(folder / table)
     finally:
-        discard_half_written(folder)
+        discard_staged(folder)
 
 
-def discard_half_written(folder: Path) -> None:
-    """Takes away what a killed process had begun to write."""
-    shutil.rmtree(folder / _INPUTS, ignore_errors=True)
+def discard_staged(folder: Path) -> None:
+    """Remove the prompts and tokens of a process that was killed before all were written."""
+    shutil.rmtree(folder / _STAGING, ignore_errors=True)
 
 
-def _writing(
+def _write_parts(
     prompts: Prompts, folder: Path, manifest: Manifest, tokenise: Tokenise, progress: Progress
 ) -> Iterator[Prompt]:
-    """The prompts, written part by part as they go by."""
-    rest, key, first, number = iter(prompts), manifest.key.digest, 0, 0
-    while chunk := list(itertools.islice(rest, manifest.prompts_per_part)):
+    """Write prompts and their tokens part by part, and yield each prompt."""
+    remaining, key, first, number = iter(prompts), manifest.key.digest, 0, 0
+    while chunk := list(itertools.islice(remaining, manifest.prompts_per_part)):
         progress("read prompts", first, manifest.prompts)
         tokens = tokenise(chunk)
-        for span in _pieces(tokens, manifest.tokens_per_part):
+        for span in _divide(tokens, manifest.tokens_per_part):
             part = chunk[span]
-            about = (number, first, len(part))
+            position = (number, first, len(part))
             with disk_errors(folder.parent):
-                write_part(folder, Part(key, PROMPTS, *about), prompt_columns(part))
+                write_part(folder, Part(key, PROMPTS, *position), prompt_columns(part))
                 columns = token_columns([prompt.id for prompt in part], tokens.slice(span))
-                write_part(folder, Part(key, TOKENS, *about), columns)
+                write_part(folder, Part(key, TOKENS, *position), columns)
             number, first = number + 1, first + len(part)
         yield from chunk
 
 
-def _pieces(tokens: TokenBlock, most: int) -> list[slice]:
-    """Neighbouring prompts that go into one part: of about as many tokens each, `most` or fewer.
+def _divide(tokens: TokenBlock, limit: int) -> list[slice]:
+    """Return spans of prompts with similar numbers of tokens.
 
-    A piece may have a prompt's tokens more than that.
+    A span may exceed `limit`, but by fewer tokens than one prompt has.
     """
     total = len(tokens.ids)
-    count = -(-total // most)
+    count = -(-total // limit)
     middles = (tokens.starts + tokens.ends) / 2
-    cuts = np.searchsorted(middles, [total * one / count for one in range(1, count)])
+    cuts = np.searchsorted(middles, [total * index / count for index in range(1, count)])
     edges = np.unique([0, *cuts, len(tokens)]).tolist()
     return list(itertools.starmap(slice, itertools.pairwise(edges)))

@@ -1,1 +1,1 @@
-"""The steps of each study, in order, written once; they bring the other parts together."""
+"""Studies: each combines the other parts of the package into a sequence of steps."""

@@ -1,7 +1,7 @@
-"""The seam for who runs a study: steps are handed to a `concurrent.futures.Executor`.
+"""Steps of a study, run by a `concurrent.futures.Executor`.
 
-A step takes and gives references (paths, frozen values), never tensors or models, so that it may
-run in this thread, in another process or as a task of an orchestrator.
+The arguments and results of a step are paths and immutable values, never tensors or models, so that
+it can run in this thread, in another process, or as a task of an orchestrator.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Step:
-    """One call with a name that says which one it is, such as `compare minilm resid_post.2`."""
+    """Call with a name that identifies it, such as `compare minilm resid_post.2`."""
 
     name: str
     function: Callable[..., Any]
@@ -28,7 +28,7 @@ class Step:
 
 
 class InlineExecutor(Executor):
-    """Runs each step at once, where it is submitted.
+    """Executor that runs each step immediately, in the thread that submits it.
 
     >>> InlineExecutor().submit(sum, [1, 2]).result()
     3
@@ -45,14 +45,14 @@ class InlineExecutor(Executor):
 
 @dataclass(frozen=True)
 class Pending(Generic[T]):
-    """The result of a step that may still be running."""
+    """Result of a step that may still be running."""
 
     name: str
-    future: Any  # a Future[T], or what an orchestrator has in its place: it has result()
+    future: Any  # a Future[T], or its equivalent in an orchestrator, with a method result()
 
 
 class Steps:
-    """The steps of one study, on their way: submits them and reports how many are done.
+    """Steps of one study, submitted to an executor, with a report of how many are done.
 
     >>> steps = Steps(InlineExecutor(), total=1)
     >>> steps.wait(steps.submit("add", sum, [1, 2]))
@@ -66,12 +66,20 @@ class Steps:
     def submit(
         self, name: str, function: Callable[..., T], *arguments: Any, loads_model: bool = False
     ) -> Pending[T]:
+        """Submit a step.
+
+        Args:
+            name: name of the step.
+            function: function to call.
+            arguments: arguments of the call.
+            loads_model: whether the step loads a model; some executors run such steps elsewhere.
+        """
         self._progress(name, self._done, self._total)
         step = Step(name, function, arguments, loads_model)
         return Pending(name, self._executor.submit(step))
 
     def wait(self, pending: Pending[T]) -> T:
-        """The step's result, or the error it raised."""
+        """Return the result of a step, or raise its error."""
         self._progress(pending.name, self._done, self._total)
         result: T = pending.future.result()
         self._done += 1

@@ -1,1 +1,1 @@
-"""Prompts to activations on disk: what is asked for, its parts, and the pass that writes them."""
+"""Extraction of activations to disk: its specification, its division into parts, its passes."""

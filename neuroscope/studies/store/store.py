@@ -1,46 +1,48 @@
-"""Extracts activations to disk: any number of prompts, one part of them in memory at a time."""
+"""Extraction of activations to disk: any number of prompts, one part in memory at a time."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
 from pathlib import Path
 
-from neuroscope.errors import NonfiniteError
 from neuroscope.extraction.batching import tokenise
-from neuroscope.extraction.budget import TokenBudget
-from neuroscope.extraction.extract import record
-from neuroscope.extraction.finite import FiniteCheck
-from neuroscope.extraction.memory import give_back_memory
-from neuroscope.extraction.models import Model
-from neuroscope.files import absolute, size_text
+from neuroscope.extraction.models import Model, check_model
+from neuroscope.files import absolute
+from neuroscope.options import Pool, TokenRule
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import Prompts, PromptSet
 from neuroscope.sites import resolve_sites
 from neuroscope.storage.disk import stored_bytes
-from neuroscope.storage.manifest import Manifest
-from neuroscope.storage.unfinished import (
-    UnfinishedActivations,
-    complete_manifest,
-    unfinished_activations,
-)
-from neuroscope.studies.store.plan import ExtractionSpec, plan
+from neuroscope.storage.manifest import MANIFEST, Manifest
+from neuroscope.storage.statistics import Arrays, check_name, read_statistics
+from neuroscope.storage.writing import FolderWriter, Request, complete_manifest, open_folder
+from neuroscope.studies.store.division import PartLimits
+from neuroscope.studies.store.passes import check_nonfinite, run_passes
+from neuroscope.studies.store.plan import plan
+from neuroscope.studies.store.sinks import Sink, Statistics, StatisticsSink, ValueSink
+from neuroscope.studies.store.spec import ExtractionSpec
 
 
 @dataclass(frozen=True)
 class StoredActivations:
-    """Activations on the disk."""
+    """Activations and statistics on disk."""
 
     folder: Path
     manifest: Manifest = field(repr=False)
     computed: int
-    """Prompts that were run through the model; those of parts that were there before were not."""
+    """Number of prompts that were run through the model; those stored before are not counted."""
 
     @property
     def size(self) -> int:
-        """Bytes on the disk."""
+        """Size on disk, in bytes."""
         return stored_bytes(self.folder)
+
+    def statistics(self, name: str) -> Iterator[Arrays]:
+        """Return the arrays of statistics, one mapping per part; see `read_statistics`."""
+        return read_statistics(self.folder, name)
 
 
 def extract_to(
@@ -50,45 +52,47 @@ def extract_to(
     sites: str | Sequence[str] = "resid_post",
     layers: str | int | Sequence[int] = "all",
     *,
-    pool: str = "mean",
-    token_rule: str = "content",
+    pool: Pool = "mean",
+    token_rule: TokenRule = "content",
     truncate: bool = False,
     budget: int | None = None,
     allow_nonfinite: bool = False,
     progress: Progress = silent,
 ) -> StoredActivations:
-    """Writes activations of any number of prompts to a folder of Parquet parts.
+    """Write activations of any number of prompts to a folder of Parquet parts.
 
-    >>> prompts = PromptFile.open("prompts.csv")
-    >>> extract_to("activations", model, prompts, ["resid_post", "mlp_act"])
+    >>> prompts = ns.PromptFile.open("prompts.csv")
+    >>> ns.extract_to("acts", model, prompts, ["resid_post", "mlp_act"])
 
-    Cut short, the same call goes on where it was; once complete, it computes nothing.
+    If a call is interrupted, the same call resumes; once the folder is complete, it computes
+    nothing.
 
     Args:
-        folder: new, empty, or from an earlier call with the same arguments.
-        model: from `load_model`.
-        prompts: a set, a file, or texts.
-        sites, layers, pool, token_rule, truncate, budget, allow_nonfinite, progress: as `extract`.
+        folder: folder that is new, empty, or from an earlier call with the same arguments.
+        model: model from `load_model`.
+        prompts: prompts, as a set, a file or texts.
+        sites, layers, pool, token_rule, truncate, budget, allow_nonfinite, progress: as in
+            `extract`.
 
     Raises:
-        SiteError, PromptError: as `extract`.
-        NonfiniteError: a value is not finite.
-        StoreError: the folder holds something else.
-        ResourceError: its disk has not the room.
+        ModelError, SiteError, PromptError: as in `extract`.
+        NonfiniteError: a value is not finite, and `allow_nonfinite` is false.
+        StoreError: the folder contains something else, or cannot be written.
+        ResourceError: there is not enough memory or disk space.
     """
-    known = PromptSet.of(prompts) if isinstance(prompts, Sequence | PathLike) else prompts
-    wanted = ExtractionSpec(
-        model.checkpoint,
-        known,
-        tuple(resolve_sites(sites, layers, model.layer_count)),
-        pool,
-        token_rule,
-        truncate,
-        model.dtype,
-        model.attention,
+    check_model(model)
+    spec = ExtractionSpec(
+        checkpoint=model.checkpoint,
+        prompts=PromptSet.of(prompts) if isinstance(prompts, Sequence | PathLike) else prompts,
+        sites=tuple(resolve_sites(sites, layers, model.layer_count)),
+        pool=pool,
+        token_rule=token_rule,
+        truncate=truncate,
+        dtype=model.dtype,
+        attention=model.attention,
     )
     return store_activations(
-        wanted,
+        spec,
         folder,
         lambda: model,
         budget=budget,
@@ -98,90 +102,129 @@ def extract_to(
 
 
 def store_activations(
-    wanted: ExtractionSpec,
+    spec: ExtractionSpec,
     folder: str | Path,
     load: Callable[[], Model],
     *,
+    statistics: Sequence[Statistics] = (),
+    values: bool = True,
     budget: int | None = None,
+    limits: PartLimits = PartLimits(),  # noqa: B008  a frozen value
     allow_nonfinite: bool = False,
     progress: Progress = silent,
 ) -> StoredActivations:
-    """Completes a folder of activations, or finds it complete.
+    """Complete a folder of activations; compute nothing if it is complete.
+
+    Forward passes run over the parts for which values or statistics are missing, and only what is
+    missing is stored. If the process is killed, the same call keeps every finished part.
 
     Args:
-        wanted: what it is to hold.
-        folder: where; see `extract_to`.
-        load: gives the model, asked only if something has to be computed.
-        budget: tokens in a batch; see `plan`.
-        allow_nonfinite: keep and count NaN and infinity instead of refusing them.
-        progress: told how many prompts are through.
+        spec: specification of the extraction.
+        folder: folder of the activations; see `extract_to`.
+        load: function that returns the model; called only if something has to be computed.
+        statistics: statistics that are computed in the same passes and stored beside the values.
+        values: whether to store the values of every site. If not, only prompts, tokens and
+            statistics are stored, and the statistics have to refuse NaN and infinity.
+        budget: number of tokens per batch; see `plan`.
+        limits: limits on the size of a part.
+        allow_nonfinite: whether to store and count rows with NaN or infinity instead of refusing
+            them.
+        progress: callback that receives the number of prompts that are done.
 
     Raises:
-        NonfiniteError, StoreError, ResourceError, PromptError: as `extract_to`.
+        NonfiniteError, StoreError, ResourceError, PromptError: as in `extract_to`.
+        ModelError: the model pads prompts on another side than the composition of `spec`.
+        ValueError: nothing is to be stored, or the names of the statistics are invalid.
     """
     folder = absolute(folder)
-    manifest, computed = complete_manifest(folder, wanted.key), 0
+    request = _request(spec, statistics, values)
+    manifest, computed = complete_manifest(folder, request), 0
     if manifest is None:
-        manifest, computed = _complete(wanted, folder, load(), budget, allow_nonfinite, progress)
-    _check_nonfinite(manifest.nonfinite, folder, allow_nonfinite)
+        extraction = _Extraction(spec, folder, statistics, values, allow_nonfinite, progress)
+        with open_folder(folder, spec.key, progress) as writer:
+            manifest, computed = extraction.complete(writer, load, budget, limits)
+    elif values:
+        check_nonfinite(manifest.nonfinite, folder, allow=allow_nonfinite)
+    with suppress(OSError):  # the store may be read-only
+        os.utime(folder / MANIFEST)  # the time of the last use
     return StoredActivations(folder, manifest, computed)
 
 
-def _check_nonfinite(rows_at: Mapping[str, int], folder: Path, allow: bool) -> None:
-    """Raises NonfiniteError where a folder holds NaN or infinity, unless they are allowed."""
-    if rows_at and not allow:
-        sites = ", ".join(f"{site} ({rows} rows)" for site, rows in rows_at.items())
-        raise NonfiniteError(
-            f"{folder} holds values that are not finite at {sites}: ask for it with"
-            " --allow-nonfinite, or extract with --dtype float32"
+def _request(spec: ExtractionSpec, statistics: Sequence[Statistics], values: bool) -> Request:
+    """Return the request for a folder; raise ValueError if it is empty or names are invalid."""
+    names = tuple(kind.name for kind in statistics)
+    for name in names:
+        check_name(name)
+    if len(set(names)) < len(names) or not (values or names):
+        raise ValueError("nothing to store; store values, or statistics with distinct names")
+    return Request(spec.key, values, names)
+
+
+@dataclass(frozen=True)
+class _Extraction:
+    """Extraction that one call of `store_activations` requests."""
+
+    spec: ExtractionSpec
+    folder: Path
+    statistics: Sequence[Statistics]
+    values: bool
+    allow_nonfinite: bool
+    progress: Progress
+
+    def complete(
+        self,
+        writer: FolderWriter,
+        load: Callable[[], Model],
+        budget: int | None,
+        limits: PartLimits,
+    ) -> tuple[Manifest, int]:
+        """Store what is missing; return the manifest and the number of prompts computed."""
+        manifest, computed = writer.stored_inputs(), 0
+        sinks = self._sinks(manifest) if manifest else []
+        if manifest is None or any(sink.missing for sink in sinks):
+            model = load()
+            self.spec.check_model(model)
+            manifest = self._begin(writer, model, budget, limits)
+            sinks = self._sinks(manifest)
+            computed = run_passes(
+                model,
+                self.spec,
+                self.folder,
+                manifest,
+                sinks,
+                allow_nonfinite=self.allow_nonfinite,
+                progress=self.progress,
+            )
+        for sink in sinks:
+            manifest = sink.declare(manifest)
+        writer.finish(manifest)
+        return manifest, computed
+
+    def _begin(
+        self, writer: FolderWriter, model: Model, budget: int | None, limits: PartLimits
+    ) -> Manifest:
+        planned = plan(
+            self.spec,
+            self.folder,
+            model,
+            writer.begun,
+            values=self.values,
+            budget=budget,
+            limits=limits,
+        )
+        return writer.begin(
+            planned,
+            self.spec.prompts,
+            partial(tokenise, model, truncate=self.spec.truncate),
+            values=self.values,
+            progress=self.progress,
         )
 
-
-def _complete(
-    wanted: ExtractionSpec,
-    folder: Path,
-    model: Model,
-    budget: int | None,
-    allow_nonfinite: bool,
-    progress: Progress,
-) -> tuple[Manifest, int]:
-    """The manifest of the folder once it is complete, and how many prompts were computed."""
-
-    def planned(begun: Manifest | None) -> Manifest:
-        return plan(wanted, folder, model, budget, begun, progress)
-
-    read = partial(tokenise, model, truncate=wanted.truncate)
-    with unfinished_activations(
-        folder, wanted.key, planned, wanted.prompts, read, progress=progress
-    ) as unfinished:
-        before = unfinished.finished_prompts
-        batch_tokens = unfinished.manifest.latest.batch_tokens
-        _check_nonfinite(unfinished.nonfinite, folder, allow_nonfinite)
-        for number in list(unfinished.missing):
-            ids, block = unfinished.inputs(number, model.vocabulary)
-            check = FiniteCheck(model.name, ids, allow=allow_nonfinite)
-            recorded = record(
-                model,
-                block,
-                wanted.sites,
-                pool=wanted.pool,
-                token_rule=wanted.token_rule,
-                budget=TokenBudget(batch_tokens),  # of its own, whatever came before
-                check=check,
-                progress=_progress_of_part(unfinished, progress),
-            )
-            with closing(recorded) as values:  # if the disk fails, no hook stays in the model
-                unfinished.write(number, ids, block, values, check.counts)
-            give_back_memory()
-        unfinished.finish()
-        return unfinished.manifest, len(wanted.prompts) - before
-
-
-def _progress_of_part(unfinished: UnfinishedActivations, progress: Progress) -> Progress:
-    """Reports a part's progress as that of the whole, with the bytes written so far."""
-    before, total = unfinished.finished_prompts, unfinished.manifest.prompts
-
-    def report(task: str, done: int, of: int) -> None:
-        progress(f"{task}, {size_text(unfinished.size)} written", before + done, total)
-
-    return report
+    def _sinks(self, manifest: Manifest) -> list[Sink]:
+        sinks: list[Sink] = []
+        if self.values:
+            values = ValueSink(self.folder, manifest)
+            check_nonfinite(values.nonfinite, self.folder, allow=self.allow_nonfinite)
+            sinks.append(values)
+        sinks += [StatisticsSink(self.folder, manifest, kind) for kind in self.statistics]
+        return sinks

@@ -1,0 +1,5 @@
+"""Entry point of `python -m flows.cli`."""
+
+from flows.cli import main
+
+main()

@@ -1,0 +1,66 @@
+"""Application to which the commands are added, and its error messages."""
+
+import shlex
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from flows.environment import prepare_environment
+from flows.startup import quick_exit
+from neuroscope.errors import NeuroscopeError, Option
+
+
+class Group(TyperGroup):
+    """Group of commands that reports an error as one message on stderr and an exit code."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run a command; report its error with the options that this command has."""
+        try:
+            return super().invoke(ctx)
+        except NeuroscopeError as error:
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            print(f"error: {error.message(command_spelling(command))}", file=sys.stderr)
+            ctx.exit(error.exit_code)
+
+
+def command_spelling(command: Any) -> Callable[[Option], str | None]:
+    """Return a function that spells settings as options of a command, such as `--dtype float32`.
+
+    It returns None for settings that the command lacks.
+    """
+    parameters = {
+        parameter.name: parameter
+        for parameter in getattr(command, "params", ())
+        if parameter.opts[0].startswith("--")
+    }
+
+    def spell(option: Option) -> str | None:
+        parameter = parameters.get(option.name)
+        if parameter is None:
+            return None
+        if isinstance(option.value, bool):
+            flags = parameter.opts if option.value else parameter.secondary_opts
+            return flags[0] if flags else None
+        return f"{parameter.opts[0]} {shlex.quote(str(option.value))}"
+
+    return spell
+
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Shows what the neurons of transformer language models do.",
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    quick_exit()
+    prepare_environment()
+    app()

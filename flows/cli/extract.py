@@ -1,0 +1,109 @@
+"""The command `neuroscope extract`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.app import app
+from flows.cli.options import (
+    AttentionOption,
+    Device,
+    DtypeOrAuto,
+    Json,
+    Layers,
+    MemoryOption,
+    ModelName,
+    TextColumn,
+    Truncate,
+)
+from flows.signals import interruptible, watched
+from neuroscope.options import Pool, TokenRule
+
+
+@app.command()
+@interruptible("the finished parts are stored; run the same command again to resume")
+def extract(
+    file: Annotated[
+        Path, typer.Argument(help="File of prompts: .txt, .csv, .tsv, .jsonl or .parquet.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the Parquet files. [default: in the store]")
+    ] = None,
+    model: ModelName = "minilm",
+    site: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Site to read, such as mlp_act.3 or logits. Repeatable. [default: resid_post]"
+        ),
+    ] = None,
+    layers: Layers = "all",
+    pool: Annotated[
+        Pool,
+        typer.Option(help="Pooling of tokens into one row per prompt; none keeps every token."),
+    ] = "mean",
+    token_rule: Annotated[
+        TokenRule, typer.Option(help="Tokens that are read; content leaves out special tokens.")
+    ] = "content",
+    text_column: TextColumn = "text",
+    truncate: Truncate = False,
+    device: Device = "auto",
+    dtype: DtypeOrAuto = "auto",
+    attention: AttentionOption = "sdpa",
+    memory: MemoryOption = "auto",
+    budget: Annotated[
+        int | None, typer.Option(help="Tokens per batch. [default: depends on the device]")
+    ] = None,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Store and count NaN and infinity.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Write the activations of a prompt file as Parquet; resume an interrupted extraction."""
+    import time
+
+    from flows.display import extraction_bar, show_extraction, show_log
+    from neuroscope.prompt_files import PromptFile
+    from neuroscope.sites import resolve_sites
+    from neuroscope.studies.models import find_model
+
+    started = time.perf_counter()
+    checkpoint = find_model(model)
+    sites = resolve_sites(site or ["resid_post"], layers, checkpoint.layer_count)
+    with show_log(), extraction_bar() as progress:
+        prompts = PromptFile.open(file, text_column=text_column)
+        progress("load the model", 0, len(prompts))
+        from neuroscope.extraction.hardware import resolve_device, resolve_dtype
+        from neuroscope.extraction.models import load_model
+        from neuroscope.storage.activation_store import store_folder
+        from neuroscope.studies.store.spec import ExtractionSpec
+        from neuroscope.studies.store.store import store_activations
+
+        device = resolve_device(device)
+        resolved_dtype = resolve_dtype(dtype, device)
+        spec = ExtractionSpec(
+            checkpoint=checkpoint,
+            prompts=prompts,
+            sites=tuple(sites),
+            pool=pool,
+            token_rule=token_rule,
+            truncate=truncate,
+            dtype=resolved_dtype,
+            attention=attention,
+        )
+        stored = store_activations(
+            spec,
+            out or store_folder(spec.key),
+            lambda: load_model(
+                checkpoint,
+                device=device,
+                dtype=resolved_dtype,
+                attention=attention,
+                memory=memory,
+                head=any(site.needs_head for site in sites),
+            ),
+            budget=budget,
+            allow_nonfinite=allow_nonfinite,
+            progress=watched(progress),
+        )
+    show_extraction(stored, time.perf_counter() - started, json=json)

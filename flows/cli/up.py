@@ -1,0 +1,33 @@
+"""The commands `neuroscope up` and `neuroscope version`."""
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.app import app
+from flows.signals import interruptible
+
+
+@app.command()
+@interruptible("everything was stopped")
+def up(
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server.")] = 5000,
+    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server.")] = 4200,
+) -> None:
+    """Run MLflow, Prefect and a worker on this machine until Ctrl-C."""
+    from flows.display import errors, show_addresses
+    from flows.stack import up as run_stack
+
+    def say(message: str) -> None:
+        errors.print(f"{message} …", highlight=False)
+
+    ports = {"mlflow": mlflow_port, "prefect": prefect_port}
+    run_stack(ports, on_ready=show_addresses, say=say)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version
+
+    print(version("neuroscope"))

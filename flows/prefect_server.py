@@ -1,0 +1,141 @@
+"""Prefect servers: a client for that of `neuroscope up`, and the embedded server of `run`."""
+
+import contextlib
+import ssl
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from flows.environment import environment
+from flows.prefect_pages import current_page
+from flows.signals import Awaited, in_thread, shielded
+from neuroscope.errors import StackError
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.filters import WorkPoolFilter
+
+WORK_POOL = "neuroscope"
+"""Name of the work pool of `neuroscope up`."""
+
+
+class PrefectServer:
+    """Client of a Prefect server that has the work pool of `neuroscope up`.
+
+    >>> server = PrefectServer("http://127.0.0.1:4200", dict(os.environ))
+    >>> server.create_work_pool()
+
+    All methods raise StackError if the server does not respond or refuses a request.
+    """
+
+    def __init__(self, address: str, variables: Mapping[str, str]):
+        """Store the address of the server, and the environment that contains Prefect's settings."""
+        self.address = address
+        self._variables = variables
+
+    def responds(self) -> bool:
+        """Return True if the server responds and can read its database."""
+        with self._client() as client:
+            client.read_work_pools(limit=1)
+        return True
+
+    def create_work_pool(self) -> None:
+        """Create the work pool unless it exists; the worker adds the settings of its type."""
+        with self._client() as client:
+            from prefect.client.schemas.actions import WorkPoolCreate
+            from prefect.exceptions import ObjectAlreadyExists
+
+            with contextlib.suppress(ObjectAlreadyExists):
+                client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
+
+    def crash_unfinished_flow_runs(self) -> None:
+        """Mark as crashed the flow runs that a killed worker of the pool left unfinished."""
+        unfinished = {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}
+        with self._client() as client:
+            from prefect.client.schemas.filters import FlowRunFilter
+            from prefect.client.schemas.objects import State
+            from prefect.states import Crashed
+
+            state: State[Any] = Crashed(message="neuroscope was killed while this flow was running")
+            flow_runs = client.read_flow_runs(
+                flow_run_filter=FlowRunFilter.model_validate({"state": unfinished}),
+                work_pool_filter=_pool_filter(),
+            )
+            for flow_run in flow_runs:
+                client.set_flow_run_state(flow_run.id, state, force=True)
+
+    def has_worker(self, since: datetime) -> bool:
+        """Return whether a worker has reported since a time.
+
+        Prefect lists a worker as online for a while after it has ended.
+        """
+        with self._client() as client:
+            workers = client.read_workers_for_work_pool(WORK_POOL)
+        return any(
+            worker.status.name == "ONLINE"
+            and worker.last_heartbeat_time is not None
+            and worker.last_heartbeat_time >= since
+            for worker in workers
+        )
+
+    def deployment_pages(self) -> dict[str, str]:
+        """Return the deployments that are ready to run: name -> address of the page."""
+        with self._client() as client:
+            deployments = client.read_deployments(work_pool_filter=_pool_filter())
+        return {
+            deployment.name: current_page(f"{self.address}/deployments/deployment/{deployment.id}")
+            for deployment in deployments
+            if deployment.status is not None and deployment.status.name == "READY"
+        }
+
+    @contextlib.contextmanager
+    def _client(self) -> "Iterator[SyncPrefectClient]":
+        import httpx
+
+        # Prefect reads its settings on import; those of the user's profile are for other servers
+        with environment(self._variables):
+            from prefect.client.orchestration import SyncPrefectClient
+
+        # an empty context, as HTTP needs no certificates and loading them takes 20 ms
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        settings = {"timeout": 10, "trust_env": False, "verify": context}
+        try:
+            with SyncPrefectClient(f"{self.address}/api", httpx_settings=settings) as client:
+                yield client
+        except httpx.HTTPError as error:
+            raise StackError(f"the Prefect server {self.address} failed: {error}") from error
+
+
+def start_embedded_server() -> None:
+    """Start the server that Prefect would otherwise start itself, unless one is configured.
+
+    Ctrl-C does not reach this server. If the server ended, Prefect would try for more than a minute
+    to report that the flow was interrupted.
+
+    Raises:
+        StackError: the server does not start.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        Awaited(in_thread(_start_shielded)).result()
+
+
+def _start_shielded() -> None:
+    import httpx
+    from prefect.server.api.server import SubprocessASGIServer
+
+    try:
+        with shielded():
+            SubprocessASGIServer().start()
+    except (RuntimeError, httpx.HTTPError) as error:
+        raise StackError(
+            f"the embedded Prefect server does not start: {error}",
+            remedy="try again, or set PREFECT_API_URL to the address of another server",
+        ) from error
+
+
+def _pool_filter() -> "WorkPoolFilter":
+    from prefect.client.schemas.filters import WorkPoolFilter
+
+    return WorkPoolFilter.model_validate({"name": {"any_": [WORK_POOL]}})

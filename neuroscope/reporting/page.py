@@ -1,0 +1,63 @@
+"""Reports as single HTML pages that need no other files; all studies extend one base page."""
+
+import base64
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from neuroscope.reporting.tables import number
+
+
+@dataclass(frozen=True)
+class PageFigure:
+    """Figure in a page, with its caption."""
+
+    name: str
+    caption: str
+    png: bytes
+
+    @property
+    def source(self) -> str:
+        """Image as a data URL, so that the page needs no other file."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+
+
+@dataclass(frozen=True)
+class Page:
+    """Contents of the base page, around the part of a study."""
+
+    title: str
+    headline: str
+    """Sentence that states the main result; empty if there is none."""
+    note: str
+    """Note of the experiment, such as the question that it asks."""
+    warnings: Sequence[str]
+    """Warnings, each without its full stop."""
+    provenance: Mapping[str, Any]
+    links: Mapping[str, str]
+    """Addresses of related pages, by their names."""
+    date: datetime.datetime
+
+
+def render_page(package: str, page: Page, **parts: Any) -> str:
+    """Return the page of a study as HTML, in which all values are escaped.
+
+    Args:
+        package: package with the study's template `page.html.j2`, which extends `base.html.j2`.
+        page: contents of the base page.
+        parts: values for the study's template.
+    """
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=ChoiceLoader(
+            [PackageLoader(package, ""), PackageLoader("neuroscope.reporting", "pages")]
+        ),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    return environment.get_template("page.html.j2").render(page=page, **parts)

@@ -1,0 +1,159 @@
+"""Steps as task runs, and the requests of `neuroscope up`, with a real Prefect server."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.settings import get_current_settings
+from prefect.states import Running
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.executor import PrefectExecutor
+from flows.prefect_pages import current_page
+from flows.prefect_server import WORK_POOL, PrefectServer
+from flows.stack import stack_environment
+from neuroscope.errors import PromptError, StackError
+from neuroscope.studies.steps import Step
+
+
+@pytest.fixture(scope="module")
+def server():
+    with prefect_test_harness(server_startup_timeout=120):
+        address = get_current_settings().api.url.removesuffix("/api")
+        yield PrefectServer(address, stack_environment("", address))
+
+
+def run_in_flow(function, name="add {2}"):
+    """Run one step in a flow; return its result, or raise its error."""
+
+    @flow
+    def run():
+        return PrefectExecutor().submit(Step(name, function, ([1, 2],))).result()
+
+    return run()
+
+
+def test_a_step_becomes_a_task_run_with_its_name(server):
+    assert run_in_flow(sum) == 3
+    with get_client(sync_client=True) as client:
+        (task_run,) = [run for run in client.read_task_runs() if run.name == "add {2}"]
+    assert task_run.state.is_completed()
+
+
+def test_a_step_that_fails_is_retried_once(server):
+    attempts = []
+
+    def fail_once(values):
+        attempts.append(values)
+        if len(attempts) == 1:
+            raise OSError("temporary fault")
+        return sum(values)
+
+    assert run_in_flow(fail_once) == 3
+    assert len(attempts) == 2
+
+
+def test_an_error_for_the_user_is_not_retried(server):
+    attempts = []
+
+    def refuse(values):
+        attempts.append(values)
+        raise PromptError("too long")
+
+    with pytest.raises(PromptError):
+        run_in_flow(refuse)
+    assert len(attempts) == 1
+
+
+def test_the_work_pool_is_created_once(server):
+    assert server.responds()
+    server.create_work_pool()
+    server.create_work_pool()
+    with get_client(sync_client=True) as client:
+        assert client.read_work_pool(WORK_POOL).type == "process"
+
+
+def test_a_server_that_does_not_respond_is_reported():
+    with pytest.raises(StackError, match=r"http://127\.0\.0\.1:9 "):
+        PrefectServer("http://127.0.0.1:9", dict(os.environ)).create_work_pool()
+
+
+def test_a_worker_is_present_since_its_last_heartbeat(server):
+    server.create_work_pool()
+    before = datetime.now(UTC)
+    assert not server.has_worker(since=before)
+    with get_client(sync_client=True) as client:
+        client.send_worker_heartbeat(WORK_POOL, "tester", heartbeat_interval_seconds=30)
+    assert server.has_worker(since=before)
+    assert not server.has_worker(since=before + timedelta(hours=1))
+
+
+@pytest.fixture
+def deployment(server):
+    """Return the id of a deployment in the work pool."""
+
+    @flow
+    def compare():
+        pass
+
+    server.create_work_pool()
+    with get_client(sync_client=True) as client:
+        flow_id = client.create_flow(compare)
+        return client.create_deployment(flow_id, "compare", work_pool_name=WORK_POOL)
+
+
+def test_a_deployment_has_a_page_once_it_is_ready(server, deployment):
+    assert server.deployment_pages() == {}
+    with get_client(sync_client=True) as client:  # as a worker does
+        client.get_scheduled_flow_runs_for_work_pool(WORK_POOL)
+    deadline = time.monotonic() + 30
+    while not (pages := server.deployment_pages()) and time.monotonic() < deadline:
+        time.sleep(0.1)  # the server updates the status after its response
+    assert pages == {"compare": f"{server.address}/v2/deployments/deployment/{deployment}"}
+
+
+def test_flow_runs_left_open_by_a_killed_worker_are_marked_as_crashed(server, deployment):
+    with get_client(sync_client=True) as client:
+        running = client.create_flow_run_from_deployment(deployment, state=Running())
+        scheduled = client.create_flow_run_from_deployment(deployment)
+        server.crash_unfinished_flow_runs()
+        assert client.read_flow_run(running.id).state.is_crashed()
+        assert client.read_flow_run(scheduled.id).state.is_scheduled()
+
+
+def test_the_profile_of_the_user_is_ignored(tmp_path, monkeypatch):
+    profile = '[profiles.own]\nPREFECT_CLIENT_CUSTOM_HEADERS = \'{"X-Token": "secret"}\'\n'
+    (tmp_path / "profiles.toml").write_text(f'active = "own"\n{profile}')
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    code = """
+        from flows.prefect_server import PrefectServer
+        from flows.stack import stack_environment
+        server = PrefectServer("http://127.0.0.1:9", stack_environment("", "http://127.0.0.1:9"))
+        with server._client() as client:
+            print(client.api_url, "x-token" in client._client.headers)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert process.stdout.split() == ["http://127.0.0.1:9/api/", "False"]
+
+
+@pytest.mark.parametrize(
+    "former, current",
+    [
+        ("http://127.0.0.1:4200/runs/flow-run/1", "http://127.0.0.1:4200/v2/runs/flow-run/1"),
+        ("https://a.org/runs/runs/flow-run/1", "https://a.org/runs/v2/runs/flow-run/1"),
+        ("http://h/deployments/deployment/2", "http://h/v2/deployments/deployment/2"),
+        (
+            "https://app.prefect.cloud/account/a/workspace/w/runs/flow-run/1",
+            "https://app.prefect.cloud/account/a/workspace/w/runs/flow-run/1",
+        ),
+    ],
+)
+def test_addresses_lead_to_the_current_interface(former, current):
+    assert current_page(former) == current

@@ -1,0 +1,119 @@
+"""Prompt files that are refused, with the file and the line."""
+
+import re
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from neuroscope.errors import NeuroscopeError, PromptError
+from neuroscope.prompt_files import PromptFile, read_prompts
+
+
+def refusal(path, **options):
+    """Return the error for a prompt file, after a check that it names the file."""
+    with pytest.raises(PromptError) as raised:
+        read_prompts(path, **options)
+    assert str(path) in raised.value.problem
+    with pytest.raises(PromptError):
+        PromptFile.open(path, **options)
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "location", "data"),
+    [
+        ("p.csv", "title,topic\nx,y\n", "line 1", "'text'.*title, topic"),
+        ("p.csv", "", "p.csv", "no prompts"),
+        ("p.csv", "text,topic\nx,y\nYes, he said,z\n", "line 3", "2 columns"),
+        ("p.csv", "text,topic\nx\n", "line 2", "2 columns"),
+        ("p.tsv", "text\ttopic\nx\ty\tz\n", "line 2", "2 columns"),
+        ("p.csv", "text,topic\nx,y\n  ,z\n", "line 3", "'text'"),
+        ("p.csv", 'text\n"x\ny"\n" "\n', "line 4", "'text'"),
+        ("p.csv", 'text\nx\n"y\nz\n', "line 3", "end of data"),
+        ("p.csv", 'text\nx\n"y" z\n', "line 3", "','"),
+        ("p.csv", '"text\nx\n', "line 1", "end of data"),
+        ("p.csv", '"te"xt,topic\nx,y\n', "line 1", "','"),
+        ("p.csv", "text\n" + "a" * 200_000, "line 2", "131072"),
+        ("p.csv", "text,a,text\nx,y,z\n", "line 1", "2 .*'text'"),
+        ("p.jsonl", '{"text": "x"}\n\n{"text": \n', "line 3", "JSON"),
+        ("p.jsonl", '{"text": "x"}\n["y"]\n', "line 2", "JSON"),
+        ("p.jsonl", '{"text": "x"}\n{"text": 3}\n', "line 2", "3"),
+        ("p.jsonl", '{"topic": "x"}\n', "line 1", "'text'.*topic"),
+        ("p.jsonl", "[" * 100_000, "line 1", "JSON"),
+        ("p.jsonl", '{"text": "x", "n": ' + "1" * 5000 + "}", "line 1", "JSON"),
+        ("p.jsonl", '{"text": "a \\ud83d"}\n', "number 1", "'0'"),
+        ("p.jsonl", '{"text": "a", "id": "\\ud83d"}\n', "number 1", "ud83d"),
+        ("p.csv", "id,text\na,x\nb,y\na,z\n", "number 3", "'a'"),
+        ("p.txt", "x\ny\0z\n", "line 2", "NUL"),
+    ],
+)
+def test_a_malformed_file_is_refused_with_its_line(tmp_path, name, content, location, data):
+    (tmp_path / name).write_text(content, newline="")
+    problem = refusal(tmp_path / name).problem
+    assert location in problem and re.search(data, problem)
+
+
+def test_a_faulty_row_of_a_parquet_file_is_reported(tmp_path):
+    path = tmp_path / "p.parquet"
+    pd.DataFrame({"text": ["x"] * 5000 + [None]}).to_parquet(path)
+    problem = refusal(path).problem
+    assert "row 5001" in problem and "'text'" in problem
+    pd.DataFrame({"title": ["x"], "topic": ["y"]}).to_parquet(path)
+    problem = refusal(path).problem
+    assert "'text'" in problem and "title, topic" in problem
+    days = pa.array([1, 5_000_000], pa.int32()).cast(pa.date32())
+    times = pa.array([1, 1], pa.timestamp("s", tz="No/Where"))
+    for name, column in (("day", days), ("time", times)):
+        pq.write_table(pa.table({"text": ["x", "y"], name: column}), path)
+        problem = refusal(path).problem
+        assert "rows 1 to 2" in problem and f"'{name}'" in problem
+
+
+@pytest.mark.parametrize("name", ["p.txt", "p.csv", "p.jsonl"])
+def test_a_file_that_is_not_utf8_is_refused(tmp_path, name):
+    content = {"p.txt": "café", "p.csv": "text\ncafé\n", "p.jsonl": '{"text": "café"}'}[name]
+    for encoding in ("latin-1", "utf-16"):
+        (tmp_path / name).write_bytes(content.encode(encoding))
+        assert "UTF-8" in refusal(tmp_path / name).remedy
+    (tmp_path / "p.txt").write_bytes("café".encode("utf-16-le"))
+    assert "UTF-8" in refusal(tmp_path / "p.txt").remedy
+
+
+@pytest.mark.parametrize("content", ["text\nx\n", "", "PAR1"])
+def test_a_file_that_is_not_parquet_is_refused(tmp_path, content):
+    (tmp_path / "p.parquet").write_text(content)
+    assert "Parquet" in refusal(tmp_path / "p.parquet").problem
+
+
+@pytest.mark.parametrize("name", ["p.md", "p", "p.txt.gz"])
+def test_a_file_of_another_kind_is_refused_with_the_known_kinds(tmp_path, name):
+    (tmp_path / name).write_text("x")
+    remedy = refusal(tmp_path / name).remedy
+    assert all(kind in remedy for kind in (".txt", ".csv", ".tsv", ".jsonl", ".parquet"))
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    refusal(tmp_path / "folder.csv")
+    refusal(tmp_path / "none.txt")
+    with pytest.raises(NeuroscopeError, match="~nobody-of-that-name"):
+        read_prompts("~nobody-of-that-name/p.txt")
+
+
+def test_a_file_that_disappears_is_refused(tmp_path):
+    path = tmp_path / "p.txt"
+    path.write_text("x")
+    prompts = PromptFile.open(path)
+    path.unlink()
+    with pytest.raises(PromptError, match=str(path)):
+        list(prompts)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("p.txt", " \n\n"), ("p.csv", "text\n"), ("p.jsonl", "")]
+)
+def test_a_file_without_prompts_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    refusal(tmp_path / name)

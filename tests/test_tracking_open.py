@@ -1,0 +1,149 @@
+"""Connecting to MLflow, and closing the runs of processes that are gone."""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from mlflow import MlflowClient
+
+from neuroscope.errors import TrackingError
+from neuroscope.reporting.tracking import PROCESS_TAG, Tracker
+from neuroscope.reporting.tracking_server import (
+    SERVER_SETTINGS,
+    embedded_database,
+    server_arguments,
+    tracking_uri,
+    without_password,
+)
+
+
+@pytest.fixture
+def tracker(database):
+    return Tracker.open()
+
+
+@pytest.fixture
+def client(tracker):
+    return MlflowClient(tracking_uri=tracker.uri)
+
+
+def status(client, run_id):
+    return client.get_run(run_id).info.status
+
+
+def open_run_of(owner, client):
+    experiment = client.create_experiment("neuroscope/compare")
+    return client.create_run(experiment, tags={PROCESS_TAG: owner}).info.run_id
+
+
+OPEN_A_RUN = """
+import time
+from neuroscope.reporting.tracking import Tracker
+with Tracker.open().run("compare", "to be killed") as run:
+    print(run.id, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_runs_of_a_killed_process_are_closed_at_the_next_start(tracker, client):
+    process = subprocess.Popen(
+        [sys.executable, "-c", OPEN_A_RUN], stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        run_id = process.stdout.readline().strip()
+        Tracker.open()  # the process is alive: its run stays open
+        assert status(client, run_id) == "RUNNING"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    Tracker.open()
+    assert status(client, run_id) == "KILLED"
+
+
+def test_connecting_changes_no_run(tracker, client):
+    run_id = open_run_of(f"{socket.gethostname()} {os.getpid()} 12345.00", client)
+    Tracker.connect().find_runs("compare", status=["RUNNING"])
+    assert status(client, run_id) == "RUNNING"
+    Tracker.open()
+    assert status(client, run_id) == "KILLED"
+
+
+def test_the_sweep_leaves_other_machines_and_own_runs_alone(tracker, client):
+    elsewhere = open_run_of(f"elsewhere.example 1 {time.time():.2f}", client)
+    with tracker.run("compare", "own") as run:
+        assert Tracker.open().sweep() == []
+        assert status(client, run.id) == "RUNNING"
+    assert status(client, elsewhere) == "RUNNING"
+    client.set_terminated(elsewhere, "FINISHED")
+
+
+def test_a_process_with_a_reused_id_is_another_process(tracker, client):
+    reused = open_run_of(f"{socket.gethostname()} {os.getpid()} 12345.00", client)
+    assert tracker.sweep() == [reused]
+
+
+def test_several_processes_open_a_new_database_simultaneously(home):
+    command = [sys.executable, "-c", "from neuroscope import Tracker; Tracker.open()"]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], errors
+
+
+def test_mlflow_run_id_in_the_environment_is_refused_for_recording_only(monkeypatch, database):
+    monkeypatch.setenv("MLFLOW_RUN_ID", "abc")
+    with pytest.raises(TrackingError, match=r"MLFLOW_RUN_ID.*abc"):
+        Tracker.open()
+    assert Tracker.connect().find_runs("compare") == []
+
+
+def test_an_unreachable_server_is_refused_quickly(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    start = time.monotonic()
+    with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9") as raised:
+        Tracker.open()
+    assert time.monotonic() - start < 30  # MLflow alone would retry for minutes
+    assert "secret" not in str(raised.value)
+
+
+def test_a_database_in_a_new_folder_is_created(monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'new' / 'a.db'}")
+    Tracker.open()
+    assert (tmp_path / "new" / "a.db").is_file()
+
+
+def test_the_embedded_database_is_in_the_home(home):
+    assert tracking_uri() == f"sqlite:///{home / 'mlflow.db'}"
+
+
+def test_the_serving_command_starts_the_server_of_the_database(tracker, home):
+    with tracker.run("compare", "x") as run:
+        pass
+    arguments = shlex.split(tracker.serving_command(port=5001))
+    assert arguments[: len(SERVER_SETTINGS)] == [f"{k}={v}" for k, v in SERVER_SETTINGS.items()]
+    assert arguments[len(SERVER_SETTINGS) :] == [sys.executable, *server_arguments(home, 5001)]
+    expected = f"http://127.0.0.1:5001/#/experiments/{run.experiment_id}/runs/{run.id}"
+    assert tracker.address(run.id, port=5001) == expected
+
+
+def test_another_database_is_served_in_place(monkeypatch, tmp_path, database):
+    other = embedded_database(tmp_path)
+    database.rename(tmp_path / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
+    arguments = shlex.split(Tracker.connect().serving_command())
+    assert arguments[arguments.index("--backend-store-uri") + 1] == other
+
+
+@pytest.mark.parametrize(
+    "uri, expected",
+    [
+        ("http://me:pass@host:1/x", "http://me:***@host:1/x"),
+        ("sqlite:////tmp/a@b/c:d.db", "sqlite:////tmp/a@b/c:d.db"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+    ],
+)
+def test_passwords_are_hidden(uri, expected):
+    assert without_password(uri) == expected
