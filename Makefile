@@ -7,7 +7,7 @@ EDITABLE := --config-settings editable_mode=compat
 DOCS := README.md $(wildcard docs/*.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check format docs-tables bench bench-memory lock chromium clean
+.PHONY: help demo test quick check format docs-tables docs-figures bench bench-memory lock chromium clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -37,10 +37,14 @@ format: $(VENV)/installed-test ## Format the code
 docs-tables: $(VENV)/installed-test ## Write the tables of the docs that are made from the code
 	$(BIN)/cog -r -P -I . $(DOCS)
 
+docs-figures: $(VENV)/installed-test ## Draw the figures of the docs; needs `make chromium`
+	$(BIN)/python -m docs.figures
+
 # make bench PROMPTS=prompts.csv SPEED="--count 500" VOLUME="--sizes 1000 10000" PRECISION=...
 WRITE := --write $(if $(PROMPTS),--prompts "$(PROMPTS)")
 bench: $(VENV)/installed-bench ## Measure speed, precision and volume, into docs/performance.md
 	$(BIN)/python -m benchmarks.speed $(WRITE) $(SPEED)
+	$(BIN)/python -m benchmarks.layers $(WRITE) $(LAYERS)
 	$(BIN)/python -m benchmarks.precision $(WRITE) $(PRECISION)
 	$(BIN)/python -m benchmarks.volume $(WRITE) $(VOLUME)
 

@@ -56,6 +56,19 @@ def ours(
     return timed(run, texts)
 
 
+def layers_study(texts: list[str], dtype: Dtype) -> Outcome:
+    """Run `neuroscope.layers` without probes, from texts to the result."""
+    import neuroscope as ns
+
+    model = ns.load_model(MODEL, device="cpu", dtype=dtype)
+
+    def run(texts: list[str]) -> Pooled:
+        ns.layers(model, texts, probes=False)
+        return {}
+
+    return timed(run, texts)
+
+
 def bare_passes(texts: list[str], dtype: Dtype) -> Outcome:
     """Run forward passes over the batches of `ours`, tokenised in advance; record nothing."""
     import torch
@@ -187,6 +200,8 @@ OWN: dict[str, Contend] = {
     "bare-bf16": partial(bare_passes, dtype="bfloat16"),
     "ours-fp32": partial(ours, dtype="float32"),
     "ours-bf16": partial(ours, dtype="bfloat16"),
+    "layers-fp32": partial(layers_study, dtype="float32"),
+    "layers-bf16": partial(layers_study, dtype="bfloat16"),
     "plain-loop": plain_loop,
     "hugging-face": hugging_face,
 }

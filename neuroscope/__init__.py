@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from neuroscope.storage.activation_store import read_activations, read_parts
     from neuroscope.studies.compare.result import Comparison
     from neuroscope.studies.compare.study import compare, run_comparison
+    from neuroscope.studies.layers.result import LayersResult
+    from neuroscope.studies.layers.study import layers, run_layers
     from neuroscope.studies.models import load_model
     from neuroscope.studies.store.store import extract_to
     from neuroscope.studies.study import load_experiment
@@ -35,6 +37,7 @@ _HOMES = {
     "Activations": "neuroscope.activations",
     "Comparison": "neuroscope.studies.compare.result",
     "Experiment": "neuroscope.experiment",
+    "LayersResult": "neuroscope.studies.layers.result",
     "Model": "neuroscope.extraction.models",
     "Prompt": "neuroscope.prompts",
     "PromptFile": "neuroscope.prompt_files",
@@ -44,18 +47,21 @@ _HOMES = {
     "compare": "neuroscope.studies.compare.study",
     "extract": "neuroscope.extraction.extract",
     "extract_to": "neuroscope.studies.store.store",
+    "layers": "neuroscope.studies.layers.study",
     "load_experiment": "neuroscope.studies.study",
     "load_model": "neuroscope.studies.models",
     "read_activations": "neuroscope.storage.activation_store",
     "read_parts": "neuroscope.storage.activation_store",
     "read_prompts": "neuroscope.prompt_files",
     "run_comparison": "neuroscope.studies.compare.study",
+    "run_layers": "neuroscope.studies.layers.study",
 }
 
 __all__ = [
     "Activations",
     "Comparison",
     "Experiment",
+    "LayersResult",
     "Model",
     "NeuroscopeError",
     "Prompt",
@@ -66,12 +72,14 @@ __all__ = [
     "compare",
     "extract",
     "extract_to",
+    "layers",
     "load_experiment",
     "load_model",
     "read_activations",
     "read_parts",
     "read_prompts",
     "run_comparison",
+    "run_layers",
 ]
 
 

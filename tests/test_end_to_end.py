@@ -161,6 +161,18 @@ def test_a_comparison_started_from_the_form_is_recorded(stack, page, tmp_path):
     page.frame_locator("iframe").get_by_text("How alike are the activations").first.wait_for()
 
 
+def test_a_study_of_layers_started_from_the_form_is_recorded(stack, page):
+    prefect_ui.open_run_form(page, stack.servers["Prefect"], "layers")
+    prefect_ui.choose(page, "site", "mlp_act")
+    prefect_ui.fill_text(page, "note", "asked in the browser")
+    flow_run = prefect_ui.submit(page)
+    assert final_state(stack, flow_run) == "COMPLETED"
+    (run,) = mlflow_runs(stack, flow_run)
+    assert run.info.status == "FINISHED" and run.data.tags["neuroscope.kind"] == "layers"
+    prefect_ui.open_artifact(page, stack.servers["Prefect"], flow_run, "layers")
+    page.get_by_role("columnheader", name="topic").first.wait_for()
+
+
 def test_a_flow_that_fails_leaves_failed_runs(stack):
     flow_run = start_flow_run(
         stack, "compare", prompts={"texts": ["cat " * 600, "a dog"]}, site="resid_post"

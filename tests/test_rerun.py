@@ -21,6 +21,10 @@ SETTINGS = {
         "note": "why?",
         "prompts": [{"template": "the engineer is a {} .", "fills": ["man", "woman"]}],
     },
+    "layers": {
+        "prompts": {"file": "prompts.csv", "text_column": "sentence", "label_columns": ["topic"]},
+        "probe_prompts": 30,
+    },
 }
 """Kind of study -> settings of a small experiment."""
 
@@ -105,3 +109,14 @@ def test_a_run_is_recorded_and_its_copy_repeats_it(kind, run, experiment, tmp_pa
     again = run(copy / "experiment.yaml")
     assert again["rows"] == entry["rows"] and again["notes"] == entry["notes"] == []
     assert again["run_id"] != entry["run_id"]
+
+
+def test_changed_prompts_are_noted_when_a_copy_is_run(run, experiment, tmp_path):
+    entry = run(experiment("layers"))
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    MlflowClient(tracking_uri=tracking_uri()).download_artifacts(entry["run_id"], "", str(copy))
+    prompts = copy / "prompts.jsonl"
+    prompts.write_text(prompts.read_text().replace("the cat sits", "the black cat sits"))
+    (note,) = run(copy / "experiment.yaml")["notes"]
+    assert "prompts" in note

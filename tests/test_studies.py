@@ -1,6 +1,7 @@
 """Every study has all its parts: experiment, deployment, form, command, page and docs."""
 
 import inspect
+import re
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -84,6 +85,14 @@ def test_the_documentation_of_a_study_is_linked(kind):
     page = {"compare": "comparing.md"}.get(kind, f"{kind}.md")
     assert page in pages
     assert f"docs/{page}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_files_listed_for_a_study_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.partition("<!-- layers-files -->")[2].partition("<!-- /layers-files -->")[0]
+    cells = [row.split("|")[1] for row in table.strip().splitlines()]
+    names = [name for cell in cells for name in re.findall("`(.*?)`", cell)]
+    assert len(names) > 20 and [name for name in names if not list(ROOT.glob(name))] == []
 
 
 def test_an_unknown_kind_is_reported_with_the_known_ones():

@@ -137,6 +137,12 @@ def test_a_remedy_is_spelled_for_its_surface(run_command, database, tmp_path, mo
         assert "'0'" in str(raised.value) and "truncate" not in str(raised.value)
 
 
+def test_a_switch_is_spelled_as_the_flag_that_turns_it_off(run_command, tmp_path):
+    (tmp_path / "prompts.csv").write_text("text,topic\n" + "a cat,x\na dog,y\n" * 3)
+    code, printed = run_command("layers", tmp_path / "prompts.csv")
+    assert code == 2 and "'x': 3" in printed.err and "(--no-probes)" in printed.err
+
+
 def test_a_comparison_without_prompts_names_the_arguments_of_the_command(run_command, home):
     code, printed = run_command("compare")
     assert code == 2 and "--template" in printed.err and "'file'" not in printed.err

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 STUDIES: Mapping[str, str] = {
     "compare": "neuroscope.studies.compare.study",
+    "layers": "neuroscope.studies.layers.study",
 }
 """Kind of study -> module that contains its `STUDY`, imported when it is first used."""
 

@@ -1,0 +1,1 @@
+"""How information evolves through the layers of one or more models."""

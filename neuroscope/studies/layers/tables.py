@@ -1,0 +1,47 @@
+"""Tables of a study of layers."""
+
+from collections.abc import Mapping, Sequence
+
+from neuroscope.labels import model_label
+from neuroscope.reporting.tables import Column, Section, Table
+from neuroscope.studies.layers.experiment import LayersExperiment
+from neuroscope.studies.layers.result import METRICS, LayersResult, measured
+
+_LONGEST_HEADING = 7  # characters of a label, so that the table fits into 80 columns
+_SUMMARY = (
+    *("label_accuracy", "label_low", "label_high", "label_control", "token_accuracy"),
+    *("cka_next", "anisotropy", "effective_rank", "curvature"),
+)
+
+
+def summary_table(experiment: LayersExperiment, result: LayersResult) -> Table:
+    """Return the summary table: what probes read at each layer, and its geometry."""
+    title = f"{model_label(result.model)}, {result.component}: {result.prompts:,} prompts"
+    label = result.baselines.label
+    headings = {"label_accuracy": label if len(label) <= _LONGEST_HEADING else ""}
+    columns = {name: Column.of(METRICS[name], heading=headings.get(name, "")) for name in _SUMMARY}
+    return _table(result, columns, title, [result.headline])
+
+
+def metrics_table(result: LayersResult) -> Table:
+    """Return the table of all metrics; those of each probe share a heading."""
+    probed = {"label": result.baselines.label, "token": "token identity"}
+    columns = {}
+    for name, metric in METRICS.items():
+        group = probed.get(name.partition("_")[0], "")
+        heading = "accuracy" if name.endswith("_accuracy") else ""
+        columns[name] = Column.of(metric, heading=heading, group=group)
+    return _table(result, columns)
+
+
+def _table(
+    result: LayersResult,
+    columns: Mapping[str, Column],
+    title: str = "",
+    notes: Sequence[str] = (),
+) -> Table:
+    """Return a table of metrics by layer, without those that have no value at any layer."""
+    shown = [name for name in columns if measured(name, result.rows)]
+    rows = [[row.layer, *(getattr(row, name) for name in shown)] for row in result.rows]
+    headings = [Column("layer"), *(columns[name] for name in shown)]
+    return Table(title, headings, [Section("", rows)], notes)
