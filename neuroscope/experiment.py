@@ -201,10 +201,6 @@ class Experiment(Settings):
             )
         return number
 
-    def model_names(self) -> list[str]:
-        """Return the names of the models that the experiment reads, in order."""
-        raise NotImplementedError
-
     def prompt_sources(self) -> list[PromptSource]:
         """Return the sources of the experiment's prompts."""
         raise NotImplementedError
@@ -262,19 +258,10 @@ class ModelsExperiment(Experiment):
         """
         raise NotImplementedError
 
-    def model_names(self) -> list[str]:
-        return list(self.models)
-
     @property
     def component(self) -> str:
         """Component that `site` names."""
         return parse_site(self.site)[0]
-
-    @property
-    def layer_choice(self) -> Layers:
-        """Choice of layers to read: the layer that `site` names, or else `layers`."""
-        layer = parse_site(self.site)[1]
-        return Layers.parse(self.layers if layer is None else layer)
 
 
 def make_experiment(

@@ -19,8 +19,8 @@ def home() -> Path:
 def create_home(*subfolder: str) -> Path:
     """Create the home folder or a subfolder of it, unless it exists, and return its path.
 
-    >>> create_home("baseline")
-    PosixPath('/home/user/.neuroscope/baseline')
+    >>> create_home("baseline").name
+    'baseline'
 
     Raises:
         NeuroscopeError: the folder cannot be created.

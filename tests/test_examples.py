@@ -29,7 +29,6 @@ NOT_RUN = {
     "flows.stack.Stack",
     "flows.startup.quick_start",
     "neuroscope.extraction.streaming.LayerStream",
-    "neuroscope.home.create_home",
     "neuroscope.storage.writing.FolderWriter",
     "neuroscope.studies.models.load_model",
 }

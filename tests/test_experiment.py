@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from neuroscope.errors import ExperimentError, PromptError
 from neuroscope.experiment import make_experiment
 from neuroscope.experiment_files import yaml_text
-from neuroscope.sites import Layers
+from neuroscope.sites import resolve_sites
 from neuroscope.studies.compare.experiment import CompareExperiment
 from neuroscope.studies.study import load_experiment
 
@@ -72,7 +72,7 @@ def test_a_minimal_experiment_has_the_defaults(load):
     assert experiment.models == ["minilm"]
     assert experiment.prompt_set.texts == ["a cat", "a dog"]
     assert experiment.pairs() == [("a cat", "a dog")]
-    assert (experiment.component, experiment.layer_choice) == ("resid_post", Layers.parse("all"))
+    assert (experiment.component, experiment.layers) == ("resid_post", "all")
     defaults = (experiment.device, experiment.dtype, experiment.attention, experiment.plot_layers)
     assert defaults == ("auto", "float32", "sdpa", "middle")
     assert (experiment.truncate, experiment.published) == (False, None)
@@ -104,7 +104,8 @@ def test_pairs_are_formed_within_a_group_once_each():
 )
 def test_layers_are_chosen_in_every_spelling(load, line, layers):
     experiment = load(f"{SMALL}{line}\n")
-    assert experiment.layer_choice.resolve(6) == layers
+    sites = resolve_sites(experiment.site, experiment.layers, 6)
+    assert tuple(site.layer for site in sites) == layers
     assert experiment.component == "resid_post"
 
 

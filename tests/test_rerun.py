@@ -104,7 +104,7 @@ def test_a_run_is_recorded_and_its_copy_repeats_it(kind, run, experiment, tmp_pa
     client.download_artifacts(entry["run_id"], "", str(copy))
     document = YAML(typ="safe").load((copy / "experiment.yaml").read_text(encoding="utf-8"))
     assert document["schema"] == 1 and len(document["fingerprints"]["prompts"]) == 64
-    assert document.get("label") in (None, "topic")  # chosen automatically, recorded by name
+    assert document.get("label") == {"layers": "topic"}.get(kind)  # chosen automatically
     (tmp_path / "prompts.csv").unlink()  # the copy does not need it
     again = run(copy / "experiment.yaml")
     assert again["rows"] == entry["rows"] and again["notes"] == entry["notes"] == []

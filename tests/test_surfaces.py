@@ -149,6 +149,16 @@ def test_a_comparison_without_prompts_names_the_arguments_of_the_command(run_com
     assert not home.exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "data"),
+    [(["layers", "missing.csv"], "missing.csv"), (["compare", *TWO, "--layers", "9"], "layer 9")],
+)
+def test_a_refused_study_creates_nothing(run_command, home, arguments, data):
+    code, printed = run_command(*arguments)
+    assert code == 2 and data in printed.err
+    assert not home.exists()
+
+
 def run_without_prefect(experiment, *_):
     """Run a study without Prefect, so that its error is raised unchanged."""
     return ns.run_comparison(experiment, ns.Tracker.open())

@@ -31,6 +31,7 @@ def run_study(kind: str, experiment: "Callable[[], Experiment]", *, json: bool) 
             from neuroscope.studies.study import study_of
 
             study = study_of(kind)
+            study.check(settings)  # before MLflow's database is created
             with deferred():
                 tracker = Tracker.open()
                 results = study.run(settings, tracker, executor, watched(progress))

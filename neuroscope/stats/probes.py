@@ -3,18 +3,17 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.stats import binomtest, false_discovery_control
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
-from threadpoolctl import ThreadpoolController
+
+if TYPE_CHECKING:  # importing SciPy and scikit-learn takes a second
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import Pipeline
+    from threadpoolctl import ThreadpoolController
 
 HELD_OUT = 0.25
 """Share of the prompts on which a probe is tested."""
@@ -23,7 +22,6 @@ ALPHA = 0.05
 LEAST_PER_CLASS = 4
 """Smallest number of prompts per label; with a quarter held out, both parts have at least one."""
 _MAX_ITERATIONS = 5000
-_THREADS = ThreadpoolController()
 _LIMITED = Lock()
 """Lock held while BLAS is limited to one thread: the limit applies to the whole process."""
 
@@ -83,6 +81,9 @@ def probe_activations(
             labels, or fewer than 4 prompts with one of them.
         RuntimeError: the classifier did not converge.
     """
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     activations = np.asarray(activations, dtype=np.float64)
     if activations.ndim != 2 or activations.shape[1] == 0:
         raise ValueError(f"activations must be (prompts, neurons); they are {activations.shape}")
@@ -110,6 +111,9 @@ def probe_tokens(
             than two labels, or fewer than 4 prompts with one of them.
         RuntimeError: the classifier did not converge.
     """
+    from scipy.sparse import csr_array
+    from sklearn.pipeline import make_pipeline
+
     lengths = [len(ids) for ids in tokens]
     if not sum(lengths):
         raise ValueError("no prompt has a token")
@@ -122,13 +126,25 @@ def probe_tokens(
     return _probe(make_pipeline(_classifier()), counts, labels, seed)
 
 
-def _classifier() -> LogisticRegression:
+def _classifier() -> "LogisticRegression":
     """Return an unfitted classifier, the same for all probes."""
+    from sklearn.linear_model import LogisticRegression
+
     return LogisticRegression(C=1.0, solver="lbfgs", max_iter=_MAX_ITERATIONS)
 
 
-def _probe(model: Pipeline, features: Any, labels: Sequence[str], seed: int) -> Probe:
+@cache
+def _threads() -> "ThreadpoolController":
+    """Return the controller of the threads of BLAS, which scikit-learn has loaded."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def _probe(model: "Pipeline", features: Any, labels: Sequence[str], seed: int) -> Probe:
     """Fit and test `model` on (prompts, features), with the labels and with shuffled labels."""
+    from sklearn.model_selection import train_test_split
+
     classes = _classes(features.shape[0], labels)
     train, heldout = train_test_split(
         np.arange(len(classes)), test_size=HELD_OUT, stratify=classes, random_state=seed
@@ -137,7 +153,7 @@ def _probe(model: Pipeline, features: Any, labels: Sequence[str], seed: int) -> 
     shuffled = rng.permutation(classes[train]), rng.permutation(classes[heldout])
     parts = features[train], features[heldout]
     # more threads would change the last digits; they gain little, and lose much on busy cores
-    with _LIMITED, _THREADS.limit(limits=1, user_api="blas"):
+    with _LIMITED, _threads().limit(limits=1, user_api="blas"):
         correct = _correct(model, *parts, classes[train], classes[heldout])
         control = _correct(model, *parts, *shuffled)
     return _summary(correct, control, len(train), classes[heldout])
@@ -145,6 +161,8 @@ def _probe(model: Pipeline, features: Any, labels: Sequence[str], seed: int) -> 
 
 def _summary(correct: int, control: int, train: int, heldout: NDArray[np.intp]) -> Probe:
     """Return the probe with these numbers of correct predictions and these held-out labels."""
+    from scipy.stats import binomtest
+
     count = len(heldout)
     chance = float(np.bincount(heldout).max() / count)
     interval = binomtest(correct, count).proportion_ci(0.95, method="wilson")
@@ -181,7 +199,7 @@ def _classes(prompts: int, labels: Sequence[str]) -> NDArray[np.intp]:
 
 
 def _correct(
-    model: Pipeline,
+    model: "Pipeline",
     train: Any,
     heldout: Any,
     train_classes: NDArray[np.intp],
@@ -220,6 +238,8 @@ def readable_layers(probes: Sequence[Probe]) -> ReadableLayers:
     Raises:
         ValueError: no probes are given.
     """
+    from scipy.stats import false_discovery_control
+
     if not probes:
         raise ValueError("there is no layer to test")
     q_values = false_discovery_control([probe.p_value for probe in probes], method="bh")

@@ -27,6 +27,7 @@ from neuroscope.studies.layers.labels import (
     count_unlabelled,
 )
 from neuroscope.studies.layers.probing import (
+    Sample,
     probe_bag,
     probe_identity,
     probe_label,
@@ -85,8 +86,10 @@ class Extracted:
 
     activations: Path
     """Folder of the mean over the content tokens of every prompt, and of the sums over tokens."""
-    tokens: Path | None
+    tokens: Path | None = None
     """Folder of every content token of some prompts; None without probes."""
+    sample: Sample | None = None
+    """Prompts that the probes for the label use; None without probes or without a label."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,14 @@ def extract_layers(
     """
     stored = store_activations(spec, folder_of(spec), load, statistics=[GeometryStatistics()])
     if not plan.probes:
-        return Extracted(stored.folder, None)
+        return Extracted(stored.folder)
     prompts = sample_for_tokens(stored.folder, spec.neurons, plan.seed)
     every_token = replace(spec, prompts=PromptSet(tuple(prompts)), pool="none")
     tokens = store_activations(every_token, folder_of(every_token), load)
-    return Extracted(stored.folder, tokens.folder)
+    if not plan.label:
+        return Extracted(stored.folder, tokens.folder)
+    sample = sample_labelled(spec.prompts, plan.label, plan.most_prompts, plan.seed)
+    return Extracted(stored.folder, tokens.folder, sample)
 
 
 def measure_layers(extracted: Extracted, sites: Sequence[Site], label: str) -> LayerMeasures:
@@ -141,23 +147,21 @@ def measure_layers(extracted: Extracted, sites: Sequence[Site], label: str) -> L
     )
 
 
-def probe_layer(extracted: Extracted, site: Site, plan: ProbePlan) -> LayerProbes:
+def probe_layer(extracted: Extracted, site: Site, seed: int) -> LayerProbes:
     """Return the probes of one site."""
-    if extracted.tokens is None:
-        return LayerProbes(None, None)
-    token = probe_identity(extracted.tokens, site, plan.seed)
-    if not plan.label:
-        return LayerProbes(None, token)
-    sample = sample_labelled(extracted.activations, plan.label, plan.most_prompts, plan.seed)
-    return LayerProbes(probe_label(extracted.activations, site, sample, plan.seed), token)
+    label = token = None
+    if extracted.sample:
+        label = probe_label(extracted.activations, site, extracted.sample, seed)
+    if extracted.tokens:
+        token = probe_identity(extracted.tokens, site, seed)
+    return LayerProbes(label, token)
 
 
-def probe_token_counts(extracted: Extracted, plan: ProbePlan) -> Probe | None:
+def probe_token_counts(extracted: Extracted, seed: int) -> Probe | None:
     """Return the probe for the label on token counts; None without a label."""
-    if extracted.tokens is None or not plan.label:
+    if extracted.sample is None:
         return None
-    sample = sample_labelled(extracted.activations, plan.label, plan.most_prompts, plan.seed)
-    return probe_bag(extracted.activations, sample, plan.seed)
+    return probe_bag(extracted.activations, extracted.sample, seed)
 
 
 def layers_result(

@@ -1,7 +1,6 @@
 """Probes for a label and for the identity of tokens at each layer."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.activations import Floats
-from neuroscope.prompts import Prompt
+from neuroscope.prompts import Prompt, Prompts
 from neuroscope.sites import Site
 from neuroscope.stats.probes import LEAST_PER_CLASS, Probe, probe_activations, probe_tokens
 from neuroscope.storage.activation_store import read_activations, read_parts
@@ -19,7 +18,7 @@ MOST_TOKENS = 20_000
 """Maximum number of tokens that are stored one by one, to probe for their identity."""
 MOST_TOKEN_BYTES = 512e6
 """Maximum bytes of their values over all sites."""
-_MOST_TYPES = 60  # distinct tokens that are told apart: the most frequent ones
+_MOST_TYPES = 60  # distinct tokens among which the probe chooses: the most frequent ones
 _LEAST_OCCURRENCES = 8  # per distinct token
 _MOST_OCCURRENCES = 24  # per distinct token
 
@@ -34,21 +33,21 @@ class Sample:
     """Value of the label for each of these prompts."""
 
 
-def sample_labelled(folder: Path, label: str, most: int, seed: int) -> Sample:
+def sample_labelled(prompts: Prompts, label: str, most: int, seed: int) -> Sample:
     """Draw about `most` prompts that have a label, with every value in proportion."""
-    values = {
-        index: prompt.labels[label]
-        for index, prompt in enumerate(_prompts(folder))
-        if label in prompt.labels
-    }
+    members: dict[str, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        if label in prompt.labels:
+            members.setdefault(prompt.labels[label], []).append(index)
+    labelled = sum(map(len, members.values()))
     rng = np.random.default_rng(seed)
-    chosen: list[int] = []
-    for value in sorted(set(values.values())):
-        indices = [index for index, prompt_value in values.items() if prompt_value == value]
-        share = max(LEAST_PER_CLASS, round(most * len(indices) / len(values)))
-        chosen += rng.permutation(indices)[:share].tolist()
-    chosen.sort()
-    return Sample(tuple(chosen), tuple(values[index] for index in chosen))
+    chosen: list[tuple[int, str]] = []
+    for value in sorted(members):
+        share = max(LEAST_PER_CLASS, round(most * len(members[value]) / labelled))
+        drawn = rng.permutation(members[value])[:share].tolist()
+        chosen += [(index, value) for index in drawn]
+    indices, labels = zip(*sorted(chosen), strict=True)
+    return Sample(indices, labels)
 
 
 def sample_for_tokens(folder: Path, neurons: int, seed: int) -> list[Prompt]:
@@ -134,8 +133,3 @@ def _sampled(folder: Path, site: Site, sample: Sample) -> Floats:
         rows.append(values[within])
         first += len(values)
     return np.concatenate(rows)
-
-
-def _prompts(folder: Path) -> Iterator[Prompt]:
-    """Return the prompts of stored activations, in order."""
-    return (prompt for part in read_parts(folder, []) for prompt in part.prompts)

@@ -100,8 +100,8 @@ def layers(
             sites,
             len(studied),
             measure_layers(extracted, sites, plan.label),
-            [probe_layer(extracted, probed_site, plan) for probed_site in sites],
-            probe_token_counts(extracted, plan),
+            [probe_layer(extracted, probed_site, seed) for probed_site in sites],
+            probe_token_counts(extracted, seed),
             plan,
         )
 
@@ -129,17 +129,16 @@ def run_layers(
         NeuroscopeError: the study failed; the subclass and the message say why. An open run is
             marked FAILED; none is opened if a model, layer, file or label does not exist.
     """
-    check(experiment)
     experiment = experiment.model_copy(update={"label": experiment.studied_label})  # to record it
-    subjects = subjects_of(experiment)
+    subjects, plan = subjects_of(experiment), plan_of(experiment)
     steps = Steps(executor or InlineExecutor(), progress, total=_step_count(subjects))
     return study_models(
         experiment,
         subjects,
         tracker,
         steps,
-        extract=extract_subject,
-        study=partial(_study_model, experiment, steps),
+        extract=partial(extract_subject, plan),
+        study=partial(_study_model, experiment, plan, steps),
     )
 
 
@@ -170,29 +169,34 @@ def plan_of(experiment: LayersExperiment) -> ProbePlan:
     )
 
 
-def extract_subject(experiment: LayersExperiment, subject: Subject) -> Extracted:
+def extract_subject(plan: ProbePlan, experiment: LayersExperiment, subject: Subject) -> Extracted:
     """Store what is measured in one model, unless it is stored already."""
     return extract_layers(
         extraction_spec(experiment, subject),
-        plan_of(experiment),
+        plan,
         lambda spec: store_folder(spec.key),
         model_loader(experiment, subject),
     )
 
 
 def _study_model(
-    experiment: LayersExperiment, steps: Steps, subject: Subject, extracted: Extracted, run: Run
+    experiment: LayersExperiment,
+    plan: ProbePlan,
+    steps: Steps,
+    subject: Subject,
+    extracted: Extracted,
+    run: Run,
 ) -> LayersResult:
     """Measure the layers of one model and record the result in its run."""
-    plan, label = plan_of(experiment), subject.label
+    label = subject.label
     measures = steps.submit(
         f"measure {label}", measure_layers, extracted, subject.sites, plan.label
     )
     probes = [
-        steps.submit(f"probe {label} {site}", probe_layer, extracted, site, plan)
+        steps.submit(f"probe {label} {site}", probe_layer, extracted, site, plan.seed)
         for site in subject.sites
     ]
-    bag = steps.submit(f"probe {label} tokens", probe_token_counts, extracted, plan)
+    bag = steps.submit(f"probe {label} tokens", probe_token_counts, extracted, plan.seed)
     result = layers_result(
         subject.checkpoint.name,
         subject.checkpoint.layer_count,
