@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from neuroscope.experiment import Experiment
     from neuroscope.reporting.tracking import Tracker
     from neuroscope.studies.store.store import StoredActivations
-    from neuroscope.studies.study import Result, Study
+    from neuroscope.studies.study import Results, Study
 
 errors = Console(stderr=True)
 output = Console()
@@ -138,7 +138,7 @@ def show_log() -> Iterator[None]:
 def show_results(
     study: "Study[Any, Any]",
     experiment: "Experiment",
-    results: "Sequence[Result]",
+    results: "Results[Any]",
     tracker: "Tracker",
     *,
     json: bool,

@@ -22,7 +22,7 @@ from neuroscope.experiment import Experiment
 from neuroscope.progress import Progress, silent
 from neuroscope.reporting.tables import to_markdown
 from neuroscope.reporting.tracking import FLOW_RUN_TAG, FLOW_RUN_URL_TAG, Tracker
-from neuroscope.studies.study import Result, Study, study_of
+from neuroscope.studies.study import Result, Results, Study, study_of
 
 
 def close_runs(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
@@ -42,7 +42,7 @@ FLOW_OPTIONS: Any = {
 """Options of every flow that runs a study."""
 
 
-def run_study(experiment: Experiment, progress: Progress = silent) -> Sequence[Result]:
+def run_study(experiment: Experiment, progress: Progress = silent) -> Results[Any]:
     """Run a study within a flow run: its steps become task runs, its summary an artifact.
 
     Raises:
@@ -75,9 +75,7 @@ def run_form(experiment: Experiment, form: Callable[..., Any]) -> None:
         ) from error
 
 
-def run_as_flow(
-    experiment: Experiment, file: Path, progress: Progress = silent
-) -> Sequence[Result]:
+def run_as_flow(experiment: Experiment, file: Path, progress: Progress = silent) -> Results[Any]:
     """Run an experiment as a Prefect flow in this process.
 
     The flow's only parameter is the path of the file: Prefect refuses parameters of more than
@@ -88,7 +86,7 @@ def run_as_flow(
     """
 
     @flow(name="experiment", flow_run_name=experiment.name, **FLOW_OPTIONS)
-    def run(file: str) -> Sequence[Result]:
+    def run(file: str) -> Results[Any]:
         with deferred():
             return run_study(experiment, progress)
 

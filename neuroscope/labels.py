@@ -1,6 +1,7 @@
 """Short display names of models and of pairs of prompts."""
 
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,11 +11,44 @@ _LONGEST = 30  # characters per side of a pair's label
 def model_label(name: str) -> str:
     """Return the display name of a model; for a folder, the last part of its path.
 
-    >>> model_label("/models/news-v2"), model_label("someone/tiny")
-    ('news-v2', 'someone/tiny')
+    >>> model_label("/models/news-v2"), model_label("someone/tiny"), model_label("models:/news/3")
+    ('news-v2', 'someone/tiny', 'news v3')
     """
-    is_path = name.startswith(("/", ".", "~"))
-    return Path(name).expanduser().resolve().name if is_path else name
+    if name.startswith("models:/"):
+        return re.sub(r"/(\d+)$", r" v\1", name.removeprefix("models:/"))
+    return _path(name).name if _is_path(name) else name
+
+
+def distinct_labels(names: Sequence[str]) -> list[str]:
+    """Return a display name per model; folders of the same name are told apart by their parents.
+
+    >>> distinct_labels(["/runs/a/model", "/runs/b/model", "minilm"])
+    ['a/model', 'b/model', 'minilm']
+    """
+    labels = [model_label(name) for name in names]
+    shared = {label for label in labels if labels.count(label) > 1}
+    return [
+        _with_parents(name, names) if label in shared and _is_path(name) else label
+        for name, label in zip(names, labels, strict=True)
+    ]
+
+
+def _with_parents(name: str, names: Sequence[str]) -> str:
+    """Return the end of a path that no other path among the names has."""
+    parts = _path(name).parts
+    others = [_path(other).parts for other in names if _is_path(other) and other != name]
+    length = 1
+    while length < len(parts) and any(other[-length:] == parts[-length:] for other in others):
+        length += 1
+    return str(Path(*parts[-length:]))
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(("/", ".", "~"))
+
+
+def _path(name: str) -> Path:
+    return Path(name).expanduser().resolve()
 
 
 def pair_labels(pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:

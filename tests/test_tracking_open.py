@@ -126,6 +126,7 @@ def test_the_serving_command_starts_the_server_of_the_database(tracker, home):
     assert arguments[: len(SERVER_SETTINGS)] == [f"{k}={v}" for k, v in SERVER_SETTINGS.items()]
     assert arguments[len(SERVER_SETTINGS) :] == [sys.executable, *server_arguments(home, 5001)]
     expected = f"http://127.0.0.1:5001/#/experiments/{run.experiment_id}/runs/{run.id}"
+    expected += "?workflowType=machine_learning"
     assert tracker.address(run.id, port=5001) == expected
 
 

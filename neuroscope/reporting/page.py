@@ -40,16 +40,18 @@ class Page:
     date: datetime.datetime
 
 
-def render_page(package: str, page: Page, **parts: Any) -> str:
+def render_page(template: tuple[str, str], page: Page, **parts: Any) -> str:
     """Return the page of a study as HTML, in which all values are escaped.
 
     Args:
-        package: package with the study's template `page.html.j2`, which extends `base.html.j2`.
+        template: package and file name of a template that extends `base.html.j2`, such as
+            `("neuroscope.studies.compare", "page.html.j2")`.
         page: contents of the base page.
         parts: values for the study's template.
     """
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+    package, name = template
     environment = Environment(
         loader=ChoiceLoader(
             [PackageLoader(package, ""), PackageLoader("neuroscope.reporting", "pages")]
@@ -60,4 +62,4 @@ def render_page(package: str, page: Page, **parts: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
-    return environment.get_template("page.html.j2").render(page=page, **parts)
+    return environment.get_template(name).render(page=page, **parts)

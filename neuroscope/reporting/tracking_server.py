@@ -64,11 +64,6 @@ def server_arguments(home: Path, port: int, *, database: str = "") -> list[str]:
     ]
 
 
-def run_address(server: str, experiment_id: str, run_id: str) -> str:
-    """Return the address of a run's page in MLflow's interface."""
-    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
-
-
 def check_tracking() -> None:
     """Check that results can be recorded, before any work is done.
 

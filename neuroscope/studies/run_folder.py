@@ -97,27 +97,27 @@ class RunFolder:
 
     def report(
         self,
-        package: str,
+        template: tuple[str, str],
         title: str,
         *,
-        provenance: Provenance,
+        provenance: Mapping[str, Any],
         headline: str = "",
         note: str = "",
         warnings: Sequence[str] = (),
         links: Mapping[str, str] | None = None,
         **parts: Any,
     ) -> None:
-        """Write `report.html` from the template of a study; see `render_page`."""
+        """Write `report.html` from a template, given its package and file; see `render_page`."""
         page = Page(
             title=title,
             headline=headline,
             note=note,
             warnings=warnings,
-            provenance=provenance.to_dict(),
+            provenance=provenance,
             links=links or {},
             date=datetime.datetime.now().astimezone(),
         )
-        self._text("report.html", render_page(package, page, **parts))
+        self._text("report.html", render_page(template, page, **parts))
 
     def activations(self, source: Path) -> None:
         """Copy stored activations to `activations/`.

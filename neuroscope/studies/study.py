@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from neuroscope.errors import ExperimentError
 from neuroscope.experiment import Experiment, make_experiment
@@ -34,6 +34,11 @@ class Result(Protocol):
         ...
 
     @property
+    def headline(self) -> str:
+        """Sentence that says what was found; may be empty."""
+        ...
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on what limits the meaning of the values."""
         ...
@@ -57,6 +62,47 @@ R = TypeVar("R", bound=Result)
 
 
 @dataclass(frozen=True)
+class Findings:
+    """What differs between the models of an experiment, of which the first is the reference."""
+
+    headline: str
+    """Sentence on the largest difference."""
+    tables: Sequence[Table]
+    """Differences of each other model from the reference."""
+    notes: Sequence[str] = ()
+    """Sentences on what limits the meaning of the differences."""
+    run_id: str | None = None
+    """Id of the MLflow run with the overview; None if it was not recorded."""
+
+
+class Results(Sequence[R]):
+    """Results of a study, one per model, and what differs between the models."""
+
+    def __init__(self, results: Sequence[R], overview: Findings | None = None):
+        self._results = tuple(results)
+        self.overview = overview
+        """What differs between several models; None for a single model."""
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    @overload
+    def __getitem__(self, index: int) -> R: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[R]: ...
+
+    def __getitem__(self, index: int | slice) -> R | Sequence[R]:
+        return self._results[index]
+
+    @property
+    def run_ids(self) -> list[str]:
+        """Ids of the runs that were recorded, that of the overview last."""
+        ids = [result.run_id for result in (*self._results, self.overview) if result]
+        return [id for id in ids if id]
+
+
+@dataclass(frozen=True)
 class Study(Generic[E, R]):
     """Kind of study: its experiment, how it is checked and run, and its summary table."""
 
@@ -64,8 +110,8 @@ class Study(Generic[E, R]):
     """Class of the experiment, which validates the keys of a YAML file."""
     check: Callable[[E], None]
     """Function that raises NeuroscopeError for faults that can be found before work starts."""
-    run: Callable[[E, Tracker, Executor, Progress], Sequence[R]]
-    """Function that runs the steps and records each result; see `studies.steps`."""
+    run: Callable[[E, Tracker | None, Executor, Progress], Results[R]]
+    """Function that runs the steps and records each result, if there is a tracker."""
     summary: Callable[[E, R], Table]
     """Function that returns the table shown first in the terminal, Markdown and HTML."""
 
@@ -107,20 +153,27 @@ def load_experiment(path: str | Path) -> Experiment:
     return experiment
 
 
-def results_document(results: Sequence[Result], tracker: Tracker | None = None) -> dict[str, Any]:
+def results_document(results: Results[Any], tracker: Tracker | None = None) -> dict[str, Any]:
     """Return the JSON document of a study: one entry per model in the list `runs`.
 
     Args:
         results: results of one experiment.
         tracker: tracker that recorded them; it provides `address` and `report` of each entry.
+
+    Returns:
+        Document with the key `runs` and, for several models, `overview`.
     """
-    return {"runs": [_entry(result, tracker) for result in results]}
+    document: dict[str, Any] = {
+        "runs": [result.to_dict() | _pages(result.run_id, tracker) for result in results]
+    }
+    if overview := results.overview:
+        entry = {"run_id": overview.run_id, "headline": overview.headline}
+        document["overview"] = entry | _pages(overview.run_id, tracker)
+    return document
 
 
-def _entry(result: Result, tracker: Tracker | None) -> dict[str, Any]:
-    """Return the values of a result with its address in MLflow and that of its report."""
-    addresses: dict[str, str | None] = {"address": None, "report": None}
-    if tracker and result.run_id:
-        addresses["address"] = tracker.address(result.run_id)
-        addresses["report"] = tracker.report_location(result.run_id)
-    return result.to_dict() | addresses
+def _pages(run_id: str | None, tracker: Tracker | None) -> dict[str, str | None]:
+    """Return the address of a run in MLflow and the location of its report."""
+    if tracker is None or run_id is None:
+        return {"address": None, "report": None}
+    return {"address": tracker.address(run_id), "report": tracker.report_location(run_id)}
