@@ -3,7 +3,6 @@
 import csv
 import itertools
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -15,6 +14,7 @@ from typing import Any
 from neuroscope.errors import Option, PromptError
 from neuroscope.files import absolute
 from neuroscope.prompts import Prompt, PromptCheck, PromptSet, digest_of
+from neuroscope.text_files import filled_lines, lines_of
 
 Row = tuple[str, Mapping[str, object]]
 """Position of a row in its file, such as `line 3`, and its columns."""
@@ -211,43 +211,9 @@ def _read(path: Path, columns: _Columns, *, check: bool) -> Iterator[Prompt]:
         raise PromptError(f"{path} contains no prompts")
 
 
-# a byte that is not UTF-8 is read as a letter from \udc80 to \udcff
-_NOT_TEXT = re.compile("[\0\udc80-\udcff]|^\ufeff")
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a file, each with its end, which is CR, LF or CR LF.
-
-    Raises:
-        PromptError: a line is not text in UTF-8.
-    """
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        for number, line in enumerate(file, 1):
-            if match := _NOT_TEXT.search(line):
-                problem = f"line {number}: {_encoding_fault(match[0])}"
-                raise PromptError(problem, remedy="save the file as UTF-8")
-            yield line
-
-
-def _encoding_fault(letter: str) -> str:
-    """Return what is wrong with a letter that no text in UTF-8 contains."""
-    if letter == "\0":
-        return "contains a NUL character"
-    if letter == "\ufeff":
-        return "starts with a byte order mark, which only the first line may have"
-    return f"the byte 0x{ord(letter) & 0xFF:02x} is not UTF-8"
-
-
-def _filled_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield position and text of the lines that are not blank."""
-    for number, line in enumerate(_lines(path), 1):
-        if line.strip():
-            yield f"line {number}", line.rstrip("\r\n")
-
-
 def _read_text(path: Path, columns: _Columns) -> Generator[Row, None, None]:
     columns.check(["text"], "")
-    for position, text in _filled_lines(path):
+    for position, text in filled_lines(path):
         yield position, {"text": text}
 
 
@@ -262,7 +228,7 @@ def _read_csv(
         delimiter: character between two columns.
         name: plural name of the delimiter, for messages.
     """
-    lines = _lines(path)
+    lines = lines_of(path)
     header = list(itertools.islice(lines, 1))
     _refuse_delimiter("".join(header), delimiter, columns.text)
     rows = itertools.chain(header, lines)
@@ -306,7 +272,7 @@ def _csv_error(start: int, error: csv.Error) -> PromptError:
 
 
 def _read_jsonl(path: Path, columns: _Columns) -> Generator[Row, None, None]:
-    for position, text in _filled_lines(path):
+    for position, text in filled_lines(path):
         try:
             row = json.loads(text)
         except json.JSONDecodeError as error:

@@ -89,6 +89,14 @@ def test_a_hub_id_is_read_from_the_hubs_cache(folder, cache):
     assert from_hub.provenance.fingerprint == local.provenance.fingerprint
 
 
+def test_a_cache_of_the_hub_without_the_tokenizer_is_refused(folder, cache):
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    commit = hub_cache(folder, cache)
+    with pytest.raises(ModelError, match=rf"'someone/tiny'.*{commit}.*tokenizer\.json"):
+        load_model("someone/tiny")
+
+
 def test_a_revision_on_the_hub_can_be_chosen(folder, cache):
     commit = hub_cache(folder, cache)
     assert find_checkpoint(f"someone/tiny@{commit}").revision == commit

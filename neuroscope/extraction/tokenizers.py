@@ -56,12 +56,13 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     try:
         if not any(_are_files(folder, names) for names in _VOCABULARIES):
             raise _missing(folder)
+        settings = _read_json(folder / "tokenizer_config.json")
         with _forwarded_warnings(checkpoint.name):
             if (folder / "tokenizer.json").is_file():
-                tokenizer = _from_tokenizer_json(folder, family)
+                tokenizer = _from_tokenizer_json(folder, settings, family)
             else:
-                tokenizer = _converted(folder)
-        _refuse_unfit(folder, tokenizer)
+                tokenizer = _converted(folder, settings)
+        _refuse_unfit(folder, settings, tokenizer)
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.backend_tokenizer.no_truncation()
     except ModelError as error:
@@ -114,7 +115,7 @@ def _missing(folder: Path) -> ModelError:
     return ModelError(f"the folder {folder} holds no tokenizer: neither {expected}", remedy=remedy)
 
 
-def _from_tokenizer_json(folder: Path, family: str) -> Any:
+def _from_tokenizer_json(folder: Path, settings: Mapping[str, Any], family: str) -> Any:
     """Load tokenizer.json as it is, and name the special tokens that the files leave unnamed."""
     from transformers import PreTrainedTokenizerFast
 
@@ -127,7 +128,6 @@ def _from_tokenizer_json(folder: Path, family: str) -> Any:
         unnamed = getattr(tokenizer, f"{role}_token") is None
         if unnamed and backend.token_to_id(token) is not None:
             setattr(tokenizer, f"{role}_token", token)
-    settings = _read_json(folder / "tokenizer_config.json")
     _warn_of_ignored(folder, settings, tokenizer)
     contradictions = [
         *_contradicted_settings(settings, backend),
@@ -142,7 +142,7 @@ def _from_tokenizer_json(folder: Path, family: str) -> Any:
     return tokenizer
 
 
-def _converted(folder: Path) -> Any:
+def _converted(folder: Path, settings: Mapping[str, Any]) -> Any:
     """Load a tokenizer from vocab.txt, or from vocab.json and merges.txt."""
     from transformers import AutoTokenizer
 
@@ -156,7 +156,6 @@ def _converted(folder: Path) -> Any:
             f" {', '.join(missing)}",
             remedy="add the files of the tokenizer, which are published with the model",
         )
-    settings = _read_json(folder / "tokenizer_config.json")
     if settings.get("do_basic_tokenize") is False or settings.get("never_split"):
         raise ModelError(
             f"tokenizer_config.json in {folder} sets do_basic_tokenize or never_split, which"
@@ -180,7 +179,7 @@ def _refuse_lowered(folder: Path, settings: Mapping[str, Any], backend: Any) -> 
         )
 
 
-def _refuse_unfit(folder: Path, tokenizer: Any) -> None:
+def _refuse_unfit(folder: Path, settings: Mapping[str, Any], tokenizer: Any) -> None:
     """Raise ModelError if the tokens would be random, or would not have the ids of the files."""
     backend = tokenizer.backend_tokenizer
     if not backend.get_vocab_size(with_added_tokens=False):
@@ -190,18 +189,14 @@ def _refuse_unfit(folder: Path, tokenizer: Any) -> None:
             f"tokenizer.json in {folder} sets dropout, which makes tokens random",
             remedy="set it to null",
         )
-    settings = _read_json(folder / "tokenizer_config.json")
-    ids = {token["content"]: int(id) for id, token in _decoder(settings).items()}
+    decoder = settings.get("added_tokens_decoder") or {}
+    ids = {token["content"]: int(id) for id, token in decoder.items()}
     for token, id in (ids | _read_json(folder / "added_tokens.json")).items():
         if backend.token_to_id(token) != id:
             raise ModelError(
                 f"the files of the tokenizer in {folder} contradict each other: the id of the added"
                 f" token {token!r} is {id} in one and {backend.token_to_id(token)} in another"
             )
-
-
-def _decoder(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    return settings.get("added_tokens_decoder") or {}
 
 
 def _contradicted_settings(settings: Mapping[str, Any], backend: Any) -> Iterator[str]:
@@ -262,7 +257,9 @@ def _warn_of_ignored(folder: Path, settings: Mapping[str, Any], tokenizer: Any) 
 
 def _read_json(path: Path) -> dict[str, Any]:
     """Return the contents of a JSON file; empty if there is none."""
-    contents: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
+    contents = json.loads(path.read_bytes()) if path.is_file() else {}
+    if not isinstance(contents, dict):
+        raise ModelError(f"{path} is not a JSON object")
     return contents
 
 
