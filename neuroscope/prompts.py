@@ -3,12 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
 from typing import Protocol
 
 from neuroscope.errors import PromptError
+
+_EXCERPT = 60  # characters
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,18 @@ class Prompt:
     id: str
     text: str
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    position: str = field(default="", compare=False, repr=False)
+    """Position in the file of prompts, such as `line 3`; empty for other prompts."""
+
+    def __str__(self) -> str:
+        """Return the id, the position and the start of the text, for messages.
+
+        >>> str(Prompt("17", "Stocks fell on Monday."))
+        "prompt '17' ('Stocks fell on Monday.')"
+        """
+        line = " ".join(self.text.split())
+        text = repr(line if len(line) <= _EXCERPT else line[: _EXCERPT - 1] + "…")
+        return f"prompt {self.id!r} ({', '.join(filter(None, (self.position, text)))})"
 
 
 class Prompts(Protocol):
@@ -62,8 +76,9 @@ class PromptSet:
     def __post_init__(self) -> None:
         if not self.prompts:
             raise PromptError("no prompts were given", remedy="give at least one")
-        for _ in checked(self.prompts):
-            pass
+        check = PromptCheck()
+        for prompt in self.prompts:
+            check(prompt)
 
     def __repr__(self) -> str:
         texts = ", ".join(repr(prompt.text) for prompt in self.prompts[:3])
@@ -121,39 +136,50 @@ def _prompt(index: int, item: object) -> Prompt:
     raise PromptError(f"prompt {index} is {item!r}, not text", remedy="give a text or a Prompt")
 
 
-def checked(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
-    """Yield prompts, checking each one when it is reached.
+class PromptCheck:
+    """Check of the prompts of a set, which is called with each in turn.
 
-    Raises:
-        PromptError: a prompt is blank, is not valid Unicode, or has the id of an earlier one.
+    >>> check = PromptCheck()
+    >>> for prompt in prompts: check(prompt)
     """
-    ids: set[str] = set()
-    for number, prompt in enumerate(prompts, 1):
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+
+    def __call__(self, prompt: Prompt) -> None:
+        """Check one prompt.
+
+        Raises:
+            PromptError: the prompt is blank, is not text, or has the id of an earlier one.
+        """
+        if fault := self._fault(prompt):
+            problem, remedy = fault
+            position = prompt.position or f"number {len(self._ids) + 1}"
+            raise PromptError(f"{replace(prompt, position=position)} {problem}", remedy=remedy)
+        self._ids.add(prompt.id)
+
+    def _fault(self, prompt: Prompt) -> tuple[str, str] | None:
+        """Return what is wrong with a prompt, and what to do about it."""
         if not prompt.text.strip():
-            raise PromptError(
-                f"prompt '{prompt.id}' (number {number}) is blank", remedy="give it text or omit it"
-            )
-        if not (_is_unicode(prompt.id) and _is_unicode(prompt.text)):
-            raise PromptError(
-                f"prompt {prompt.id!r} (number {number}) contains a lone surrogate, which is"
-                " invalid Unicode",
-                remedy="fix the source of the text",
-            )
-        if prompt.id in ids:
-            raise PromptError(
-                f"two prompts have the id '{prompt.id}' (the second is number {number})",
-                remedy="give each its own id; prompts without one are numbered from 0",
-            )
-        ids.add(prompt.id)
-        yield prompt
+            return "is blank", "give it text or omit it"
+        for text in (prompt.id, prompt.text, *prompt.labels, *prompt.labels.values()):
+            if fault := _unicode_fault(str(text)):
+                return f"contains {fault}", "fix the source of the text"
+        if prompt.id in self._ids:
+            remedy = "give each its own id; prompts without one are numbered from 0"
+            return "has the id of an earlier prompt", remedy
+        return None
 
 
-def _is_unicode(text: str) -> bool:
+def _unicode_fault(text: str) -> str:
+    """Return what makes a text unusable; empty if nothing does."""
+    if "\0" in text:
+        return "a NUL character"
     try:
         text.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        return "a lone surrogate, which is invalid Unicode"
+    return ""
 
 
 def digest_of(prompts: Iterable[Prompt]) -> str:

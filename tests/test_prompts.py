@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,7 @@ def test_the_digest_does_not_depend_on_the_order_of_labels():
         (Path("p.csv"), r"'p\.csv'.*PromptFile\.open"),
         (["x", None], r"\b1\b.*None"),
         (["a \ud83d"], r"'0' .*\b1\b"),
+        (["x", "a\0b"], r"'1' .*\b2\b.*NUL"),
     ],
 )
 def test_texts_that_are_not_prompts_are_refused(texts, data):
@@ -69,6 +71,13 @@ def test_ids_must_be_distinct_and_texts_need_not_be():
     assert PromptSet.of(["x", "x"]).ids == ["0", "1"]
     with pytest.raises(PromptError, match=r"'a' .*\b3\b"):
         PromptSet((Prompt("a", "x"), Prompt("b", "y"), Prompt("a", "z")))
+
+
+def test_a_prompt_is_described_by_its_id_position_and_text():
+    assert str(Prompt("17", "The  cat\n")) == "prompt '17' ('The cat')"
+    long = Prompt("a", "cat " * 500, position="line 3")
+    assert re.fullmatch(r"prompt 'a' \(line 3, 'cat (cat ){10,20}.*…'\)", str(long))
+    assert Prompt("a", "x", position="line 3") == Prompt("a", "x")
 
 
 def test_a_template_is_filled_once_per_fill():

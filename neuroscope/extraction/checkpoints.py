@@ -37,7 +37,7 @@ READING: Any = SAFE | {
 
 _FILES = (
     *("config.json", "tokenizer*", "*.model", "vocab*", "merges.txt"),
-    *("*special_tokens_map*", "added_tokens*"),
+    *("*special_tokens_map*", "added_tokens*", "tekken.json"),
 )
 _WEIGHTS = "*.safetensors"
 

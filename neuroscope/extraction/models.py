@@ -10,7 +10,6 @@ from neuroscope.errors import ModelError, Option, ResourceError, SiteError
 from neuroscope.extraction.architectures import Architecture
 from neuroscope.extraction.checkpoints import (
     READING,
-    SAFE,
     Checkpoint,
     find_checkpoint,
     refuse_unfit,
@@ -18,6 +17,7 @@ from neuroscope.extraction.checkpoints import (
 from neuroscope.extraction.hardware import resolve_device, resolve_dtype
 from neuroscope.extraction.memory import free_memory, keep_few_kernels
 from neuroscope.extraction.streaming import LayerStream, load_streamed
+from neuroscope.extraction.tokenizers import load_tokenizer, vocabulary_of
 from neuroscope.extraction.weights import weight_bytes
 from neuroscope.options import (
     Attention,
@@ -116,17 +116,7 @@ class Model:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """Vocabulary of the tokenizer."""
-        tokenizer = self.tokenizer
-        texts = tuple(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
-        ids = (
-            tokenizer.cls_token_id,
-            tokenizer.sep_token_id,
-            tokenizer.bos_token_id,
-            tokenizer.eos_token_id,
-            tokenizer.pad_token_id,
-        )
-        special = frozenset(id for id in ids if id is not None)
-        return Vocabulary(texts, special, tokenizer.unk_token_id)
+        return vocabulary_of(self.tokenizer)
 
     def layer(self, index: int) -> "torch.nn.Module":
         """Return the module of one layer; layers are counted from 0."""
@@ -198,8 +188,8 @@ def load_model(
     checkpoint = name if isinstance(name, Checkpoint) else find_checkpoint(name)
     streamed = _must_stream(checkpoint, memory, device, dtype, head)
     stream: LayerStream | None = None
+    tokenizer = load_tokenizer(checkpoint)
     with _loading(checkpoint.name):
-        tokenizer = _load_tokenizer(checkpoint)
         if streamed:
             module, stream = load_streamed(
                 checkpoint, dtype=dtype, attention=attention, device=device
@@ -238,17 +228,6 @@ def _must_stream(
         "model '%s' %s: its layers are read from their files one by one", checkpoint.name, sizes
     )
     return True
-
-
-def _load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """Load the tokenizer; raise ModelError unless it has a fast implementation."""
-    from transformers import AutoTokenizer
-
-    folder = checkpoint.tokenizer_folder or checkpoint.folder
-    tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE)
-    if not tokenizer.is_fast:
-        raise ModelError(f"model '{checkpoint.name}' cannot be loaded: it has no tokenizer.json")
-    return tokenizer
 
 
 def _load_resident(
