@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,25 +58,42 @@ def pair_labels(pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
     >>> pair_labels([("The cat is on the mat", "The dog is on the mat")])
     {('The cat is on the mat', 'The dog is on the mat'): 'cat vs dog'}
     """
+    words = [" vs ".join(_differing(a, b)) for a, b in pairs]
+    repeated = {label for label, count in Counter(words).items() if count > 1}
     labels: dict[tuple[str, str], str] = {}
     taken: set[str] = set()
-    for a, b in pairs:
-        words = " vs ".join(_differing(a, b))
-        numbered = (f"{words} #{number}" for number in itertools.count(2))
+    for (a, b), differing in zip(pairs, words, strict=True):
+        shared = _shared(a, b) if differing in repeated else ""
+        name = f"{differing} ({shared})" if shared else differing
+        numbered = (f"{name} #{number}" for number in itertools.count(2))
         labels[a, b] = next(
-            label for label in itertools.chain([words], numbered) if label not in taken
+            label for label in itertools.chain([name], numbered) if label not in taken
         )
         taken.add(labels[a, b])
     return labels
 
 
+def _shared(a: str, b: str) -> str:
+    """Return the words that two texts share at their beginning and end, shortened."""
+    start, end = _common_ends(a.split(), b.split())
+    words = a.split()
+    return _shortened(
+        " ".join([*words[:start], "…", *words[len(words) - end :]]).strip("… .") or ""
+    )
+
+
+def _common_ends(a: Sequence[str], b: Sequence[str]) -> tuple[int, int]:
+    """Return how many words two texts share at their beginning, and then at their end."""
+    shortest = min(len(a), len(b))
+    start = next((i for i in range(shortest) if a[i] != b[i]), shortest)
+    remaining = shortest - start
+    return start, next((i for i in range(remaining) if a[-1 - i] != b[-1 - i]), remaining)
+
+
 def _differing(a: str, b: str) -> tuple[str, str]:
     """Return the words in which two texts differ; "(nothing)" for a text that has none."""
     words_a, words_b = a.split(), b.split()
-    shortest = min(len(words_a), len(words_b))
-    start = next((i for i in range(shortest) if words_a[i] != words_b[i]), shortest)
-    remaining = shortest - start
-    end = next((i for i in range(remaining) if words_a[-1 - i] != words_b[-1 - i]), remaining)
+    start, end = _common_ends(words_a, words_b)
     spans = [" ".join(words[start : len(words) - end]) for words in (words_a, words_b)]
     shown = [(span.strip(".,;:!?") or span or "(nothing)") for span in spans]
     if shown[0] == shown[1]:
