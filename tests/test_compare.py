@@ -127,7 +127,7 @@ def test_every_run_tells_its_model_prompts_source_and_finding(recorded):
         strict=True,
     ):
         assert run.inputs.dataset_inputs[0].dataset.name == "engineer"
-        assert run.data.tags["mlflow.source.name"] == "compare resid_post"
+        assert run.data.tags["mlflow.source.name"] == "resid_post compare"
         assert run.data.tags["mlflow.user"]
         description = run.data.tags["mlflow.note.content"]
         assert description.startswith(plain_markdown(finding)) and description.endswith("\n\nwhy")

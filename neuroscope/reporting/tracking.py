@@ -127,7 +127,7 @@ class Tracker:
             name: name of the run.
             group: group that the runs of one experiment share; MLflow's *Group by* shows them
                 together.
-            source: text of MLflow's column *Source*, such as `compare resid_post`.
+            source: text of MLflow's column *Source*, such as `resid_post compare`.
             tags: tags in addition to those given to `open`.
             note: description in Markdown; `Run.describe` puts a sentence before it, and so does
                 an error that ends the run.
