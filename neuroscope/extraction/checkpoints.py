@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from neuroscope.errors import ModelError
-from neuroscope.extraction.architectures import Architecture, architecture_of
+from neuroscope.extraction.architectures import Architecture
+from neuroscope.extraction.configuration import architecture_of
 from neuroscope.files import absolute
 
 BUILT_IN = {
@@ -60,7 +61,7 @@ class Checkpoint:
         """Contents of config.json."""
         return _read_config(self.folder / "config.json", self.name)
 
-    @property
+    @cached_property
     def architecture(self) -> Architecture:
         """Module paths of the model's family."""
         return architecture_of(self.config, self.name)
@@ -78,7 +79,7 @@ class Checkpoint:
     @property
     def quantised(self) -> bool:
         """Whether the weights are stored in a format of few bits, such as 4-bit integers."""
-        return "quantization_config" in self.config
+        return self.config.get("quantization_config") is not None
 
     @property
     def pinned_name(self) -> str:
