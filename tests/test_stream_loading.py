@@ -166,7 +166,7 @@ def test_a_damaged_file_raises_an_error_with_its_path(memory, folder, tmp_path):
     [
         (None, "model.safetensors.index.json"),
         ("[]", "model.safetensors.index.json"),
-        ('{"weight_map": {"norm.weight": "gone.safetensors"}}', "gone.safetensors"),
+        ('{"metadata": {}, "weight_map": {"a": "gone.safetensors"}}', "gone.safetensors"),
     ],
 )
 def test_a_missing_shard_or_index_raises_an_error_with_its_name(index, file, folder, tmp_path):

@@ -130,25 +130,9 @@ def _stored_tensors(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
     """Return the tensors by their names in the files, from the headers of the files."""
     return {
         key: tensor
-        for file in _files(checkpoint)
+        for file in checkpoint.weight_files
         for key, tensor in _read_header(file, checkpoint.name)
     }
-
-
-def _files(checkpoint: Checkpoint) -> list[Path]:
-    """Return the weight files: a single file, or the files that an index lists."""
-    single = checkpoint.folder / "model.safetensors"
-    index = checkpoint.folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _unloadable(
-            checkpoint.name,
-            f"{checkpoint.folder} has neither {single.name} nor a readable {index.name} ({error})",
-        ) from error
-    return [checkpoint.folder / name for name in sorted(set(names))]
 
 
 def _read_header(file: Path, model: str) -> Iterator[tuple[str, StoredTensor]]:
