@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec
@@ -42,7 +41,10 @@ _FILES = (
     *("*special_tokens_map*", "added_tokens*"),
 )
 _WEIGHTS = "*.safetensors"
-_BESIDE = ("adapter_config.json",)  # files that are checked, but not read
+_BESIDE = (
+    *("adapter_config.json", "hf_quant_config.json", "quantize_config.json", "quant_config.json"),
+)
+"""Files that are not read, but because of which a model is refused."""
 
 
 @dataclass(frozen=True)
@@ -143,21 +145,6 @@ def find_checkpoint(name: str) -> Checkpoint:
     _check_config(checkpoint)
     _ = checkpoint.weight_files  # raises unless there are weights that may be read
     return checkpoint
-
-
-def refuse_unfit(checkpoint: Checkpoint, unfit: Iterable[str]) -> None:
-    """Raise ModelError if weights that a site needs are missing or have the wrong shape.
-
-    Args:
-        checkpoint: files of the model.
-        unfit: names of the weights that are missing or have the wrong shape.
-    """
-    needed = sorted(name for name in unfit if not name.startswith("pooler."))  # no site needs it
-    if needed:
-        raise ModelError(
-            f"model '{checkpoint.name}' cannot be loaded: its weights do not fit its config.json"
-            f" (missing or of another shape: {', '.join(needed[:3])})"
-        )
 
 
 def _built_in(name: str) -> Checkpoint:

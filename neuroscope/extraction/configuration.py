@@ -5,7 +5,8 @@ way that neuroscope does not support.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping
 from typing import Any
 
 from neuroscope.errors import ModelError
@@ -44,6 +45,16 @@ _POSITIONS = {
 }
 """Values of position_embedding_type with which each family is computed."""
 
+_OBJECTS = ("quantization_config", "rope_parameters", "rope_scaling")
+_WINDOWS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
+_ELSEWHERE = ("auto_map", "transformers_weights", "quantization_config")  # checked with the files
+_METADATA = re.compile(
+    r"_.*|.*token_ids?|.*label.*|.*dropout.*|.*_pdrop|(pooler|summary|unsloth|finetuning|tokenizer)_.*"
+    r"|n_ctx|directionality|lang(uage)?|name|license|tags|architectures?|task_specific_params"
+    r"|gradient_checkpointing|tie_\w*|torch_dtype|torchscript|use_bfloat16|tf_legacy_loss|output_past"
+    r"|(model_)?max_(seq|sequence)?_?length|sentence_transformers|transformers\.js_config"
+)
+"""Keys about the origin of a model, its training, its tokenizer or its head."""
 _MISTRAL_WINDOW = 4096  # in tokens, where config.json does not say
 
 
@@ -71,6 +82,12 @@ def architecture_of(config: Mapping[str, Any], name: str) -> Architecture:
             f"model '{name}' cannot be loaded: its config.json lacks {', '.join(missing)}",
             remedy="check that the folder holds the complete config.json of the model",
         )
+    for key in _OBJECTS:
+        if not isinstance(config.get(key), Mapping | None):
+            raise ModelError(
+                f"model '{name}' cannot be loaded: {key} in its config.json is not an object, but"
+                f" {json.dumps(config[key])}"
+            )
     for key, value in _contradictions(architecture, config).items():
         raise ModelError(
             f"model '{name}' cannot be loaded: its config.json sets {key} to {json.dumps(value)},"
@@ -80,18 +97,40 @@ def architecture_of(config: Mapping[str, Any], name: str) -> Architecture:
     return architecture
 
 
-def _contradictions(architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries of config.json that contradict the computation of its family."""
+def ignored_entries(
+    architecture: Architecture, config: Mapping[str, Any], known: Container[str]
+) -> list[str]:
+    """Return the keys of entries that may describe another computation, but are ignored.
+
+    Args:
+        architecture: architecture of the model.
+        config: contents of config.json.
+        known: keys that transformers follows.
+    """
+    checked = {*_agreeing(architecture), *_UNSUPPORTED, *_WINDOWS, *_ELSEWHERE}
+    return sorted(
+        key
+        for key, value in config.items()
+        if value and key not in known and key not in checked and not _METADATA.fullmatch(key)
+    )
+
+
+def _agreeing(architecture: Architecture) -> dict[str, tuple[Any, ...]]:
+    """Return the values, besides null, of some keys that agree with the computation."""
     causal, pre_norm = architecture.causal, architecture.pre_norm
-    agreeing: dict[str, tuple[Any, ...]] = {
+    return {
         "position_embedding_type": _POSITIONS[architecture.family],
         **dict.fromkeys(("is_causal", "causal", "causal_attention", "use_causal_mask"), (causal,)),
         **dict.fromkeys(("use_bidirectional_attention", "bidirectional"), (not causal,)),
         **dict.fromkeys(("pre_norm", "normalize_before", "do_layer_norm_before"), (pre_norm,)),
         **{key: (value,) for key, value in _NEUTRAL.items()},
+        "is_decoder": (True, False) if causal else (False,),  # no causal family follows it
     }
-    if not causal:
-        agreeing["is_decoder"] = (False,)
+
+
+def _contradictions(architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of config.json that contradict the computation of its family."""
+    agreeing = _agreeing(architecture)
     entries = {key: config[key] for key in agreeing if config.get(key) is not None}
     contradicting = {key: value for key, value in entries.items() if value not in agreeing[key]}
     contradicting |= {key: config[key] for key in _UNSUPPORTED if config.get(key)}

@@ -10,7 +10,7 @@ from neuroscope.errors import ModelError
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _DISTRIBUTED = re.compile(r"shard-\d+-model-\d+-of-\d+\.safetensors")
-_MERGE = "merge it into its base model with peft (merge_and_unload, then save_pretrained)"
+MERGE = "merge it into its base model with peft (merge_and_unload, then save_pretrained)"
 
 
 def weight_files(folder: Path, name: str, config: Mapping[str, Any]) -> list[Path]:
@@ -51,9 +51,9 @@ def refuse_adapter(folder: Path, name: str) -> None:
     weights = any(folder.glob("adapter_model.*"))
     complete = any((folder / file).is_file() for file in (_SINGLE, _INDEX))
     if complete or ((folder / "config.json").is_file() and not weights):
-        problem, remedy = "is accompanied by an adapter", f"{_MERGE}, or remove {settings.name}"
+        problem, remedy = "is accompanied by an adapter", f"{MERGE}, or remove {settings.name}"
     else:
-        problem, remedy = "is an adapter, not a complete model", f"{_MERGE} and load the result"
+        problem, remedy = "is an adapter, not a complete model", f"{MERGE} and load the result"
     if settings.is_file() or (weights and not complete):
         raise ModelError(
             f"model '{name}' cannot be loaded: it {problem} ({_base_model(settings)})",
