@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuroscope.errors import ModelError
+from neuroscope.extraction.rotary import rotary_limit
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Architecture:
     width: str = "hidden_size"
     mlp_width: str = "intermediate_size"
     positions_after_padding: bool = False  # whether position ids start after pad_token_id
+    rotary: bool = False  # whether positions are rotary embeddings, whose limit can be extended
 
     def count(self, config: Mapping[str, Any]) -> int:
         """Return the number of layers of the configured model."""
@@ -51,6 +53,8 @@ class Architecture:
 
     def token_limit(self, config: Mapping[str, Any]) -> int:
         """Return the length of the longest prompt that the model can read, in tokens."""
+        if self.rotary:
+            return rotary_limit(config)
         return int(config[self.limit]) - self.first_position(config)
 
     def neurons(self, config: Mapping[str, Any], component: str) -> int:
@@ -68,6 +72,7 @@ _LLAMA_PATHS: Any = {
     "causal": True,
     "pre_norm": True,
     "final_norm": "norm",
+    "rotary": True,
 }
 _BERT_PATHS: Any = {
     "layers": "encoder.layer",
