@@ -68,6 +68,8 @@ class Study(Generic[E, R]):
     """Function that runs the steps and records each result; see `studies.steps`."""
     summary: Callable[[E, R], Table]
     """Function that returns the table shown first in the terminal, Markdown and HTML."""
+    main_figures: Sequence[str] = ()
+    """Artifacts of a run that show the result best; Prefect shows the first that the run has."""
 
 
 def study_of(kind: str) -> Study[Any, Any]:
