@@ -61,10 +61,6 @@ def study_form(experiment_of: Callable[..., Experiment]) -> Flow[..., Any]:
         experiment_of: function that returns the experiment; its name is that of the flow, and its
             docstring describes the fields.
     """
-    fields = inspect.signature(experiment_of).parameters
-
-    def spell(option: Option) -> str | None:
-        return f"{option.name} = {option.value}" if option.name in fields else None
 
     def name() -> str:
         try:
@@ -78,10 +74,19 @@ def study_form(experiment_of: Callable[..., Experiment]) -> Flow[..., Any]:
         try:
             run_study(experiment_of(*args, **kwargs))
         except NeuroscopeError as error:
-            return _failed(error.on(spell))
+            return _failed(error.on(form_spelling(experiment_of)))
         return None
 
     return run
+
+
+def form_spelling(form: Callable[..., Any]) -> Callable[[Option], str | None]:
+    """Return a function that spells settings as fields of a form, such as `truncate = True`.
+
+    It returns None for settings that the form lacks.
+    """
+    fields = inspect.signature(form).parameters
+    return lambda option: f"{option.name} = {option.value}" if option.name in fields else None
 
 
 def run_as_flow(
