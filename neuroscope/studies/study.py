@@ -25,6 +25,10 @@ STUDIES: Mapping[str, str] = {
 """Kind of study -> module that contains its `STUDY`, imported when it is first used."""
 
 
+OVERVIEW_FIGURE = "plots/models_by_layer.png"
+"""Artifact of an overview in which the models of an experiment are overlaid."""
+
+
 class Result(Protocol):
     """Result of a study in one model."""
 
@@ -114,6 +118,8 @@ class Study(Generic[E, R]):
     """Function that runs the steps and records each result, if there is a tracker."""
     summary: Callable[[E, R], Table]
     """Function that returns the table shown first in the terminal, Markdown and HTML."""
+    main_figures: Sequence[str] = ()
+    """Artifacts of a run that show the result best; Prefect shows the first that the run has."""
 
 
 def study_of(kind: str) -> Study[Any, Any]:

@@ -171,4 +171,6 @@ def compare_stored(
     return tuple(compare_site(activations, site, extracted.baseline, experiment.pairs()))
 
 
-STUDY = Study(CompareExperiment, check, run_comparison, summary_table)
+STUDY = Study(
+    CompareExperiment, check, run_comparison, summary_table, main_figures=["plots/by_layer.png"]
+)

@@ -203,4 +203,10 @@ def _study_model(
     )
 
 
-STUDY = Study(LayersExperiment, check, run_layers, summary_table)
+STUDY = Study(
+    LayersExperiment,
+    check,
+    run_layers,
+    summary_table,
+    main_figures=["plots/reading_by_layer.png", "plots/cka.png", "plots/geometry_by_layer.png"],
+)
