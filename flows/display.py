@@ -28,7 +28,6 @@ from neuroscope.progress import Progress
 from neuroscope.reporting.tables import Section, Table
 
 if TYPE_CHECKING:
-    from neuroscope.experiment import Experiment
     from neuroscope.reporting.tracking import Tracker
     from neuroscope.studies.store.store import StoredActivations
     from neuroscope.studies.study import Results, Study
@@ -137,7 +136,6 @@ def show_log() -> Iterator[None]:
 
 def show_results(
     study: "Study[Any, Any]",
-    experiment: "Experiment",
     results: "Results[Any]",
     tracker: "Tracker",
     *,
@@ -152,7 +150,7 @@ def show_results(
     for index, result in enumerate(results):
         if index:
             print_text("")
-        show_table(study.summary(experiment, result))
+        show_table(study.summary(result))
         for note in result.notes:
             print_on(errors, f"note: {note}")
     recorded = [result.run_id for result in results if result.run_id]

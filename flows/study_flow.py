@@ -52,7 +52,7 @@ def run_study(experiment: Experiment, progress: Progress = silent) -> Results[An
     tracker = Tracker.open(_flow_tags())
     results = study.run(experiment, tracker, PrefectExecutor(), progress)
     create_markdown_artifact(
-        artifact_text(study, experiment, results, tracker),
+        artifact_text(study, results, tracker),
         key=experiment.kind,
         description=f"{experiment.kind.capitalize()} {experiment.name}",
     )
@@ -94,13 +94,11 @@ def run_as_flow(experiment: Experiment, file: Path, progress: Progress = silent)
     return run(str(file.absolute()))
 
 
-def artifact_text(
-    study: Study[Any, Any], experiment: Experiment, results: Sequence[Result], tracker: Tracker
-) -> str:
+def artifact_text(study: Study[Any, Any], results: Sequence[Result], tracker: Tracker) -> str:
     """Return the summary table of each result with its notes and links, as Markdown."""
     parts = []
     for result in results:
-        parts.append(to_markdown(study.summary(experiment, result)))
+        parts.append(to_markdown(study.summary(result)))
         parts += [f"- {note}" for note in result.notes]
         if result.run_id:
             links = tracker.links(result.run_id)

@@ -112,7 +112,7 @@ class Study(Generic[E, R]):
     """Function that raises NeuroscopeError for faults that can be found before work starts."""
     run: Callable[[E, Tracker | None, Executor, Progress], Results[R]]
     """Function that runs the steps and records each result, if there is a tracker."""
-    summary: Callable[[E, R], Table]
+    summary: Callable[[R], Table]
     """Function that returns the table shown first in the terminal, Markdown and HTML."""
 
 
