@@ -9,6 +9,7 @@ from os import PathLike
 from typing import Protocol
 
 from neuroscope.errors import PromptError
+from neuroscope.labels import short_repr, shortened
 
 _EXCERPT = 60  # characters
 
@@ -33,7 +34,7 @@ class Prompt:
         "prompt '17' ('Stocks fell on Monday.')"
         """
         line = " ".join(self.text.split())
-        text = repr(line if len(line) <= _EXCERPT else line[: _EXCERPT - 1] + "…")
+        text = repr(shortened(line, _EXCERPT))
         return f"prompt {self.id!r} ({', '.join(filter(None, (self.position, text)))})"
 
 
@@ -81,9 +82,8 @@ class PromptSet:
             check(prompt)
 
     def __repr__(self) -> str:
-        texts = ", ".join(repr(prompt.text) for prompt in self.prompts[:3])
-        more = f", ... {len(self):,} in all" if len(self) > 3 else ""
-        return f"PromptSet({texts}{more})"
+        texts = ", ".join(repr(shortened(prompt.text, _EXCERPT)) for prompt in self.prompts[:3])
+        return short_repr(self, f"{len(self):,} prompts: {texts}{', …' * (len(self) > 3)}")
 
     def __len__(self) -> int:
         return len(self.prompts)

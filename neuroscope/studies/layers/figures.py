@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from neuroscope.labels import model_label
 from neuroscope.reporting.metrics import Metric
+from neuroscope.reporting.page import NamedFigure
 from neuroscope.reporting.plots import Curve, Panel, plot_curves, plot_matrix
 from neuroscope.studies.layers.result import METRICS, LayersResult, measured
-from neuroscope.studies.run_folder import NamedFigure
 
 _ACCURACY = Metric("accuracy", "accuracy", "accuracy on held-out prompts or tokens", "high")
 _CKA = Metric("cka", "debiased CKA", "similarity of two layers", "high")
