@@ -24,15 +24,16 @@ def publish(
     An artifact has the table, the main figure and the links. It has no key: Prefect would list the
     runs under one key as versions of the same result.
     """
-    texts = {result.run_id: _summary(study, experiment, result) for result in results}
+    texts = {result.run_id: _summary(study, result) for result in results}
     if results.overview:
         texts[results.overview.run_id] = _differences(results.overview)
+    figure = f"plots/{next(iter(study.figures(results[0]))).name}"
     for run in _recorded_runs(experiment, tracker):
         links = tracker.links(run.id)
         links.pop("Prefect flow run", None)
         link_text = " · ".join(f"[{name}]({address})" for name, address in links.items())
         create_markdown_artifact(
-            "\n\n".join(filter(None, [texts[run.id], _figure(study, run, tracker), link_text])),
+            "\n\n".join(filter(None, [texts[run.id], _figure(tracker, run.id, figure), link_text])),
             description=" · ".join(filter(None, [plain_markdown(run.name), link_text])),
         )
         if address := links.get("MLflow run"):
@@ -46,10 +47,10 @@ def _recorded_runs(experiment: Experiment, tracker: Tracker) -> list[RecordedRun
     return [run for run in reversed(runs) if run.tags[GROUP_TAG] == runs[0].tags[GROUP_TAG]]
 
 
-def _summary(study: Study[Any, Any], experiment: Experiment, result: Result) -> str:
+def _summary(study: Study[Any, Any], result: Result) -> str:
     """Return the summary table of a result with its notes, as Markdown."""
     notes = [f"- {plain_markdown(note)}" for note in result.notes]
-    return "\n\n".join([to_markdown(study.summary(experiment, result)), *notes])
+    return "\n\n".join([to_markdown(study.summary(result)), *notes])
 
 
 def _differences(findings: Findings) -> str:
@@ -59,10 +60,10 @@ def _differences(findings: Findings) -> str:
     return "\n\n".join([plain_markdown(findings.headline), *tables, *notes])
 
 
-def _figure(study: Study[Any, Any], run: RecordedRun, tracker: Tracker) -> str:
-    """Return the first of the study's main figures that a run has, as Markdown; empty if none."""
-    for path in (*study.main_figures, OVERVIEW_FIGURE):
+def _figure(tracker: Tracker, run_id: str, path: str) -> str:
+    """Return the figure of a run, or else that of an overview, as Markdown; empty if none."""
+    for figure in (path, OVERVIEW_FIGURE):
         with contextlib.suppress(TrackingError):
-            image = base64.b64encode(tracker.artifact(run.id, path).read_bytes()).decode()
-            return f"![{path}](data:image/png;base64,{image})"
+            image = base64.b64encode(tracker.artifact(run_id, figure).read_bytes()).decode()
+            return f"![{figure}](data:image/png;base64,{image})"
     return ""

@@ -30,7 +30,6 @@ from neuroscope.redaction import redacted
 from neuroscope.reporting.tables import Section, Table
 
 if TYPE_CHECKING:
-    from neuroscope.experiment import Experiment
     from neuroscope.reporting.tracking import Tracker
     from neuroscope.studies.store.store import StoredActivations
     from neuroscope.studies.study import Results, Study
@@ -147,7 +146,6 @@ def show_log() -> Iterator[None]:
 
 def show_results(
     study: "Study[Any, Any]",
-    experiment: "Experiment",
     results: "Results[Any]",
     tracker: "Tracker",
     *,
@@ -162,7 +160,7 @@ def show_results(
     for index, result in enumerate(results):
         if index:
             print_text("")
-        show_table(study.summary(experiment, result))
+        show_table(study.summary(result))
         for note in result.notes:
             print_on(errors, f"note: {note}")
     recorded = [result.run_id for result in results if result.run_id]

@@ -1,4 +1,4 @@
-"""Short display names of models and of pairs of prompts."""
+"""Short display names of models, pairs of prompts and objects."""
 
 import itertools
 import re
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _LONGEST = 30  # characters per side of a pair's label
+_LONGEST_REPR = 100  # characters
 
 
 def model_label(name: str) -> str:
@@ -75,11 +76,10 @@ def pair_labels(pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
 
 def _shared(a: str, b: str) -> str:
     """Return the words that two texts share at their beginning and end, shortened."""
-    start, end = _common_ends(a.split(), b.split())
     words = a.split()
-    return _shortened(
-        " ".join([*words[:start], "…", *words[len(words) - end :]]).strip("… .") or ""
-    )
+    start, end = _common_ends(words, b.split())
+    shared = " ".join([*words[:start], "…", *words[len(words) - end :]])
+    return shortened(shared.strip("… ."), _LONGEST)
 
 
 def _common_ends(a: Sequence[str], b: Sequence[str]) -> tuple[int, int]:
@@ -98,8 +98,43 @@ def _differing(a: str, b: str) -> tuple[str, str]:
     shown = [(span.strip(".,;:!?") or span or "(nothing)") for span in spans]
     if shown[0] == shown[1]:
         shown = [span or "(nothing)" for span in spans]
-    return _shortened(shown[0]), _shortened(shown[1])
+    return shortened(shown[0], _LONGEST), shortened(shown[1], _LONGEST)
 
 
-def _shortened(span: str) -> str:
-    return span if len(span) <= _LONGEST else span[: _LONGEST - 1] + "…"
+def short_model(name: str) -> str:
+    """Return the display name of a model, shortened."""
+    return shortened(model_label(name), _LONGEST)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "pair"), counted(1200, "pair")
+    ('1 pair', '1,200 pairs')
+    """
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def short_repr(value: object, description: str) -> str:
+    """Return the class of a value and its description, as one printable line of 100 characters.
+
+    >>> short_repr(3, "a small\\nnumber")
+    'int(a small number)'
+    """
+    name = type(value).__name__
+    return f"{name}({one_line(description, _LONGEST_REPR - len(name) - 2)})"
+
+
+def one_line(text: str, most: int) -> str:
+    """Return a text as one printable line, shortened to `most` characters."""
+    start = " ".join(text[: 10 * most].split())
+    return shortened("".join(map(_printable, start)), most)
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text without its end if it has more than `most` characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _printable(letter: str) -> str:
+    return letter if letter.isprintable() else ascii(letter)[1:-1]

@@ -9,6 +9,7 @@ from os import PathLike
 from typing import Protocol
 
 from neuroscope.errors import PromptError
+from neuroscope.labels import short_repr, shortened
 
 _EXCERPT = 60  # characters
 
@@ -35,7 +36,7 @@ class Prompt:
         "prompt 'Stocks fell on Monday.' (id 'news-17')"
         """
         line = " ".join(self.text.split())
-        text = repr(line if len(line) <= _EXCERPT else line[: _EXCERPT - 1] + "…")
+        text = repr(shortened(line, _EXCERPT))
         id = "" if self.id.isdigit() else f"id {self.id!r}"
         details = ", ".join(filter(None, (id, self.position)))
         return f"prompt {text} ({details})" if details else f"prompt {text}"
@@ -85,9 +86,8 @@ class PromptSet:
             check(prompt)
 
     def __repr__(self) -> str:
-        texts = ", ".join(repr(prompt.text) for prompt in self.prompts[:3])
-        more = f", ... {len(self):,} in all" if len(self) > 3 else ""
-        return f"PromptSet({texts}{more})"
+        texts = ", ".join(repr(shortened(prompt.text, _EXCERPT)) for prompt in self.prompts[:3])
+        return short_repr(self, f"{len(self):,} prompts: {texts}{', …' * (len(self) > 3)}")
 
     def __len__(self) -> int:
         return len(self.prompts)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from neuroscope.reporting.page import NamedFigure
 from neuroscope.reporting.plots import Curve, Panel, plot_curves
 from neuroscope.reporting.tables import Column, Section, Table
 from neuroscope.studies.compare.experiment import CompareExperiment
@@ -19,7 +20,6 @@ from neuroscope.studies.compare.result import (
 )
 from neuroscope.studies.compare.tables import shown_layers
 from neuroscope.studies.overview import Overview, depth_notes, differences, same_depth
-from neuroscope.studies.run_folder import NamedFigure
 from neuroscope.studies.study import OVERVIEW_FIGURE, Findings
 from neuroscope.studies.subjects import Subject
 

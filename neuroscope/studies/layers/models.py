@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from neuroscope.reporting.page import NamedFigure
 from neuroscope.reporting.plots import Curve, Panel, plot_curves
 from neuroscope.reporting.tables import Column, Section, Table
 from neuroscope.studies.layers.experiment import LayersExperiment
 from neuroscope.studies.layers.result import METRICS, LayersResult, measured
 from neuroscope.studies.overview import Overview, depth_notes, differences, same_depth
-from neuroscope.studies.run_folder import NamedFigure
 from neuroscope.studies.study import OVERVIEW_FIGURE, Findings
 from neuroscope.studies.subjects import Subject
 
