@@ -87,6 +87,15 @@ def test_numbers_of_other_formats_are_refused(dtype, name, family_folder, tmp_pa
     refuse(copy_with_weights(family_folder("llama"), tmp_path, stored_as(dtype)), f"{DOWN}.*{name}")
 
 
+def test_packed_weights_without_a_method_are_refused(family_folder, tmp_path):
+    def packed(weights):
+        parts = {name: weight for name, weight in weights.items() if name != DOWN}
+        return parts | {f"{DOWN}_packed": weights[DOWN].to(torch.int32)}
+
+    folder = copy_with_weights(family_folder("llama"), tmp_path, packed)
+    refuse(folder, f"{DOWN}_packed.*I32")
+
+
 @pytest.mark.parametrize(
     ("change", "entries", "pattern"),
     [
@@ -251,6 +260,7 @@ def test_harmless_messages_and_entries_are_left_out(family, family_folder, tmp_p
     entries |= {"_name_or_path": "a/b", "pooler_type": "first_token_transform", "is_causal": None}
     entries |= {"gradient_checkpointing": True, "tokenizer_class": "A", "sep_token_id": 3}
     folder = copy_with_config(family_folder(family, head=True), tmp_path, **entries)
+    (folder / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.6}')
     for options in ({"memory": "resident"}, {"memory": "stream"}, {"head": True}):
         load_model(str(folder), **options)
     assert caplog.records == []
