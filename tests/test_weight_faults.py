@@ -152,6 +152,7 @@ UNUSED = [
     ("llama", [f"{LLAMA}.q_proj.base_layer.weight"], 1),
     ("llama", [f"{LLAMA}.q_proj.bias", f"{LLAMA}.o_proj.bias"], 2),
     ("llama", [f"{LLAMA}.attn.bias"], 1),
+    ("llama", ["multi_head_gate.weight", f"{LLAMA}.k_proj.ia3_l"], 2),
     ("mistral", [f"layers.0.mlp.experts.{index}.w1.weight" for index in range(8)], 8),
     ("qwen2", ["norm.bias"], 1),
 ]
@@ -175,6 +176,13 @@ def test_weights_of_a_lora_are_refused_with_the_advice_to_merge_it(family_folder
     with pytest.raises(ModelError, match="lora_A") as raised:
         load_model(str(folder))
     assert "merge_and_unload" in raised.value.remedy
+
+
+def test_a_weight_with_two_names_is_refused(family_folder, tmp_path):
+    folder = copy_with_weights(
+        family_folder("bert"), tmp_path, with_weights("embeddings.LayerNorm.gamma")
+    )
+    refuse(folder, r"LayerNorm\.gamma and embeddings\.LayerNorm\.weight")
 
 
 def test_two_models_in_one_file_are_refused(family_folder, tmp_path):
@@ -251,6 +259,14 @@ def test_entries_that_transformers_ignores_are_logged(family_folder, tmp_path, c
     load_model(str(copy_with_config(family_folder("llama"), tmp_path, **entries)))
     (record,) = caplog.records
     assert record.name == "neuroscope" and "attention_gain, norm_type)" in record.message
+    assert "architectures" not in record.message
+
+
+def test_an_architecture_of_another_library_is_logged(family_folder, tmp_path, caplog):
+    entries = {"architectures": ["LlamaBidirectionalModel"]}
+    load_model(str(copy_with_config(family_folder("llama"), tmp_path, **entries)))
+    (record,) = caplog.records
+    assert "LlamaBidirectionalModel" in record.message
 
 
 @pytest.mark.parametrize("family", FAMILIES)

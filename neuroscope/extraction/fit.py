@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _HEAD = re.compile(
     r"(\d+\.)?"  # position of a module of sentence-transformers
     r"(pooler|cls|qa_outputs|linear|projection|summary|crf|vocab_(transform|layer_norm|projector)"
-    r"|\w*(head|score|classifier|predict|regress)\w*)\."
+    r"|\w*heads?|\w*score|\w*classifi\w*|\w*predict\w*|\w*regress\w*)\."
 )
 """Weights after the last layer; no site but `logits` needs them."""
 
@@ -35,7 +35,7 @@ _BUFFER = re.compile(
 """Values that are computed from config.json."""
 
 _UNUSED_HEAD = re.compile(r"cls\.seq_relationship\.")  # beside the language-model head of BERT
-_ADAPTER = re.compile(r"\.(lora_\w+|base_layer)\.")
+_ADAPTER = re.compile(r"\.(lora_\w+|ia3_\w+|base_layer)(\.|$)")
 
 _READ_ENTRIES = (
     *("model_type", "num_labels", "output_attentions"),
@@ -95,14 +95,21 @@ def check_fit(checkpoint: Checkpoint, files: WeightFiles, module: Any) -> None:
 
 
 def log_ignored_entries(checkpoint: Checkpoint, module: Any) -> None:
-    """Log the entries of config.json that transformers ignores, unless they are metadata."""
+    """Log the entries of config.json that transformers ignores, unless they are metadata.
+
+    These include architectures of other libraries, which it loads as those of the model's family.
+    """
+    import transformers
     from transformers import GenerationConfig
 
     default, generation = type(module.config)(), cast(Any, GenerationConfig)()
     known = {*vars(default), *default.attribute_map, *vars(generation), *_READ_ENTRIES}
     if hasattr(default, "rope_parameters"):
         known |= {"rope_scaling", "rope_theta"}
-    if keys := ignored_entries(checkpoint.architecture, checkpoint.config, known):
+    keys = ignored_entries(checkpoint.architecture, checkpoint.config, known)
+    names = checkpoint.config.get("architectures") or []
+    foreign = [name for name in names if not hasattr(transformers, str(name))]
+    if keys := [*keys, *(f"architectures: {name}" for name in foreign)]:
         _log.warning(
             "model '%s': values are computed without some entries of its config.json, which"
             " transformers ignores (%s)",
