@@ -87,6 +87,15 @@ def test_numbers_of_other_formats_are_refused(dtype, name, family_folder, tmp_pa
     refuse(copy_with_weights(family_folder("llama"), tmp_path, stored_as(dtype)), f"{DOWN}.*{name}")
 
 
+def test_packed_weights_without_a_method_are_refused(family_folder, tmp_path):
+    def packed(weights):
+        parts = {name: weight for name, weight in weights.items() if name != DOWN}
+        return parts | {f"{DOWN}_packed": weights[DOWN].to(torch.int32)}
+
+    folder = copy_with_weights(family_folder("llama"), tmp_path, packed)
+    refuse(folder, f"{DOWN}_packed.*I32")
+
+
 @pytest.mark.parametrize(
     ("change", "entries", "pattern"),
     [
@@ -143,6 +152,7 @@ UNUSED = [
     ("llama", [f"{LLAMA}.q_proj.base_layer.weight"], 1),
     ("llama", [f"{LLAMA}.q_proj.bias", f"{LLAMA}.o_proj.bias"], 2),
     ("llama", [f"{LLAMA}.attn.bias"], 1),
+    ("llama", ["multi_head_gate.weight", f"{LLAMA}.k_proj.ia3_l"], 2),
     ("mistral", [f"layers.0.mlp.experts.{index}.w1.weight" for index in range(8)], 8),
     ("qwen2", ["norm.bias"], 1),
 ]
@@ -166,6 +176,13 @@ def test_weights_of_a_lora_are_refused_with_the_advice_to_merge_it(family_folder
     with pytest.raises(ModelError, match="lora_A") as raised:
         load_model(str(folder))
     assert "merge_and_unload" in raised.value.remedy
+
+
+def test_a_weight_with_two_names_is_refused(family_folder, tmp_path):
+    folder = copy_with_weights(
+        family_folder("bert"), tmp_path, with_weights("embeddings.LayerNorm.gamma")
+    )
+    refuse(folder, r"LayerNorm\.gamma and embeddings\.LayerNorm\.weight")
 
 
 def test_two_models_in_one_file_are_refused(family_folder, tmp_path):
@@ -242,6 +259,14 @@ def test_entries_that_transformers_ignores_are_logged(family_folder, tmp_path, c
     load_model(str(copy_with_config(family_folder("llama"), tmp_path, **entries)))
     (record,) = caplog.records
     assert record.name == "neuroscope" and "attention_gain, norm_type)" in record.message
+    assert "architectures" not in record.message
+
+
+def test_an_architecture_of_another_library_is_logged(family_folder, tmp_path, caplog):
+    entries = {"architectures": ["LlamaBidirectionalModel"]}
+    load_model(str(copy_with_config(family_folder("llama"), tmp_path, **entries)))
+    (record,) = caplog.records
+    assert "LlamaBidirectionalModel" in record.message
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -251,6 +276,7 @@ def test_harmless_messages_and_entries_are_left_out(family, family_folder, tmp_p
     entries |= {"_name_or_path": "a/b", "pooler_type": "first_token_transform", "is_causal": None}
     entries |= {"gradient_checkpointing": True, "tokenizer_class": "A", "sep_token_id": 3}
     folder = copy_with_config(family_folder(family, head=True), tmp_path, **entries)
+    (folder / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.6}')
     for options in ({"memory": "resident"}, {"memory": "stream"}, {"head": True}):
         load_model(str(folder), **options)
     assert caplog.records == []

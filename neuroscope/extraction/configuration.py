@@ -45,7 +45,12 @@ _POSITIONS = {
 }
 """Values of position_embedding_type with which each family is computed."""
 
-_OBJECTS = ("quantization_config", "rope_parameters", "rope_scaling")
+_TYPES = {
+    **dict.fromkeys(("quantization_config", "rope_parameters", "rope_scaling"), dict | None),
+    **dict.fromkeys(("layer_types", "architectures"), list | None),
+}
+"""Types of the values of some keys."""
+
 _WINDOWS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
 _ELSEWHERE = ("auto_map", "transformers_weights", "quantization_config")  # checked with the files
 _METADATA = re.compile(
@@ -82,16 +87,17 @@ def architecture_of(config: Mapping[str, Any], name: str) -> Architecture:
             f"model '{name}' cannot be loaded: its config.json lacks {', '.join(missing)}",
             remedy="check that the folder holds the complete config.json of the model",
         )
-    for key in _OBJECTS:
-        if not isinstance(config.get(key), Mapping | None):
+    types: dict[str, Any] = {**dict.fromkeys(required, int), **_TYPES}
+    for key, expected in types.items():
+        if key in config and not isinstance(config[key], expected):
             raise ModelError(
-                f"model '{name}' cannot be loaded: {key} in its config.json is not an object, but"
-                f" {json.dumps(config[key])}"
+                f"model '{name}' cannot be loaded: its config.json sets {key} to"
+                f" {json.dumps(config[key])}, which has the wrong type"
             )
     for key, value in _contradictions(architecture, config).items():
         raise ModelError(
             f"model '{name}' cannot be loaded: its config.json sets {key} to {json.dumps(value)},"
-            f" but {family} models are computed without it",
+            f" which is not supported in {family} models",
             remedy="use a model whose architecture transformers implements",
         )
     return architecture

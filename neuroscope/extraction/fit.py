@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _HEAD = re.compile(
     r"(\d+\.)?"  # position of a module of sentence-transformers
     r"(pooler|cls|qa_outputs|linear|projection|summary|crf|vocab_(transform|layer_norm|projector)"
-    r"|\w*(head|score|classifier|predict|regress)\w*)\."
+    r"|\w*heads?|\w*score|\w*classifi\w*|\w*predict\w*|\w*regress\w*)\."
 )
 """Weights after the last layer; no site but `logits` needs them."""
 
@@ -35,7 +35,7 @@ _BUFFER = re.compile(
 """Values that are computed from config.json."""
 
 _UNUSED_HEAD = re.compile(r"cls\.seq_relationship\.")  # beside the language-model head of BERT
-_ADAPTER = re.compile(r"\.(lora_\w+|base_layer)\.")
+_ADAPTER = re.compile(r"\.(lora_\w+|ia3_\w+|base_layer)(\.|$)")
 
 _READ_ENTRIES = (
     *("model_type", "num_labels", "output_attentions"),
@@ -87,21 +87,29 @@ def check_fit(checkpoint: Checkpoint, files: WeightFiles, module: Any) -> None:
 
     body = body_path(module)
     used, unused = _matched(files, body, is_known)
-    check_formats(checkpoint, used, modules)
-    refuse_unused(checkpoint, module, unused)
+    dropped = {name: unused[name] for name in _harmful(module, unused)}
+    check_formats(checkpoint, used | dropped, modules)
+    refuse_unused(checkpoint, module, dropped)
     if not checkpoint.quantised:
         refuse_unfit(checkpoint, module, _unfit(expected, used, body))
 
 
 def log_ignored_entries(checkpoint: Checkpoint, module: Any) -> None:
-    """Log the entries of config.json that transformers ignores, unless they are metadata."""
+    """Log the entries of config.json that transformers ignores, unless they are metadata.
+
+    These include architectures of other libraries, which it loads as those of the model's family.
+    """
+    import transformers
     from transformers import GenerationConfig
 
     default, generation = type(module.config)(), cast(Any, GenerationConfig)()
     known = {*vars(default), *default.attribute_map, *vars(generation), *_READ_ENTRIES}
     if hasattr(default, "rope_parameters"):
         known |= {"rope_scaling", "rope_theta"}
-    if keys := ignored_entries(checkpoint.architecture, checkpoint.config, known):
+    keys = ignored_entries(checkpoint.architecture, checkpoint.config, known)
+    names = checkpoint.config.get("architectures") or []
+    foreign = [name for name in names if not hasattr(transformers, str(name))]
+    if keys := [*keys, *(f"architectures: {name}" for name in foreign)]:
         _log.warning(
             "model '%s': values are computed without some entries of its config.json, which"
             " transformers ignores (%s)",
@@ -118,8 +126,7 @@ def refuse_unused(checkpoint: Checkpoint, module: Any, unused: Iterable[str]) ->
         module: model, with or without its head.
         unused: names of the weights that are in the files, but not in the model.
     """
-    heads = {name for name, _ in module.named_children()} if body_path(module) else set()
-    if names := sorted(name for name in unused if not _is_harmless(name, heads)):
+    if names := _harmful(module, unused):
         rewritten = "use a model that transformers implements, or remove them from the files"
         raise ModelError(
             f"model '{checkpoint.name}' cannot be loaded: {len(names)} of its weights are not part"
@@ -151,8 +158,8 @@ def body_path(module: Any) -> str:
 
 def _matched(
     files: WeightFiles, body: str, is_known: Callable[[str], bool]
-) -> tuple[dict[str, StoredTensor], list[str]]:
-    """Return the tensors that a model uses, by their names in the model, and the other names.
+) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:
+    """Return the tensors that a model uses, by their names in the model, and the other tensors.
 
     Args:
         files: weights of the model.
@@ -160,19 +167,19 @@ def _matched(
         is_known: function that returns whether the model has a weight.
     """
     used: dict[str, StoredTensor] = {}
-    unused = []
+    unused: dict[str, StoredTensor] = {}
     for name, tensor in files.stored.items():
         if is_known(body + name):
             used[body + name] = tensor
         elif body and is_known(name):
             used[name] = tensor
         else:
-            unused.append(name)
+            unused[name] = tensor
     for name, tensor in files.outside.items():
         if body and is_known(name) and not name.startswith(body):
             used[name] = tensor
         else:
-            unused.append(name)
+            unused[name] = tensor
     return used, unused
 
 
@@ -189,16 +196,18 @@ def _unfit(
     ]
 
 
-def _is_harmless(name: str, heads: set[str]) -> bool:
-    """Return whether a weight that is not used changes no value at any site.
+def _harmful(module: Any, unused: Iterable[str]) -> list[str]:
+    """Return the weights, of those that a model does not use, that could change values at a site.
 
     Args:
-        name: name of the weight, without the prefix of the model's layers.
-        heads: modules of the loaded head, of which all weights are needed.
+        module: model, with or without its head.
+        unused: names of the weights, without the prefix of the model's layers.
     """
-    if _BUFFER.search(name) or _UNUSED_HEAD.match(name):
-        return True
-    return bool(_HEAD.match(name)) and name.partition(".")[0] not in heads
+    # all weights of a head that is loaded are needed
+    loaded = {name for name, _ in module.named_children()} if body_path(module) else set()
+    heads = (name for name in unused if _HEAD.match(name) and name.partition(".")[0] not in loaded)
+    computed = (name for name in unused if _BUFFER.search(name) or _UNUSED_HEAD.match(name))
+    return sorted({*unused} - {*heads} - {*computed})
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -19,8 +19,8 @@ from neuroscope.extraction.fit import (
     refuse_unused,
 )
 from neuroscope.extraction.hardware import resolve_device, resolve_dtype
-from neuroscope.extraction.library_messages import passed_on
 from neuroscope.extraction.memory import free_memory, keep_few_kernels
+from neuroscope.extraction.messages import passed_on
 from neuroscope.extraction.streaming import LayerStream, load_streamed
 from neuroscope.extraction.tokenizers import load_tokenizer, vocabulary_of
 from neuroscope.extraction.weights import WeightFiles, weight_bytes
@@ -266,7 +266,7 @@ def _load_resident(checkpoint: Checkpoint, files: WeightFiles, empty: Any, devic
         _refuse_headless(checkpoint, module, missing)
     refuse_unfit(checkpoint, module, [*missing, *(key for key, *_ in report["mismatched_keys"])])
     if checkpoint.quantised:  # only transformers knows the names of the weights' parts
-        unexpected = (name.removeprefix(body) for name in report["unexpected_keys"])
+        unexpected = [name.removeprefix(body) for name in report["unexpected_keys"]]
         refuse_unused(checkpoint, module, unexpected)
     return module.eval()
 

@@ -87,9 +87,10 @@ def _other_places(checkpoint: Checkpoint) -> list[str]:
 
 def _check_scales(checkpoint: Checkpoint, method: str, tensors: Tensors, modules: set[str]) -> None:
     """Raise ModelError if a module has quantised weights alone, or not those of the method."""
-    parts: dict[str | None, list[str]] = {}
+    parts: dict[str, list[str]] = {}
     for name in tensors:
-        parts.setdefault(owner(name, modules), []).append(name)
+        if path := owner(name, modules):
+            parts.setdefault(path, []).append(name)
     for names in parts.values():
         for name in names:
             dtype = tensors[name].dtype

@@ -64,6 +64,8 @@ class WeightFiles:
             for key, tensor in tensors.items()
             if key.startswith(prefix)
         }
+        if doubled := [key for key in tensors if key != (name := _modern(key)) and name in tensors]:
+            raise _unloadable(checkpoint.name, f"{doubled[0]} and {_modern(doubled[0])} are stored")
         self.outside: Mapping[str, StoredTensor] = {
             key.removeprefix(parent): tensor
             for key, tensor in tensors.items()

@@ -11,9 +11,9 @@ _HARMLESS = re.compile(
     r"|`torch_dtype` is deprecated"
     r"|incompatible to the `id2label` map"
     r"|`loss_type="
-    r"|add `is_decoder=True"  # only for generation
+    r"|add `is_decoder=True"
 )
-"""Messages about nothing that determines values."""
+_GENERATION = "transformers.generation"  # logger of the code that generates text
 
 _log = logging.getLogger("neuroscope")
 
@@ -54,6 +54,7 @@ class _PassedOn(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Log a message, unless it is harmless or has been logged."""
         message = " ".join(record.getMessage().split())
-        if message not in self._seen and not _HARMLESS.search(message):
+        harmless = _HARMLESS.search(message) or record.name.startswith(_GENERATION)
+        if message not in self._seen and not harmless:
             self._seen.add(message)
             _log.warning("model '%s': transformers warns: %s", self._model, message)
