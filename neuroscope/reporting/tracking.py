@@ -1,7 +1,6 @@
 """Recording the runs of studies in MLflow, and reading them."""
 
 import contextlib
-import getpass
 import logging
 import shlex
 import sys
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from neuroscope.errors import NeuroscopeError, TrackingError
 from neuroscope.home import home
 from neuroscope.options import check_choice, choices
-from neuroscope.redaction import public_address, redacted
+from neuroscope.redaction import public_address
 from neuroscope.reporting.artifacts import ArtifactFolder, stored_once
 from neuroscope.reporting.experiments import (
     all_experiment_ids,
@@ -30,6 +29,7 @@ from neuroscope.reporting.recorded import (
     search_runs,
 )
 from neuroscope.reporting.run import Run, description_of, description_tags
+from neuroscope.reporting.run_origin import reason_of, source_tags
 from neuroscope.reporting.run_owner import is_gone, this_process
 from neuroscope.reporting.tracking_errors import mlflow_errors
 from neuroscope.reporting.tracking_server import (
@@ -308,7 +308,7 @@ class Tracker:
         self, kind: str, group: str, source: str, tags: Mapping[str, str]
     ) -> dict[str, str]:
         """Return the tags of a new run."""
-        own = {_KIND_TAG: kind, PROCESS_TAG: this_process(), **_source_tags(source)}
+        own = {_KIND_TAG: kind, PROCESS_TAG: this_process(), **source_tags(source)}
         run_tags = own | self._tags | dict(tags)
         return run_tags | {GROUP_TAG: group} if group else run_tags
 
@@ -330,7 +330,7 @@ class Tracker:
     def _close_after(self, error: BaseException, run: Run | None, owner: str) -> None:
         """Close the run after its block raised an error; if MLflow fails, only log a warning."""
         status: RunStatus = "FAILED" if isinstance(error, Exception) else "KILLED"
-        reason = redacted(_reason(error))
+        reason = reason_of(error)
         try:
             if run is not None:
                 run.end(status, reason)
@@ -369,23 +369,6 @@ class Tracker:
     def _server(self, port: int = 5000) -> str:
         """Return the address of the server, or of the one that serves the embedded database."""
         return public_address(self.uri) if is_server(self.uri) else f"http://127.0.0.1:{port}"
-
-
-def _source_tags(source: str) -> dict[str, str]:
-    """Return the tags that MLflow shows as the source and the creator of a run."""
-    tags = {"mlflow.source.name": source, "mlflow.source.type": "LOCAL"}
-    with contextlib.suppress(OSError, KeyError):  # the user has no name
-        tags["mlflow.user"] = getpass.getuser()
-    return tags
-
-
-def _reason(error: BaseException) -> str:
-    """Return a sentence on why an error ended a run."""
-    if isinstance(error, NeuroscopeError):
-        return error.message(lambda option: option.in_python)
-    if isinstance(error, Exception):
-        return f"{type(error).__name__}: {error}"
-    return "interrupted"
 
 
 def _check_artifact(folder: ArtifactFolder, run_id: str, path: str) -> None:
