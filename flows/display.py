@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -21,20 +21,29 @@ from rich.progress import Progress as Bar
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from flows.output import result_stream
 from flows.stack import StackAddresses
 from neuroscope.files import size_text
 from neuroscope.json_text import json_text
 from neuroscope.progress import Progress
+from neuroscope.redaction import redacted
 from neuroscope.reporting.tables import Section, Table
 
 if TYPE_CHECKING:
-    from neuroscope.experiment import Experiment
     from neuroscope.reporting.tracking import Tracker
     from neuroscope.studies.store.store import StoredActivations
-    from neuroscope.studies.study import Result, Study
+    from neuroscope.studies.study import Results, Study
+
+
+class _Results:
+    """Current stream for results, as a file for a console."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(result_stream(), name)
+
 
 errors = Console(stderr=True)
-output = Console()
+output = Console(file=cast(IO[str], _Results()))
 
 _LONGEST_LINE = 10_000  # characters
 _SECONDS_PER_LINE = 30
@@ -122,7 +131,7 @@ def show_log() -> Iterator[None]:
 
     class Printer(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            print_on(errors, record.getMessage())
+            print_on(errors, redacted(record.getMessage()))
 
     log, printer = logging.getLogger("neuroscope"), Printer()
     level = log.level
@@ -137,8 +146,7 @@ def show_log() -> Iterator[None]:
 
 def show_results(
     study: "Study[Any, Any]",
-    experiment: "Experiment",
-    results: "Sequence[Result]",
+    results: "Results[Any]",
     tracker: "Tracker",
     *,
     json: bool,
@@ -147,12 +155,12 @@ def show_results(
     from neuroscope.studies.study import results_document
 
     if json:
-        print(json_text(results_document(results, tracker)))
+        print_json(results_document(results, tracker))
         return
     for index, result in enumerate(results):
         if index:
             print_text("")
-        show_table(study.summary(experiment, result))
+        show_table(study.summary(result))
         for note in result.notes:
             print_on(errors, f"note: {note}")
     recorded = [result.run_id for result in results if result.run_id]
@@ -214,7 +222,7 @@ def show_extraction(stored: "StoredActivations", seconds: float, *, json: bool) 
             "nonfinite": dict(manifest.nonfinite),
             "seconds": round(seconds, 3),
         }
-        print(json_text(document))
+        print_json(document)
         return
     reused = manifest.prompts - stored.computed
     lines = [
@@ -245,6 +253,11 @@ def show_addresses(addresses: StackAddresses) -> None:
         "Ctrl-C stops everything.",
     ]
     print_text("\n".join(lines))
+
+
+def print_json(document: Any) -> None:
+    """Print the one JSON document of a command on stdout."""
+    print(json_text(document), file=result_stream())
 
 
 def print_text(text: str) -> None:

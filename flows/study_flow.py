@@ -4,7 +4,7 @@ import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -27,17 +27,19 @@ from neuroscope.errors import NeuroscopeError, Option
 from neuroscope.experiment import Experiment
 from neuroscope.labels import model_label
 from neuroscope.progress import Progress, silent
+from neuroscope.redaction import public_address
+from neuroscope.reporting.recorded import RunStatus
 from neuroscope.reporting.tracking import FLOW_RUN_TAG, FLOW_RUN_URL_TAG, Tracker
-from neuroscope.studies.study import Result, study_of
+from neuroscope.studies.study import Results, study_of
 
 _MOST_NAMED = 3  # models in the name of a flow run
 
 
 def close_runs(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Close MLflow runs that a failed, cancelled or killed flow left open."""
-    Tracker.open().close_runs(
-        FLOW_RUN_TAG, str(flow_run.id), "FAILED" if state.is_failed() else "KILLED"
-    )
+    status: RunStatus = "FAILED" if state.is_failed() else "KILLED"
+    reason = state.message or f"the flow run is {state.name.lower() if state.name else 'over'}"
+    Tracker.open().close_runs(FLOW_RUN_TAG, str(flow_run.id), status, reason)
 
 
 FLOW_OPTIONS: Any = {
@@ -89,9 +91,7 @@ def form_spelling(form: Callable[..., Any]) -> Callable[[Option], str | None]:
     return lambda option: f"{option.name} = {option.value}" if option.name in fields else None
 
 
-def run_as_flow(
-    experiment: Experiment, file: Path, progress: Progress = silent
-) -> Sequence[Result]:
+def run_as_flow(experiment: Experiment, file: Path, progress: Progress = silent) -> Results[Any]:
     """Run an experiment as a Prefect flow in this process.
 
     The flow's only parameter is the path of the file: Prefect refuses parameters of more than
@@ -102,7 +102,7 @@ def run_as_flow(
     """
 
     @flow(name="experiment", flow_run_name=lambda: run_name(experiment), **FLOW_OPTIONS)
-    def run(file: str) -> Sequence[Result] | State[Any]:
+    def run(file: str) -> Results[Any] | State[Any]:
         try:
             with deferred():
                 return run_study(experiment, progress)
@@ -110,10 +110,10 @@ def run_as_flow(
             return _failed(error)
 
     start_embedded_server()
-    return cast(Sequence[Result], run(str(file.absolute())))
+    return cast(Results[Any], run(str(file.absolute())))
 
 
-def run_study(experiment: Experiment, progress: Progress = silent) -> Sequence[Result]:
+def run_study(experiment: Experiment, progress: Progress = silent) -> Results[Any]:
     """Run a study within a flow run: its steps become task runs, its results artifacts.
 
     Raises:
@@ -172,5 +172,5 @@ def _flow_tags() -> dict[str, str]:
     id = str(current_flow_run.get_id())
     tags = {FLOW_RUN_TAG: id}
     if address := url_for("flow-run", id):
-        tags[FLOW_RUN_URL_TAG] = address
+        tags[FLOW_RUN_URL_TAG] = public_address(address)
     return tags

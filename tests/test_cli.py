@@ -87,8 +87,8 @@ def test_compare_prints_a_table_and_how_to_open_the_run(family_folder, database)
     )
     assert process.returncode == 0, process.stderr
     assert "mlp_act" in process.stdout and "cat vs dog" in process.stdout
-    (row,) = [line for line in process.stdout.splitlines() if line.split()[:1] == ["1"]]
-    assert len(row.split()) == 9
+    rows = [line for line in process.stdout.splitlines() if line.split()[:1] == ["1"]]
+    assert [len(row.split()) for row in rows] == [5, 5, 5]  # one per view
     assert f"--backend-store-uri {tracking_uri()}" in process.stdout
 
 
@@ -101,7 +101,7 @@ def test_compare_prints_a_table_and_how_to_open_the_run(family_folder, database)
         (["compare", *TWO, "--layers", "x"], "'x'", "'0-5'"),
         (["compare"], "prompts", "template"),
         (["compare", TWO[0]], f"'{TWO[0]}'", "two"),
-        (["compare", TWO[0], " "], "'1'", "number 2"),
+        (["compare", TWO[0], " "], "' '", "number 2"),
         (["compare", TWO[0], TWO[0]], f"'{TWO[0]}'", "remove"),
         (["compare", "--template", "no gap", "--fill", "a"], "'no gap'", "'{}'"),
         (["compare", *TWO, "--template", "a {}", "--fill", "b"], "'texts'", "fills"),

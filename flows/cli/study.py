@@ -35,4 +35,4 @@ def run_study(kind: str, experiment: "Callable[[], Experiment]", *, json: bool) 
             with deferred():
                 tracker = Tracker.open()
                 results = study.run(settings, tracker, executor, watched(progress))
-    show_results(study, settings, results, tracker, json=json)
+    show_results(study, results, tracker, json=json)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from neuroscope.errors import Option, PromptError
 from neuroscope.extraction.budget import TokenBudget
+from neuroscope.extraction.hardware import tile_rows
 from neuroscope.extraction.models import Model
 from neuroscope.options import TokenRule
 from neuroscope.prompts import Prompt
@@ -21,39 +22,62 @@ if TYPE_CHECKING:
 def tokenise(model: Model, prompts: Sequence[Prompt], *, truncate: bool = False) -> TokenBlock:
     """Tokenise prompts as the model reads them, special tokens included, on all CPU cores.
 
+    The limit is the number of the model's positions, whatever `model_max_length` says.
+
     Args:
         model: model whose tokenizer is used.
         prompts: one or more prompts.
-        truncate: whether to cut prompts at the model's limit instead of refusing them.
+        truncate: whether to cut prompts at the model's limit instead of refusing them, on the side
+            that the tokenizer's `truncation_side` names.
 
     Raises:
-        PromptError: a prompt is longer than the model can read, or has only special tokens.
+        PromptError: a prompt is longer than the model can read, has only special tokens, or
+            contains a token for which the model has no embedding.
     """
     limit = model.checkpoint.token_limit
     backend = model.tokenizer.backend_tokenizer
     backend.no_padding()
     if truncate:
-        backend.enable_truncation(limit)
+        backend.enable_truncation(limit, direction=model.tokenizer.truncation_side)
     else:
         backend.no_truncation()
     encodings = backend.encode_batch_fast([prompt.text for prompt in prompts])
     lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
     ids = np.concatenate([np.array(encoding.ids, dtype=np.int32) for encoding in encodings])
+    _refuse_unembedded(model, prompts, ids, lengths)
     block = TokenBlock(ids, np.cumsum(lengths), model.vocabulary)
     for index in np.flatnonzero(lengths > limit).tolist():
         raise PromptError(
-            f"prompt '{prompts[index].id}' has {lengths[index]} tokens, but '{model.name}' reads at"
-            f" most {limit}",
+            f"{prompts[index]} has {lengths[index]} tokens, but '{model.name}' reads at most"
+            f" {limit}",
             options=[Option("truncate", True, "cut prompts at the limit")],
             remedy="shorten it",
         )
     for index in np.flatnonzero(block.kept_counts("content") == 0).tolist():
         raise PromptError(
-            f"prompt '{prompts[index].id}' ({prompts[index].text!r}) has only special tokens, or"
-            f" only characters that the tokenizer of '{model.name}' drops",
+            f"{prompts[index]} has only special tokens, or only characters that the tokenizer of"
+            f" '{model.name}' drops",
             remedy="change its text",
         )
     return block
+
+
+def _refuse_unembedded(
+    model: Model,
+    prompts: Sequence[Prompt],
+    ids: NDArray[np.int32],
+    lengths: NDArray[np.int64],
+) -> None:
+    """Raise PromptError if a token has no embedding, such as one added to the tokenizer alone."""
+    size = model.checkpoint.config["vocab_size"]
+    for position in np.flatnonzero(ids >= size)[:1].tolist():
+        index = int(np.searchsorted(np.cumsum(lengths), position, side="right"))
+        id = int(ids[position])
+        raise PromptError(
+            f"{prompts[index]} contains the token {model.vocabulary.texts[id]!r} with id {id}, but"
+            f" '{model.name}' has embeddings for the ids below {size}",
+            remedy="resize the model's embeddings, or change the text",
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +139,7 @@ def batches(
     token_rule: TokenRule,
     budget: TokenBudget,
     shuffle: int | None = None,
+    tile: int | None = None,
 ) -> Iterator[Batch]:
     """Yield batches of prompts of similar length, the longest first.
 
@@ -124,9 +149,12 @@ def batches(
         token_rule: rule on which tokens count, `content` or `all`.
         budget: token budget per batch, padding included; a longer prompt is a batch of its own.
         shuffle: seed of a random grouping of the prompts; by default they are grouped by length.
+        tile: number of tokens, a power of two, to which batches are padded as `padded_widths` does;
+            by default that which suits the model's device and number format.
     """
-    lengths = block.lengths
-    order = np.argsort(-lengths, kind="stable")
+    tile = tile_rows(model.device.type, model.dtype) if tile is None else tile
+    widths = padded_widths(block.lengths, tile)
+    order = np.argsort(-block.lengths, kind="stable")
     if shuffle is not None:
         order = np.random.default_rng(shuffle).permutation(len(block))
     kept = block.kept(token_rule)
@@ -135,17 +163,39 @@ def batches(
     while start < len(order):
         # no more prompts can fit, as each has at least one token
         candidates = order[start : start + budget()]
-        longest = np.maximum.accumulate(lengths[candidates])
-        padded = longest * np.arange(1, len(candidates) + 1)
+        widest = np.maximum.accumulate(widths[candidates])
+        padded = widest * np.arange(1, len(candidates) + 1)
         size = max(1, int(np.searchsorted(padded, budget(), side="right")))
-        yield _batch(model, block, candidates[:size], kept, ranks)
+        yield _batch(model, block, candidates[:size], int(widest[size - 1]), kept, ranks)
         start += size
+
+
+def padded_widths(lengths: NDArray[np.int64], tile: int) -> NDArray[np.int64]:
+    """Return the width of a batch for each length of its longest prompt, in tokens.
+
+    The width is a multiple of `tile` or, where that is more than a third wider than the prompt, of
+    the largest smaller power of two that is not.
+
+    >>> padded_widths(np.array([70, 33, 3]), tile=16)
+    array([80, 40,  4])
+
+    Args:
+        lengths: lengths of prompts.
+        tile: power of two; 1 adds no padding.
+    """
+    widths, multiple = lengths, 2
+    while multiple <= tile:
+        rounded = -(-lengths // multiple) * multiple
+        widths = np.where(3 * rounded <= 4 * lengths, rounded, widths)
+        multiple *= 2
+    return widths
 
 
 def _batch(
     model: Model,
     block: TokenBlock,
     members: NDArray[np.int64],
+    width: int,
     kept: NDArray[np.bool_],
     ranks: NDArray[np.int64],
 ) -> Batch:
@@ -155,13 +205,13 @@ def _batch(
         model: model that determines the device and the padding side.
         block: tokens of all prompts.
         members: positions of the batch's prompts in the block.
+        width: tokens per prompt, padding included.
         kept: (tokens of the block,), true at the tokens that count.
         ranks: (tokens of the block,), position of each token among the tokens that count.
     """
     import torch
 
     lengths = block.lengths[members][:, None]
-    width = int(lengths.max())
     positions = np.arange(width)[None]  # position in the prompt, per column
     if model.padding_side == "left":
         positions = positions - (width - lengths)
