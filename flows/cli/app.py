@@ -19,6 +19,7 @@ class Group(TyperGroup):
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run a command; report its error with the options that this command has."""
         try:
+            prepare_environment()
             return super().invoke(ctx)
         except NeuroscopeError as error:
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
@@ -62,5 +63,4 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line."""
     quick_exit()
-    prepare_environment()
     app()

@@ -4,11 +4,15 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuroscope.reporting.tracking_errors import mlflow_errors, schema_errors
-from neuroscope.reporting.tracking_server import check_reachable, opened_alone
+from neuroscope.reporting.tracking_server import (
+    check_reachable,
+    is_sqlite,
+    opened_alone,
+    sqlite_file,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,13 +55,13 @@ def open_client(uri: str) -> "MlflowClient":
 
 def _check_sqlite(uri: str) -> None:
     """Open an SQLite database once, because MLflow retries for 100 seconds before it fails."""
-    if not uri.startswith("sqlite:"):
+    if not is_sqlite(uri):
         return
     from sqlalchemy import create_engine, text
 
     engine = create_engine(uri, connect_args={"timeout": _LOCK_TIMEOUT})
-    if (file := engine.url.database) and not file.startswith((":", "file:")):
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
+    if file := sqlite_file(uri):
+        file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with engine.connect() as connection:
             connection.execute(text("PRAGMA schema_version"))
