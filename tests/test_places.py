@@ -3,17 +3,23 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
 import pytest
-from mlflow_server import serving_home
+from mlflow import MlflowClient
+from mlflow_server import free_port, serving_home
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from flows.environment import check_prefect, prepare_environment
-from neuroscope.errors import NeuroscopeError
+from flows.processes import Children
+from flows.services import mlflow_service
+from neuroscope.errors import NeuroscopeError, TrackingError
 from neuroscope.home import create_home
 from neuroscope.reporting.tracking import Tracker
-from neuroscope.reporting.tracking_server import SERVER_SETTINGS, server_arguments
+from neuroscope.reporting.tracking_server import SERVER_SETTINGS, server_arguments, tracking_uri
 
 NAMES = ["a#b", "a b", "a&b;c", "a'b\"c", "é日", "a@b:c+d", "$HOME", "a\\b", "~a[b]{c}"]
 REFUSED = ["a?b", "a%20b", "a%", "a\nb", os.fsdecode(b"a\xff")]
@@ -89,3 +95,115 @@ def test_the_serving_command_quotes_paths_for_the_shell(home_named, monkeypatch)
     monkeypatch.setattr(sys, "executable", "/a venv/bin/python")
     arguments = shlex.split(Tracker.connect().serving_command(port=5001))
     assert arguments[len(SERVER_SETTINGS) :] == [sys.executable, *server_arguments(home, 5001)]
+
+
+def home_of(run_id, name="note.txt"):
+    """Return the home in which a run's artifact is."""
+    return Tracker.open().artifact(run_id, name).parents[4]
+
+
+@pytest.fixture
+def recorded(home_named, tmp_path):
+    """Return a home and the id of a run recorded in it."""
+    return home_named("former home"), record(tmp_path)
+
+
+def files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.suffix != ".lock"}
+
+
+def test_a_moved_home_is_read_and_written_in_its_new_place(recorded, tmp_path, monkeypatch, caplog):
+    home, run_id = recorded
+    new_home = home.rename(tmp_path / "new home")
+    home.write_text("")  # the former folder cannot be created again
+    monkeypatch.setenv("NEUROSCOPE_HOME", str(new_home))
+    assert home_of(run_id) == new_home
+    assert [record.levelname for record in caplog.records if record.name == "neuroscope"] == [
+        "WARNING"
+    ]
+    assert home_of(record(tmp_path, "y")) == new_home
+
+
+def test_a_copied_home_leaves_the_original_alone(recorded, tmp_path, monkeypatch):
+    home, run_id = recorded
+    copy = shutil.copytree(home, tmp_path / "a copy")
+    before = files(home)
+    monkeypatch.setenv("NEUROSCOPE_HOME", str(copy))
+    assert home_of(run_id) == copy
+    assert home_of(record(tmp_path, "y")) == copy
+    assert files(home) == before
+    monkeypatch.setenv("NEUROSCOPE_HOME", str(home))
+    assert home_of(run_id) == home
+
+
+def test_models_follow_a_moved_home_and_artifacts_elsewhere_do_not(recorded, tmp_path, monkeypatch):
+    home, run_id = recorded
+    client = MlflowClient(tracking_uri=tracking_uri())
+    experiment = client.get_run(run_id).info.experiment_id
+    model = client.create_logged_model(experiment, name="m", source_run_id=run_id)
+    client.create_registered_model("r")
+    client.create_model_version("r", model.artifact_location)
+    chosen = (tmp_path / "chosen").as_uri()
+    other = client.create_experiment("neuroscope/layers", chosen)
+    new_home = home.rename(tmp_path / "new")
+    monkeypatch.setenv("NEUROSCOPE_HOME", str(new_home))
+    Tracker.connect()
+    client = MlflowClient(tracking_uri=tracking_uri())
+    location = f"{(new_home / 'artifacts').as_uri()}/compare/models/{model.model_id}/artifacts"
+    assert client.get_logged_model(model.model_id).artifact_location == location
+    assert client.get_model_version("r", "1").source == location
+    assert client.get_experiment(other).artifact_location == chosen
+
+
+def test_the_folders_that_a_server_names_follow_a_moved_home(home_named, tmp_path, monkeypatch):
+    home = home_named("former")
+    client = MlflowClient(tracking_uri=tracking_uri())
+    folder = home / "artifacts"
+    client.create_experiment("neuroscope/compare", (folder / "1").as_uri())
+    own = client.create_experiment("the user's own", (folder / "2").as_uri())
+    run_id = record(tmp_path)
+    new_home = home.rename(tmp_path / "new")
+    monkeypatch.setenv("NEUROSCOPE_HOME", str(new_home))
+    mlflow_service(free_port()).prepare(Children(tmp_path / "logs", os.environ, limit=60))
+    client = MlflowClient(tracking_uri=tracking_uri())
+    assert client.get_run(run_id).info.artifact_uri.startswith(new_home.as_uri())
+    assert client.get_experiment(own).artifact_location == (new_home / "artifacts" / "2").as_uri()
+
+
+def test_a_database_without_its_artifacts_keeps_those_of_the_former_home(
+    recorded, home_named, monkeypatch
+):
+    home, run_id = recorded
+    other = home_named("other")
+    shutil.copy(home / "mlflow.db", other)
+    assert home_of(run_id) == home
+
+
+def test_a_link_to_a_home_is_no_other_home(recorded, tmp_path, monkeypatch):
+    home, run_id = recorded
+    link = tmp_path / "link"
+    link.symlink_to(home)
+    monkeypatch.setenv("NEUROSCOPE_HOME", str(link))
+    assert home_of(run_id) == home
+
+
+@pytest.fixture
+def read_only():
+    """Return a function after whose call no SQLite database can be written."""
+
+    def refuse_writes(connection, *_):
+        connection.execute("PRAGMA query_only = ON")
+
+    yield lambda: event.listen(Engine, "connect", refuse_writes)
+    event.remove(Engine, "connect", refuse_writes)
+
+
+def test_a_moved_home_whose_database_is_read_only_is_refused(
+    recorded, tmp_path, monkeypatch, read_only
+):
+    home, _ = recorded
+    new_home = home.rename(tmp_path / "new")
+    monkeypatch.setenv("NEUROSCOPE_HOME", str(new_home))
+    read_only()
+    with pytest.raises(TrackingError, match=rf"{new_home}.*read-only.*NEUROSCOPE_HOME"):
+        Tracker.connect()

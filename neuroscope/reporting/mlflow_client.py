@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from neuroscope.reporting.moved_home import follow_home
 from neuroscope.reporting.tracking_errors import mlflow_errors, schema_errors
 from neuroscope.reporting.tracking_server import (
+    DATABASE_TIMEOUT,
     check_reachable,
     is_sqlite,
     opened_alone,
@@ -24,11 +26,12 @@ _SETTINGS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 """Environment variables of MLflow, set unless the user has set them."""
-_LOCK_TIMEOUT = 20  # seconds to wait while another process holds the database, as in MLflow
 
 
 def open_client(uri: str) -> "MlflowClient":
     """Connect to a server or database; create the tables of a new database.
+
+    In a home that was moved or copied, the addresses of the artifacts are corrected.
 
     Args:
         uri: address of the server or database.
@@ -48,6 +51,7 @@ def open_client(uri: str) -> "MlflowClient":
         with schema_errors(uri):
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
+        follow_home(uri)
     # this logger repeats each error that is raised, with its traceback
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return client
@@ -59,7 +63,7 @@ def _check_sqlite(uri: str) -> None:
         return
     from sqlalchemy import create_engine, text
 
-    engine = create_engine(uri, connect_args={"timeout": _LOCK_TIMEOUT})
+    engine = create_engine(uri, connect_args={"timeout": DATABASE_TIMEOUT})
     if file := sqlite_file(uri):
         file.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -10,6 +10,8 @@ from neuroscope.errors import TrackingError
 from neuroscope.home import create_home, home
 
 _TIMEOUT = 10  # seconds in which a server must respond
+DATABASE_TIMEOUT = 20
+"""Seconds to wait while another process holds the SQLite database, as in MLflow."""
 
 SERVER_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
