@@ -38,9 +38,9 @@ def _write_log(error: Exception) -> Path:
     trace = "".join(traceback.format_exception(error))
     text = redacted(f"{' '.join(sys.argv)}\n{versions}\n\n{trace}")
     name = f"error-{datetime.datetime.now():%Y-%m-%d-%H%M%S}-{os.getpid()}.log"
-    for folder_of in (lambda: home() / "logs", lambda: Path(tempfile.gettempdir())):
+    for in_home in (True, False):
         try:
-            folder = folder_of()
+            folder = home() / "logs" if in_home else Path(tempfile.gettempdir())
             folder.mkdir(parents=True, exist_ok=True)
             file = folder / f"neuroscope-{name}"
             file.write_text(text, encoding="utf-8", errors="backslashreplace")
