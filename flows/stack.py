@@ -12,6 +12,7 @@ from flows import signals
 from flows.environment import NO_TELEMETRY
 from flows.prefect_server import PrefectServer
 from flows.processes import Children, check_alone, check_ports, end
+from flows.running_stack import recorded_servers
 from flows.services import HOST, WORKER, address, services
 from neuroscope.home import create_home, home
 
@@ -50,8 +51,8 @@ def up(
     Raises:
         StackError: a port is in use, or a service does not start or has ended.
     """
-    with Stack(ports, say=say) as stack:
-        on_ready(stack.addresses())
+    with Stack(ports, say=say) as stack, recorded_servers((ready := stack.addresses()).servers):
+        on_ready(ready)
         stack.wait()
 
 
