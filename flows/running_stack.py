@@ -17,7 +17,7 @@ def recorded_servers(servers: Mapping[str, str]) -> Iterator[None]:
     """Record the servers of this process in the home folder for the duration of the block.
 
     >>> with recorded_servers({"MLflow": "http://127.0.0.1:5000"}):
-    ...     running_mlflow()
+    ...     mlflow_port()
 
     Args:
         servers: display name of each server, such as MLflow -> its address.
@@ -32,25 +32,30 @@ def recorded_servers(servers: Mapping[str, str]) -> Iterator[None]:
         _path().unlink(missing_ok=True)
 
 
-def running_mlflow() -> str | None:
-    """Return the address of the MLflow server of this home folder; None if none responds."""
+def mlflow_port() -> int | None:
+    """Return the port of the MLflow server of this home folder; None if none responds."""
     from neuroscope.reporting.run_owner import is_gone
 
     try:
         record = json.loads(_path().read_text(encoding="utf-8"))
-        address = str(record["servers"]["MLflow"])
+        port = urlsplit(record["servers"]["MLflow"]).port
         gone = is_gone(str(record["process"]))
-    except (OSError, ValueError, LookupError, TypeError):  # missing, or damaged by a crash
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ):  # missing, or damaged by a crash
         return None
-    return None if gone or not _responds(address) else address
+    return port if port and not gone and _responds(port) else None
 
 
-def _responds(address: str) -> bool:
-    """Return whether something accepts connections at an address."""
+def _responds(port: int) -> bool:
+    """Return whether a server on this machine accepts connections at a port."""
     try:
-        server = urlsplit(address)
-        socket.create_connection((server.hostname, server.port), _RESPONSE_TIME).close()
-    except (OSError, ValueError):
+        socket.create_connection(("127.0.0.1", port), _RESPONSE_TIME).close()
+    except OSError:
         return False
     return True
 

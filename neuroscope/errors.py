@@ -83,6 +83,8 @@ class NeuroscopeError(Exception):
         self.problem = problem
         self.options = tuple(options)
         self.remedy = remedy
+        self.keys: tuple[str | int, ...] = ()
+        """Keys of the setting of an experiment that is at fault, such as `("models", 1)`."""
 
     def __str__(self) -> str:
         return self.message(lambda option: option.in_python)
