@@ -29,6 +29,11 @@ FIGURES = {
         "by_layer.png": "engineer_by_layer.png",
         "difference_resid_post.2_1.png": "engineer_difference.png",
     },
+    "experiments/animals.yaml": {
+        "by_layer.png": "animals_by_layer.png",
+        "difference_resid_post.2_0.png": "animals_difference.png",
+        "prompts_resid_post.2.png": "animals_prompts.png",
+    },
     "experiments/layers.yaml": {
         "reading_by_layer.png": "layers_reading.png",
         "cka.png": "layers_cka.png",
@@ -36,22 +41,28 @@ FIGURES = {
     },
 }
 """Experiment -> its figures, each with its name in the documentation."""
+ANIMALS = [f"The {word} is on the mat." for word in ("cat", "dog", "king", "car")]
+"""Prompts of experiments/animals.yaml."""
 CHARTS = "^depth/(anisotropy|effective_rank|token_accuracy)$"
 """Charts in the picture of MLflow."""
 PORTS = {"mlflow": 5055, "prefect": 4255}
 
 
 def neuroscope(*arguments: str | Path) -> dict[str, Any]:
-    """Run a command of neuroscope; return the entry of its first run."""
+    """Run a command of neuroscope; return its JSON document."""
     command = [sys.executable, "-m", "flows.cli", *map(str, arguments), "--json"]
     process = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, check=True)
-    entry: dict[str, Any] = json.loads(process.stdout)["runs"][0]
-    return entry
+    document: dict[str, Any] = json.loads(process.stdout)
+    return document
 
 
-def copy_figures(experiment: str, names: dict[str, str], scratch: Path) -> None:
-    """Run an experiment and copy some of its figures to the documentation."""
-    run = neuroscope("run", experiment)["run_id"]
+def options_of(models: Sequence[str | Path]) -> list[str | Path]:
+    """Return the options that name models."""
+    return [option for model in models for option in ("--model", model)]
+
+
+def copy_figures(run: str, names: dict[str, str], scratch: Path) -> None:
+    """Copy some figures of a run to the documentation."""
     plots = MlflowClient(tracking_uri()).download_artifacts(run, "plots", str(scratch))
     for name, image in names.items():
         shutil.copyfile(Path(plots) / name, IMAGES / image)
@@ -68,8 +79,8 @@ def first_layers(count: int, folder: Path) -> Path:
 
 def picture_mlflow(models: Sequence[str | Path], image: Path) -> None:
     """Study models of different depth; save a picture of their charts in MLflow."""
-    options = [option for model in models for option in ("--model", model)]
-    run = neuroscope("layers", "experiments/topics.csv", *options)["run_id"]
+    document = neuroscope("layers", "experiments/topics.csv", *options_of(models))
+    run = document["runs"][0]["run_id"]
     experiment = MlflowClient(tracking_uri()).get_run(run).info.experiment_id
     # the overview of both models has no metrics
     query = urlencode({"compareRunsMode": "CHART", "searchFilter": "metrics.`depth/norm` > 0"})
@@ -91,9 +102,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["NEUROSCOPE_HOME"] = str(Path(scratch) / "home")
         small = first_layers(3, Path(scratch) / "minilm-3-layers")
-        picture_mlflow(["minilm", small], IMAGES / "layers_mlflow.png")
+        models = ["minilm", small]
+        picture_mlflow(models, IMAGES / "layers_mlflow.png")
         for experiment, names in FIGURES.items():
-            copy_figures(experiment, names, Path(scratch))
+            run = neuroscope("run", experiment)["runs"][0]["run_id"]
+            copy_figures(run, names, Path(scratch))
+        overview = neuroscope("compare", *ANIMALS, *options_of(models))["overview"]["run_id"]
+        copy_figures(overview, {"models_by_layer.png": "animals_models.png"}, Path(scratch))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -21,6 +21,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from flows.output import result_stream
 from flows.running_stack import mlflow_port
 from flows.stack import StackAddresses
 from neuroscope.files import size_text
@@ -28,16 +29,24 @@ from neuroscope.home import home
 from neuroscope.json_text import json_text
 from neuroscope.labels import distinct_labels
 from neuroscope.progress import Progress
+from neuroscope.redaction import redacted
 from neuroscope.reporting.tables import Section, Table
 
 if TYPE_CHECKING:
-    from neuroscope.experiment import Experiment
     from neuroscope.reporting.tracking import Tracker
     from neuroscope.studies.store.store import StoredActivations
     from neuroscope.studies.study import Findings, Results, Study
 
+
+class _Results:
+    """Current stream for results, as a file for a console."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(result_stream(), name)
+
+
 errors = Console(stderr=True)
-output = Console()
+output = Console(file=cast(IO[str], _Results()))
 
 _LONGEST_LINE = 10_000  # characters
 _SECONDS_PER_LINE = 30
@@ -125,7 +134,7 @@ def show_log() -> Iterator[None]:
 
     class Printer(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            print_on(errors, record.getMessage())
+            print_on(errors, redacted(record.getMessage()))
 
     log, printer = logging.getLogger("neuroscope"), Printer()
     level = log.level
@@ -140,7 +149,6 @@ def show_log() -> Iterator[None]:
 
 def show_results(
     study: "Study[Any, Any]",
-    experiment: "Experiment",
     results: "Results[Any]",
     tracker: "Tracker | None",
     *,
@@ -151,12 +159,12 @@ def show_results(
 
     port = mlflow_port()
     if json:
-        print(json_text(results_document(results, tracker, port=port or 5000)))
+        print_json(results_document(results, tracker, port=port or 5000))
         return
     for index, result in enumerate(results):
         if index:
             print_text("")
-        show_table(study.summary(experiment, result))
+        show_table(study.summary(result))
         _show_notes(result.notes)
     if results.overview:
         _show_findings(results.overview)
@@ -257,7 +265,7 @@ def show_extraction(stored: "StoredActivations", seconds: float, *, json: bool) 
             "nonfinite": dict(manifest.nonfinite),
             "seconds": round(seconds, 3),
         }
-        print(json_text(document))
+        print_json(document)
         return
     reused = manifest.prompts - stored.computed
     lines = [
@@ -288,6 +296,11 @@ def show_addresses(addresses: StackAddresses) -> None:
         "Ctrl-C stops everything.",
     ]
     print_text("\n".join(lines))
+
+
+def print_json(document: Any) -> None:
+    """Print the one JSON document of a command on stdout."""
+    print(json_text(document), file=result_stream())
 
 
 def print_text(text: str) -> None:

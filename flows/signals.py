@@ -7,13 +7,13 @@ import contextlib
 import contextvars
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from types import FrameType
 from typing import Any, NoReturn
 
+from flows.output import results_only
 from neuroscope.errors import NeuroscopeError
 from neuroscope.progress import Progress
 
@@ -49,7 +49,7 @@ def interruptible(kept: str | Callable[[], str]) -> Iterator[None]:
     _received.clear()
     _active = True
     try:
-        with _handling(_raise):
+        with _handling(_raise), results_only():
             yield
     except NeuroscopeError:
         raise  # it is reported with its own message
@@ -61,8 +61,6 @@ def interruptible(kept: str | Callable[[], str]) -> Iterator[None]:
     finally:
         _active = False
     if _received:
-        with contextlib.suppress(OSError):  # the reader of a pipe may be gone
-            sys.stdout.flush()
         _leave(f"interrupted; {kept if isinstance(kept, str) else kept()}")
 
 

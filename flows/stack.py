@@ -19,6 +19,8 @@ from neuroscope.home import create_home, home
 REPOSITORY = Path(__file__).absolute().parent.parent
 PORTS = {"mlflow": 5000, "prefect": 4200}
 """Name of each server -> its default port."""
+FLOWS_AT_ONCE = 2
+"""Default number of flows that run at once; each holds a model in memory."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class StackAddresses:
     servers: dict[str, str]
     """Display name of each server, such as MLflow -> its address."""
     deployments: dict[str, str]
-    """Name of each deployment -> address of the page with the button to run it."""
+    """Name of each deployment -> address of the form that runs it."""
     variables: dict[str, str]
     """Environment variables that another terminal needs to use these servers."""
     logs: Path
@@ -38,6 +40,7 @@ class StackAddresses:
 def up(
     ports: Mapping[str, int] = PORTS,
     *,
+    flows_at_once: int = FLOWS_AT_ONCE,
     on_ready: Callable[[StackAddresses], None],
     say: Callable[[str], None] = lambda message: None,
 ) -> NoReturn:
@@ -45,15 +48,18 @@ def up(
 
     Args:
         ports: name of each server -> its port on 127.0.0.1.
+        flows_at_once: maximum number of flows that run at once.
         on_ready: function that is called once, when all services are ready.
         say: function that is called with a message at each stage.
 
     Raises:
         StackError: a port is in use, or a service does not start or has ended.
     """
-    with Stack(ports, say=say) as stack, recorded_servers((ready := stack.addresses()).servers):
-        on_ready(ready)
-        stack.wait()
+    with Stack(ports, flows_at_once=flows_at_once, say=say) as stack:
+        addresses = stack.addresses()
+        with recorded_servers(addresses.servers):
+            on_ready(addresses)
+            stack.wait()
 
 
 class Stack:
@@ -71,6 +77,7 @@ class Stack:
         self,
         ports: Mapping[str, int] = PORTS,
         *,
+        flows_at_once: int = FLOWS_AT_ONCE,
         say: Callable[[str], None] = lambda message: None,
         folder: Path = REPOSITORY,
         limit: float = 180,
@@ -79,11 +86,13 @@ class Stack:
 
         Args:
             ports: name of each server -> its port on 127.0.0.1.
+            flows_at_once: maximum number of flows that run at once.
             say: function that is called with a message at each stage.
             folder: folder of prefect.yaml.
             limit: seconds that each service may take to start.
         """
         self._ports = ports
+        self._flows_at_once = flows_at_once
         self._say = say
         self._folder = folder
         self._logs = home() / "logs"
@@ -92,7 +101,7 @@ class Stack:
 
     def __enter__(self) -> Self:
         create_home()
-        self._services = services(self._ports, self._variables, self._folder)
+        self._services = services(self._ports, self._variables, self._folder, self._flows_at_once)
         check_alone("NEUROSCOPE_HOME", str(home()))
         check_ports(self._ports)
         try:
@@ -176,6 +185,7 @@ def stack_environment(mlflow: str, prefect: str) -> dict[str, str]:
         "PREFECT_API_URL": f"{prefect}/api",
         "PREFECT_SERVER_UI_API_URL": f"{prefect}/api",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",  # each V2 page sends a request to another host
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
         "PREFECT_WORKER_QUERY_SECONDS": "2",  # otherwise a run waits up to ten seconds
         # otherwise SQLite records task runs many seconds late

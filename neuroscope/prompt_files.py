@@ -13,6 +13,7 @@ from typing import Any
 
 from neuroscope.errors import Option, PromptError
 from neuroscope.files import absolute
+from neuroscope.labels import short_repr
 from neuroscope.prompts import Prompt, PromptCheck, PromptSet, digest_of
 from neuroscope.text_files import filled_lines, lines_of
 
@@ -89,6 +90,9 @@ class PromptFile:
 
         digest = digest_of(counted())
         return cls(path, count, characters, digest, columns.text, columns.labels)
+
+    def __repr__(self) -> str:
+        return short_repr(self, f"{self.count:,} prompts, {self.path.name!r}")
 
     def __len__(self) -> int:
         return self.count

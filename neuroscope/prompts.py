@@ -9,6 +9,7 @@ from os import PathLike
 from typing import Protocol
 
 from neuroscope.errors import PromptError
+from neuroscope.labels import short_repr, shortened
 
 _EXCERPT = 60  # characters
 
@@ -24,17 +25,21 @@ class Prompt:
     text: str
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     position: str = field(default="", compare=False, repr=False)
-    """Position in the file of prompts, such as `line 3`; empty for other prompts."""
+    """Position in a file or list, such as `line 3` or `number 3`; may be empty."""
 
     def __str__(self) -> str:
-        """Return the id, the position and the start of the text, for messages.
+        """Return the start of the text, the id and the position, for messages.
 
-        >>> str(Prompt("17", "Stocks fell on Monday."))
-        "prompt '17' ('Stocks fell on Monday.')"
+        An id that is only a number is omitted: prompts without one are numbered.
+
+        >>> str(Prompt("news-17", "Stocks fell on Monday."))
+        "prompt 'Stocks fell on Monday.' (id 'news-17')"
         """
         line = " ".join(self.text.split())
-        text = repr(line if len(line) <= _EXCERPT else line[: _EXCERPT - 1] + "…")
-        return f"prompt {self.id!r} ({', '.join(filter(None, (self.position, text)))})"
+        text = repr(shortened(line, _EXCERPT))
+        id = "" if self.id.isdigit() else f"id {self.id!r}"
+        details = ", ".join(filter(None, (id, self.position)))
+        return f"prompt {text} ({details})" if details else f"prompt {text}"
 
 
 class Prompts(Protocol):
@@ -81,9 +86,8 @@ class PromptSet:
             check(prompt)
 
     def __repr__(self) -> str:
-        texts = ", ".join(repr(prompt.text) for prompt in self.prompts[:3])
-        more = f", ... {len(self):,} in all" if len(self) > 3 else ""
-        return f"PromptSet({texts}{more})"
+        texts = ", ".join(repr(shortened(prompt.text, _EXCERPT)) for prompt in self.prompts[:3])
+        return short_repr(self, f"{len(self):,} prompts: {texts}{', …' * (len(self) > 3)}")
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -132,7 +136,7 @@ def _prompt(index: int, item: object) -> Prompt:
     if isinstance(item, Prompt):
         return item
     if isinstance(item, str):
-        return Prompt(str(index), item)
+        return Prompt(str(index), item, position=f"number {index + 1}")
     raise PromptError(f"prompt {index} is {item!r}, not text", remedy="give a text or a Prompt")
 
 
@@ -167,7 +171,7 @@ class PromptCheck:
                 return f"contains {fault}", "fix the source of the text"
         if prompt.id in self._ids:
             remedy = "give each its own id; prompts without one are numbered from 0"
-            return "has the id of an earlier prompt", remedy
+            return f"has the id {prompt.id!r} of an earlier prompt", remedy
         return None
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import FAMILIES, assert_equal, hook_count
+from models import FAMILIES, assert_equal, hook_count, make_model
 
 from neuroscope.errors import NeuroscopeError, PromptError, ResourceError
-from neuroscope.extraction.batching import batches, tokenise
+from neuroscope.extraction import batching
+from neuroscope.extraction.batching import batches, padded_widths, tokenise
 from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.extract import extract, record
 from neuroscope.extraction.models import load_model
@@ -47,7 +48,7 @@ def test_tokens_equal_those_of_hugging_face(model):
 
 def test_a_prompt_over_the_limit_is_refused_or_truncated(model):
     long = " ".join(["cat"] * 80)
-    with pytest.raises(PromptError, match=r"'1' .*\b64\b") as raised:
+    with pytest.raises(PromptError, match=r"number 2\b.*\b64\b") as raised:
         extract(model, ["a dog", long])
     assert [option.in_python for option in raised.value.options] == ["truncate=True"]
     assert len(extract(model, ["a dog", long], truncate=True).tokens[1]) == 64
@@ -72,13 +73,21 @@ def test_batches_hold_every_prompt_once_within_the_budget(model, shuffle, budget
         assert longest * (len(batch.members) + 1) > budget
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 60))
-def test_a_batch_is_as_large_as_its_longest_prompt_allows(model_of_words, lengths, budget):
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=30),
+    st.integers(1, 90),
+    st.sampled_from([1, 4, 16]),
+)
+def test_a_batch_is_as_large_as_its_longest_prompt_allows(model_of_words, lengths, budget, tile):
     block = block_of(model_of_words, [" ".join(["cat"] * length) for length in lengths])
-    all_batches = batches(model_of_words, block, token_rule="all", budget=TokenBudget(budget))
+    all_batches = batches(
+        model_of_words, block, token_rule="all", budget=TokenBudget(budget), tile=tile
+    )
     rest = np.argsort(-block.lengths, kind="stable")
     for batch in all_batches:
-        size = max(1, budget // int(block.lengths[rest[0]]))
+        width = int(padded_widths(block.lengths[rest[0]], tile))
+        assert batch.ids.shape[1] == width
+        size = max(1, budget // width)
         np.testing.assert_array_equal(batch.members, rest[:size])
         rest = rest[size:]
     assert len(rest) == 0
@@ -87,6 +96,31 @@ def test_a_batch_is_as_large_as_its_longest_prompt_allows(model_of_words, length
 @pytest.fixture(scope="module")
 def model_of_words(family_folder):
     return load_model(str(family_folder("bert")))
+
+
+@pytest.mark.parametrize("tile", [1, 2, 4, 8, 16])
+def test_widths_are_multiples_that_add_at_most_a_third(tile):
+    lengths = np.arange(1, 600)
+    widths = padded_widths(lengths, tile)
+    assert np.all(widths >= lengths) and np.all(3 * widths <= 4 * lengths)
+    assert np.all(widths[3 * tile :] % tile == 0)
+    assert np.all(np.diff(widths) >= 0)  # so the longest prompt of a batch determines its width
+
+
+@pytest.mark.parametrize("padding_side", ["right", "left"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_beyond_the_token_limit_leaves_values_unchanged(
+    family, padding_side, tmp_path, monkeypatch
+):
+    limit = {"gpt2": {"n_positions": 30}, "roberta": {"max_position_embeddings": 32}}
+    config = limit.get(family, {"max_position_embeddings": 30})
+    model = load_model(str(make_model(family, tmp_path, **config)), padding_side=padding_side)
+    prompts = [*PROMPTS, " ".join(["cat"] * 28)]
+    expected = extract(model, prompts, LAYER_COMPONENTS, **ALL)
+    monkeypatch.setattr(batching, "tile_rows", lambda device, dtype: 16)
+    padded = extract(model, prompts, LAYER_COMPONENTS, **ALL)
+    assert_equal(padded, expected, atol=5e-5)
+    assert_equal(extract(model, prompts, LAYER_COMPONENTS, **ALL), padded)
 
 
 def test_the_seed_determines_how_prompts_are_grouped(model):

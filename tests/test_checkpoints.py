@@ -135,6 +135,18 @@ def test_the_cache_is_used_if_the_hub_refuses_connections(folder, cache, hub):
         find_checkpoint("someone/nothing")
 
 
+@pytest.mark.parametrize("kept", [[], ["config.json"]], ids=["alone", "with config.json"])
+def test_an_adapter_on_the_hub_is_refused_with_its_base_model(kept, folder, cache, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "big/model"}')
+    for name in kept:
+        shutil.copy(folder / name, adapter)
+    hub_cache(adapter, cache)
+    with pytest.raises(ModelError, match=r"'someone/tiny'.*adapter.*'big/model'"):
+        find_checkpoint("someone/tiny")
+
+
 def test_an_unknown_architecture_is_refused(family_folder, folder):
     copy_with_config(family_folder("llama"), folder, model_type="mamba")
     with pytest.raises(ModelError, match=r"'mamba'.*bert, roberta"):

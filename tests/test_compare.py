@@ -127,32 +127,26 @@ def test_every_run_tells_its_model_prompts_source_and_finding(recorded):
         strict=True,
     ):
         assert run.inputs.dataset_inputs[0].dataset.name == "engineer"
-        assert run.data.tags["mlflow.source.name"] == "compare resid_post"
+        assert run.data.tags["mlflow.source.name"] == "resid_post compare"
         assert run.data.tags["mlflow.user"]
         description = run.data.tags["mlflow.note.content"]
         assert description.startswith(plain_markdown(finding)) and description.endswith("\n\nwhy")
         assert f"{run.info.run_id}/artifacts/report.html" in description
-        models = [client.get_logged_model(output.model_id) for output in run.outputs.model_outputs]
+        models = [client.get_logged_model(model.model_id) for model in run.inputs.model_inputs]
         names = run.data.params["model"].split(", ")
         assert sorted(model.name for model in models) == sorted(names)
 
 
-def test_a_model_is_recorded_once_and_again_when_its_files_change(family_folder, database):
-    tracker = Tracker.open()
-    folder = family_folder("bert")
-    client = MlflowClient(tracking_uri=tracker.uri)
-
-    def model_id():
-        run = client.get_run(run_comparison(experiment_for(folder), tracker)[0].run_id)
-        (output,) = run.outputs.model_outputs
-        return output.model_id
-
-    first = model_id()
-    assert model_id() == first
-    (folder / "tokenizer_config.json").write_text(
-        (folder / "tokenizer_config.json").read_text() + " "
-    )
-    assert model_id() != first
+def test_a_model_has_the_summary_of_its_run_on_these_prompts(recorded):
+    comparisons, client = recorded
+    run = client.get_run(comparisons[0].run_id)
+    model = client.get_logged_model(run.inputs.model_inputs[0].model_id)
+    assert model.source_run_id == run.info.run_id and model.status == "READY"
+    assert model.tags["neuroscope.model_sha"] == run.data.tags["neuroscope.model_sha"]
+    assert model.params["model"] == comparisons[0].model
+    values = {metric.key: (metric.value, metric.dataset_name) for metric in model.metrics}
+    expected = run.data.metrics["summary/span_cosine_z_mean"]
+    assert len(values) == 3 and values["summary/span_cosine_z_mean"] == (expected, "engineer")
 
 
 def test_metrics_are_means_over_pairs_with_the_layer_as_step(recorded):
@@ -382,7 +376,7 @@ def test_a_prompt_over_the_limit_leaves_a_failed_run_that_says_why(family_folder
     with pytest.raises(PromptError, match=r"\b64\b") as raised:
         run_comparison(experiment_for(family_folder("bert"), prompts=long), tracker)
     (run,) = all_runs(MlflowClient(tracking_uri=tracker.uri))
-    assert run.info.status == "FAILED" and run.outputs.model_outputs
+    assert run.info.status == "FAILED"
     assert run.data.tags["neuroscope.error"] == str(raised.value)
     assert run.data.tags["mlflow.note.content"].startswith("Failed: ")
 

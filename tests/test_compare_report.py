@@ -13,7 +13,6 @@ from neuroscope.align import VIEWS
 from neuroscope.labels import pair_labels
 from neuroscope.reporting.page import Page, PageFigure, render_page
 from neuroscope.reporting.tables import NO_VALUE
-from neuroscope.studies.compare.experiment import compare_experiment
 from neuroscope.studies.compare.published import PublishedCheck, PublishedChecks
 from neuroscope.studies.compare.result import Comparison, ComparisonRow, PairTokens
 from neuroscope.studies.compare.tables import layers_table, summary_table
@@ -24,7 +23,6 @@ MAN, WOMAN, CAT = "The engineer is a man.", "The engineer is a woman.", "The cat
 HOSTILE = """<script>alert("1")</script> & '"><img src=http://evil.example/x onerror=y>"""
 OTHER_HOSTILE = HOSTILE.replace("alert", "prompt")
 LINKS = {"run": "http://127.0.0.1:5000/#/runs/1?a=1&b=2", "docs": "https://example.org/"}
-EXPERIMENT = compare_experiment(["tiny"], {"texts": [MAN, WOMAN]})
 
 
 def row(layer, a, b, view, cosine):
@@ -81,7 +79,7 @@ def html_of(result=None, *, page=None, **parts):
     shown = {
         "comparison": result,
         "labels": pair_labels(result.text_pairs),
-        "summary": summary_table(EXPERIMENT, result),
+        "summary": summary_table(result),
         "layers": {layer: layers_table(result, [layer]) for layer in result.layers},
         "causal": False,
         "tokens": tokens_of(result),
@@ -160,7 +158,7 @@ def test_a_check_without_a_value_shows_a_dash():
 
 
 def test_the_summary_of_one_pair_shows_metrics_by_layer_and_explains_each_view():
-    table = summary_table(EXPERIMENT, comparison(pairs=((MAN, WOMAN),)))
+    table = summary_table(comparison(pairs=((MAN, WOMAN),)))
     assert [section.title.partition(":")[0] for section in table.sections] == [
         *("replaced words (span)", "shared words (context)", "all tokens (aligned)")
     ]
@@ -172,7 +170,7 @@ def test_the_summary_of_one_pair_shows_metrics_by_layer_and_explains_each_view()
 
 
 def test_the_summary_of_several_pairs_shows_the_standardised_cosine_of_each():
-    table = summary_table(EXPERIMENT, comparison())
+    table = summary_table(comparison())
     assert [column.heading for column in table.columns] == ["pair", "layer 0", "layer 2"]
     assert [row[0] for row in table.sections[0].rows] == [
         *("man vs woman", "engineer is a man vs cat sleeps")
@@ -190,7 +188,7 @@ def test_the_summary_of_many_pairs_shows_the_extremes():
         for view in VIEWS
     ]
     result = replace(comparison(pairs), rows=tuple(rows), focus=(5,))
-    table = summary_table(EXPERIMENT, result)
+    table = summary_table(result)
     least, most = table.sections
     assert [r[1] for r in least.rows] == pytest.approx([i / 100 + 0.002 for i in range(5)])
     assert [r[1] for r in most.rows] == pytest.approx([i / 100 + 0.002 for i in range(39, 34, -1)])

@@ -212,7 +212,7 @@ def test_a_wrong_value_is_refused_with_its_line_and_the_value(refusal, old, new,
     [
         ("texts: [a cat]", "'a cat'"),
         ("{template: 'a {}', fills: [cat]}", "'a cat'"),
-        ("texts: [a cat, '  ']", "'1' (number 2"),
+        ("texts: [a cat, '  ']", "number 2"),
         ("texts: [a, b, a]", "'a'"),
         ("{template: 'a {}', fills: [x, x]}", "'a x'"),
         ("{template: 'a {}', fills: [x, '']}", "'a {}'"),

@@ -7,7 +7,7 @@ from models import assert_equal, copy_with_config
 from neuroscope.errors import ModelError, NeuroscopeError
 from neuroscope.extraction import hardware, models
 from neuroscope.extraction.extract import extract
-from neuroscope.extraction.hardware import resolve_device, resolve_dtype
+from neuroscope.extraction.hardware import resolve_device, resolve_dtype, tile_rows
 from neuroscope.extraction.models import load_model
 
 PROMPTS = ["the black cat sits on the mat .", "a dog"]
@@ -20,6 +20,20 @@ def test_the_auto_dtype_is_bfloat16_if_the_cpu_multiplies_it(monkeypatch, flag, 
     assert resolve_dtype("auto", "cpu") == dtype
     assert resolve_dtype("float16", "cpu") == "float16"
     assert resolve_dtype("auto", "mps") == "float32"
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "flag", "rows"),
+    [
+        ("cpu", "bfloat16", "amx_bf16", 16),
+        ("cpu", "bfloat16", "avx512_bf16", 1),
+        ("cpu", "float32", "amx_bf16", 1),
+        ("cuda", "bfloat16", "amx_bf16", 1),
+    ],
+)
+def test_batches_are_padded_to_tiles_in_bfloat16_with_amx(monkeypatch, device, dtype, flag, rows):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {flag: True})
+    assert tile_rows(device, dtype) == rows
 
 
 @pytest.mark.parametrize(("fast", "dtype"), [(True, "bfloat16"), (False, "float32")])

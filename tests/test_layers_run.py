@@ -101,7 +101,7 @@ def test_the_json_document_has_one_entry_per_model(experiment_for, client):
     assert [row["layer"] for row in entry["rows"]] == [0, 1]
     assert np.shape(entry["cka"]) == (2, 2)
     assert "NaN" not in json_text(entry)  # even though no probes were run
-    table = summary_table(experiment_for(), results[0])
+    table = summary_table(results[0])
     assert "topic" not in [column.heading for column in table.columns]
 
 

@@ -15,7 +15,6 @@ from prefect.states import Running
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.executor import PrefectExecutor
-from flows.prefect_pages import current_page
 from flows.prefect_server import WORK_POOL, PrefectServer
 from flows.stack import stack_environment
 from neuroscope.errors import PromptError, StackError
@@ -115,7 +114,7 @@ def test_a_deployment_has_a_page_once_it_is_ready(server, deployment):
     deadline = time.monotonic() + 30
     while not (pages := server.deployment_pages()) and time.monotonic() < deadline:
         time.sleep(0.1)  # the server updates the status after its response
-    assert pages == {"compare": f"{server.address}/v2/deployments/deployment/{deployment}"}
+    assert pages == {"compare": f"{server.address}/deployments/deployment/{deployment}/run"}
 
 
 def test_flow_runs_left_open_by_a_killed_worker_are_marked_as_crashed(server, deployment):
@@ -141,19 +140,3 @@ def test_the_profile_of_the_user_is_ignored(tmp_path, monkeypatch):
     command = [sys.executable, "-c", textwrap.dedent(code)]
     process = subprocess.run(command, capture_output=True, text=True, check=True)
     assert process.stdout.split() == ["http://127.0.0.1:9/api/", "False"]
-
-
-@pytest.mark.parametrize(
-    "former, current",
-    [
-        ("http://127.0.0.1:4200/runs/flow-run/1", "http://127.0.0.1:4200/v2/runs/flow-run/1"),
-        ("https://a.org/runs/runs/flow-run/1", "https://a.org/runs/v2/runs/flow-run/1"),
-        ("http://h/deployments/deployment/2", "http://h/v2/deployments/deployment/2"),
-        (
-            "https://app.prefect.cloud/account/a/workspace/w/runs/flow-run/1",
-            "https://app.prefect.cloud/account/a/workspace/w/runs/flow-run/1",
-        ),
-    ],
-)
-def test_addresses_lead_to_the_current_interface(former, current):
-    assert current_page(former) == current

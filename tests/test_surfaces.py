@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 import neuroscope as ns
 from flows import study_flow
-from neuroscope.errors import PromptError
+from neuroscope.errors import Option, PromptError
 from neuroscope.reporting.tracking_server import embedded_database, tracking_uri
 from neuroscope.studies.study import STUDIES, load_experiment
 
@@ -93,7 +93,7 @@ def write_experiment_over_the_limit(path):
 
 
 def test_a_remedy_is_spelled_for_its_surface(run_command, database, tmp_path, monkeypatch):
-    """`truncate` exists on the command line, in a file and in Python, but in no form."""
+    """`truncate` is written in four ways; `attention` is in no form."""
     _, printed = run_command("compare", LONG, "a dog")
     assert "(--truncate)" in printed.err and "truncate=" not in printed.err
     path = write_experiment_over_the_limit(tmp_path / "long.yaml")
@@ -102,12 +102,10 @@ def test_a_remedy_is_spelled_for_its_surface(run_command, database, tmp_path, mo
     monkeypatch.setattr(study_flow, "run_as_flow", run_without_prefect)
     _, printed = run_command("run", path)
     assert "(truncate: true)" in printed.err and "--truncate" not in printed.err
-    monkeypatch.setattr(study_flow, "run_study", run_without_prefect)
     for kind in STUDIES:
-        form = getattr(import_module(f"flows.{kind}"), kind).fn
-        with pytest.raises(PromptError) as raised:
-            study_flow.run_form(load_experiment(path), form)
-        assert "'0'" in str(raised.value) and "truncate" not in str(raised.value)
+        spell = study_flow.form_spelling(getattr(import_module(f"flows.{kind}"), kind).fn)
+        assert spell(Option("truncate", True, "cut prompts")) == "truncate = True"
+        assert spell(Option("attention", "eager", "use another")) is None
 
 
 def test_a_switch_is_spelled_as_the_flag_that_turns_it_off(run_command, tmp_path):

@@ -74,7 +74,7 @@ def test_a_token_without_an_embedding_is_refused(family_folder, tmp_path, family
     with pytest.raises(PromptError) as raised:
         extract(model, ["the cat", "the <extra> cat"], "resid_post", 0)
     problem = raised.value.problem
-    assert all(text in problem for text in ("'1'", "the <extra> cat", "'<extra>'", str(size)))
+    assert all(text in problem for text in ("number 2", "the <extra> cat", "'<extra>'", str(size)))
 
 
 def test_a_vocabulary_may_have_holes(family_folder, tmp_path):

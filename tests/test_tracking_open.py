@@ -18,7 +18,6 @@ from neuroscope.reporting.tracking_server import (
     embedded_database,
     server_arguments,
     tracking_uri,
-    without_password,
 )
 
 
@@ -136,15 +135,3 @@ def test_another_database_is_served_in_place(monkeypatch, tmp_path, database):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
     arguments = shlex.split(Tracker.connect().serving_command())
     assert arguments[arguments.index("--backend-store-uri") + 1] == other
-
-
-@pytest.mark.parametrize(
-    "uri, expected",
-    [
-        ("http://me:pass@host:1/x", "http://me:***@host:1/x"),
-        ("sqlite:////tmp/a@b/c:d.db", "sqlite:////tmp/a@b/c:d.db"),
-        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
-    ],
-)
-def test_passwords_are_hidden(uri, expected):
-    assert without_password(uri) == expected

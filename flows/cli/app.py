@@ -9,7 +9,9 @@ import typer
 from typer.core import TyperGroup
 
 from flows.environment import prepare_environment
+from flows.output import guard_streams
 from flows.startup import quick_exit
+from flows.unforeseen import report_unforeseen
 from neuroscope.errors import NeuroscopeError, Option
 
 
@@ -61,7 +63,22 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; an unforeseen error becomes one sentence and exit code 70."""
+    guard_streams()
     quick_exit()
-    prepare_environment()
-    app()
+    try:
+        prepare_environment()
+        app()
+    except Exception as error:
+        sys.exit(report_unforeseen(error))
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Write what is still buffered; this may fail for the first time here."""
+    try:
+        sys.stdout.flush()
+    except NeuroscopeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -31,6 +31,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Print where the report of a run is; open it in a browser."""
+    from flows.display import print_text
     from neuroscope.reporting.tracking import Tracker
 
     _check_database()
@@ -40,7 +41,7 @@ def report(
     if json:
         _print_document(tracker, found, location)
     else:
-        print(location)
+        print_text(location)
     if open_:
         _open(location)
 
@@ -82,8 +83,8 @@ def _names(run: "RecordedRun") -> tuple[str, ...]:
 
 
 def _print_document(tracker: "Tracker", run: "RecordedRun", location: str) -> None:
+    from flows.display import print_json
     from flows.running_stack import mlflow_port
-    from neuroscope.json_text import json_text
 
     document = {
         "run_id": run.id,
@@ -93,7 +94,7 @@ def _print_document(tracker: "Tracker", run: "RecordedRun", location: str) -> No
         "address": tracker.address(run.id, port=mlflow_port() or 5000),
         "report": location,
     }
-    print(json_text(document))
+    print_json(document)
 
 
 def _open(location: str) -> None:

@@ -61,4 +61,4 @@ def _run(experiment: "Experiment", file: Path, *, json: bool) -> None:
         from flows.study_flow import run_as_flow
 
         results = run_as_flow(experiment, file, watched(progress))
-    show_results(study, experiment, results, Tracker.open(), json=json)
+    show_results(study, results, Tracker.open(), json=json)

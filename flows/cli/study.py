@@ -42,7 +42,7 @@ def run_study(
             with deferred():
                 tracker = Tracker.open() if record else None
                 results = study.run(settings, tracker, executor, watched(progress))
-    show_results(study, settings, results, tracker, json=json)
+    show_results(study, results, tracker, json=json)
 
 
 def kept() -> str:

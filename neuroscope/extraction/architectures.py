@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuroscope.errors import ModelError
+from neuroscope.extraction.rotary import rotary_limit
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Architecture:
     width: str = "hidden_size"
     mlp_width: str = "intermediate_size"
     positions_after_padding: bool = False  # whether position ids start after pad_token_id
+    rotary: bool = False  # whether positions are rotary embeddings, whose limit can be extended
 
     def count(self, config: Mapping[str, Any]) -> int:
         """Return the number of layers of the configured model."""
@@ -51,6 +53,8 @@ class Architecture:
 
     def token_limit(self, config: Mapping[str, Any]) -> int:
         """Return the length of the longest prompt that the model can read, in tokens."""
+        if self.rotary:
+            return rotary_limit(config)
         return int(config[self.limit]) - self.first_position(config)
 
     def neurons(self, config: Mapping[str, Any], component: str) -> int:
@@ -68,6 +72,7 @@ _LLAMA_PATHS: Any = {
     "causal": True,
     "pre_norm": True,
     "final_norm": "norm",
+    "rotary": True,
 }
 _BERT_PATHS: Any = {
     "layers": "encoder.layer",
@@ -109,35 +114,3 @@ _SUPPORTED = (
 )
 ARCHITECTURES = {architecture.family: architecture for architecture in _SUPPORTED}
 """Architecture of each supported family, by `model_type`."""
-
-
-def architecture_of(config: Mapping[str, Any], name: str) -> Architecture:
-    """Return the architecture of a model, given its `config.json`.
-
-    Args:
-        config: contents of config.json.
-        name: name of the model, for error messages.
-
-    Raises:
-        ModelError: the family is not supported, the model is configured as a decoder although its
-            family is supported as an encoder, or config.json lacks a required key.
-    """
-    family = config.get("model_type")
-    if family not in ARCHITECTURES:
-        raise ModelError(
-            f"model '{name}' cannot be loaded: its config.json has model_type {family!r}, and"
-            f" neuroscope supports {', '.join(ARCHITECTURES)}"
-        )
-    architecture = ARCHITECTURES[family]
-    if not architecture.causal and config.get("is_decoder"):
-        raise ModelError(
-            f"model '{name}' cannot be loaded: its config.json sets is_decoder, and neuroscope"
-            f" supports {family} models as encoders only"
-        )
-    required = (architecture.layer_count, architecture.limit, architecture.width, "vocab_size")
-    if missing := [key for key in required if key not in config]:
-        raise ModelError(
-            f"model '{name}' cannot be loaded: its config.json lacks {', '.join(missing)}",
-            remedy="check that the folder holds the complete config.json of the model",
-        )
-    return architecture

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from neuroscope.errors import Option, PromptError
 from neuroscope.extraction.budget import TokenBudget
+from neuroscope.extraction.hardware import tile_rows
 from neuroscope.extraction.models import Model
 from neuroscope.options import TokenRule
 from neuroscope.prompts import Prompt
@@ -138,6 +139,7 @@ def batches(
     token_rule: TokenRule,
     budget: TokenBudget,
     shuffle: int | None = None,
+    tile: int | None = None,
 ) -> Iterator[Batch]:
     """Yield batches of prompts of similar length, the longest first.
 
@@ -147,9 +149,12 @@ def batches(
         token_rule: rule on which tokens count, `content` or `all`.
         budget: token budget per batch, padding included; a longer prompt is a batch of its own.
         shuffle: seed of a random grouping of the prompts; by default they are grouped by length.
+        tile: number of tokens, a power of two, to which batches are padded as `padded_widths` does;
+            by default that which suits the model's device and number format.
     """
-    lengths = block.lengths
-    order = np.argsort(-lengths, kind="stable")
+    tile = tile_rows(model.device.type, model.dtype) if tile is None else tile
+    widths = padded_widths(block.lengths, tile)
+    order = np.argsort(-block.lengths, kind="stable")
     if shuffle is not None:
         order = np.random.default_rng(shuffle).permutation(len(block))
     kept = block.kept(token_rule)
@@ -158,17 +163,39 @@ def batches(
     while start < len(order):
         # no more prompts can fit, as each has at least one token
         candidates = order[start : start + budget()]
-        longest = np.maximum.accumulate(lengths[candidates])
-        padded = longest * np.arange(1, len(candidates) + 1)
+        widest = np.maximum.accumulate(widths[candidates])
+        padded = widest * np.arange(1, len(candidates) + 1)
         size = max(1, int(np.searchsorted(padded, budget(), side="right")))
-        yield _batch(model, block, candidates[:size], kept, ranks)
+        yield _batch(model, block, candidates[:size], int(widest[size - 1]), kept, ranks)
         start += size
+
+
+def padded_widths(lengths: NDArray[np.int64], tile: int) -> NDArray[np.int64]:
+    """Return the width of a batch for each length of its longest prompt, in tokens.
+
+    The width is a multiple of `tile` or, where that is more than a third wider than the prompt, of
+    the largest smaller power of two that is not.
+
+    >>> padded_widths(np.array([70, 33, 3]), tile=16)
+    array([80, 40,  4])
+
+    Args:
+        lengths: lengths of prompts.
+        tile: power of two; 1 adds no padding.
+    """
+    widths, multiple = lengths, 2
+    while multiple <= tile:
+        rounded = -(-lengths // multiple) * multiple
+        widths = np.where(3 * rounded <= 4 * lengths, rounded, widths)
+        multiple *= 2
+    return widths
 
 
 def _batch(
     model: Model,
     block: TokenBlock,
     members: NDArray[np.int64],
+    width: int,
     kept: NDArray[np.bool_],
     ranks: NDArray[np.int64],
 ) -> Batch:
@@ -178,13 +205,13 @@ def _batch(
         model: model that determines the device and the padding side.
         block: tokens of all prompts.
         members: positions of the batch's prompts in the block.
+        width: tokens per prompt, padding included.
         kept: (tokens of the block,), true at the tokens that count.
         ranks: (tokens of the block,), position of each token among the tokens that count.
     """
     import torch
 
     lengths = block.lengths[members][:, None]
-    width = int(lengths.max())
     positions = np.arange(width)[None]  # position in the prompt, per column
     if model.padding_side == "left":
         positions = positions - (width - lengths)

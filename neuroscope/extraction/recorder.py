@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from neuroscope.extraction.models import Model
+from neuroscope.extraction.rotary import separate_prompts
 from neuroscope.sites import Site
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ because later layers may write into the tensor.
 
 class Recorder:
     """Recorder of sites of a model, which stops each pass after the last of them.
+
+    A prompt's values are those of a pass over it alone, up to rounding.
 
     >>> with Recorder(model, [Site("resid_post", 2)]) as recorder:
     ...     arrays = recorder.run(inputs)   # {Site: (batch, tokens, neurons)}
@@ -45,6 +48,7 @@ class Recorder:
 
     def __enter__(self) -> "Recorder":
         with ExitStack() as attached:  # if one hook cannot be attached, the others are removed
+            attached.enter_context(separate_prompts(self._model.body))
             for site in self.sites:
                 attached.callback(self._attach(site).remove)
             self._attached = attached.pop_all()

@@ -33,18 +33,18 @@ class ModelEntry:
         return re.sub(r"[/:.%\"']", "_", self.name)
 
 
-def logged_model_id(client: "MlflowClient", experiment_id: str, model: ModelEntry) -> str:
-    """Return the id of a model's entry in an experiment; create the entry unless it exists."""
-    entries = client.search_logged_models(
-        [experiment_id],
-        filter_string=f"tags.`{FINGERPRINT_TAG}` = '{model.fingerprint}'",
-    )
-    for entry in entries:
-        if entry.name == model.mlflow_name:
-            return str(entry.model_id)
+def create_logged_model(
+    client: "MlflowClient", experiment_id: str, run_id: str, model: ModelEntry
+) -> str:
+    """Create the entry of a model that a run reads, and return its id.
+
+    Each run has entries of its own: MLflow's table of runs shows only models whose source is the
+    run.
+    """
     created = client.create_logged_model(
         experiment_id,
         name=model.mlflow_name,
+        source_run_id=run_id,
         tags={FINGERPRINT_TAG: model.fingerprint, "mlflow.model.isExternal": "true"},
         params=dict(model.params),
         model_type="transformers",

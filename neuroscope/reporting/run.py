@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from neuroscope.prompts import Prompts
-from neuroscope.reporting.logged_models import ModelEntry, logged_model_id
+from neuroscope.reporting.logged_models import ModelEntry, create_logged_model
 from neuroscope.reporting.mlflow_pages import report_page
 from neuroscope.reporting.recorded import RunStatus
 from neuroscope.reporting.tables import plain_markdown
@@ -142,14 +142,16 @@ class Run:
     def log_models(self, models: Sequence[ModelEntry]) -> None:
         """Record the models that the run reads.
 
-        They are recorded as outputs, because MLflow's table of runs does not show models that are
-        inputs. Points without a layer are also recorded as metrics of a single model.
+        Points without a layer are also recorded as metrics of a single model.
         """
-        from mlflow.entities import LoggedModelOutput
+        from mlflow.entities import LoggedModelInput
 
         with mlflow_errors(self._uri):
-            ids = [logged_model_id(self._client, self.experiment_id, model) for model in models]
-            self._client.log_outputs(self.id, [LoggedModelOutput(id, step=0) for id in ids])
+            ids = [
+                create_logged_model(self._client, self.experiment_id, self.id, model)
+                for model in models
+            ]
+            self._client.log_inputs(self.id, models=[LoggedModelInput(id) for id in ids])
         if len(ids) == 1:
             self._attached["model_id"] = ids[0]
 

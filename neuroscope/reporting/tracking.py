@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from neuroscope.errors import NeuroscopeError, TrackingError
 from neuroscope.home import home
 from neuroscope.options import check_choice, choices
+from neuroscope.redaction import public_address, redacted
 from neuroscope.reporting.artifacts import ArtifactFolder, stored_once
 from neuroscope.reporting.experiments import (
     all_experiment_ids,
@@ -127,7 +128,7 @@ class Tracker:
             name: name of the run.
             group: group that the runs of one experiment share; MLflow's *Group by* shows them
                 together.
-            source: text of MLflow's column *Source*, such as `compare resid_post`.
+            source: text of MLflow's column *Source*, such as `resid_post compare`.
             tags: tags in addition to those given to `open`.
             note: description in Markdown; `Run.describe` puts a sentence before it, and so does
                 an error that ends the run.
@@ -255,7 +256,7 @@ class Tracker:
         run = self._run(run_id)
         with mlflow_errors(self.uri):
             _check_artifact(ArtifactFolder(run.info.artifact_uri, self.uri), run_id, REPORT)
-        return report_page(self.uri, run.info.experiment_id, run_id, REPORT)
+        return report_page(self._server(), run.info.experiment_id, run_id, REPORT)
 
     def links(self, run_id: str) -> dict[str, str]:
         """Return the addresses of the pages that belong to a run, by the names of the pages.
@@ -329,7 +330,7 @@ class Tracker:
     def _close_after(self, error: BaseException, run: Run | None, owner: str) -> None:
         """Close the run after its block raised an error; if MLflow fails, only log a warning."""
         status: RunStatus = "FAILED" if isinstance(error, Exception) else "KILLED"
-        reason = _reason(error)
+        reason = redacted(_reason(error))
         try:
             if run is not None:
                 run.end(status, reason)
@@ -352,10 +353,11 @@ class Tracker:
     def _links(self, run_id: str, experiment_id: str, tags: Mapping[str, str]) -> dict[str, str]:
         links = {}
         if is_server(self.uri):  # no server shows the embedded database yet
-            links["MLflow run"] = run_page(self.uri, experiment_id, run_id)
+            server = self._server()
+            links["MLflow run"] = run_page(server, experiment_id, run_id)
             if digest := tags.get(PROMPTS_TAG):
                 links["all runs with these prompts"] = charts_page(
-                    self.uri, experiment_id, PROMPTS_TAG, digest
+                    server, experiment_id, PROMPTS_TAG, digest
                 )
         if FLOW_RUN_URL_TAG in tags:
             links["Prefect flow run"] = tags[FLOW_RUN_URL_TAG]
@@ -364,9 +366,9 @@ class Tracker:
     def _address_of(self, run: "MlflowRun", port: int = 5000) -> str:
         return run_page(self._server(port), run.info.experiment_id, run.info.run_id)
 
-    def _server(self, port: int) -> str:
+    def _server(self, port: int = 5000) -> str:
         """Return the address of the server, or of the one that serves the embedded database."""
-        return self.uri if is_server(self.uri) else f"http://127.0.0.1:{port}"
+        return public_address(self.uri) if is_server(self.uri) else f"http://127.0.0.1:{port}"
 
 
 def _source_tags(source: str) -> dict[str, str]:

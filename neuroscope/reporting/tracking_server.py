@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,15 +35,6 @@ def artifact_location(kind: str) -> str:
 def is_server(uri: str) -> bool:
     """Return whether an MLflow address is that of a server, not of a database."""
     return uri.startswith(("http://", "https://"))
-
-
-def without_password(uri: str) -> str:
-    """Return an address without its password, to show it in messages.
-
-    >>> without_password("postgresql://me:secret@db/mlflow")
-    'postgresql://me:***@db/mlflow'
-    """
-    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", uri)
 
 
 def server_arguments(home: Path, port: int, *, database: str = "") -> list[str]:
@@ -100,7 +90,7 @@ def check_reachable(uri: str) -> None:
         raise unreachable(uri, error) from error
     if response.status_code == httpx.codes.FORBIDDEN:
         raise TrackingError(
-            f"the tracking server {without_password(uri)} responds with 403 Forbidden",
+            f"the tracking server {uri} responds with 403 Forbidden",
             remedy="add its host name to the server's MLFLOW_SERVER_ALLOWED_HOSTS",
         )
 
@@ -108,7 +98,7 @@ def check_reachable(uri: str) -> None:
 def unreachable(uri: str, error: Exception) -> TrackingError:
     """Return the error for a server that does not respond."""
     return TrackingError(
-        f"cannot reach the tracking server {without_password(uri)} ({error})",
+        f"cannot reach the tracking server {uri} ({error})",
         remedy="start the server, or unset MLFLOW_TRACKING_URI to use the embedded database",
     )
 

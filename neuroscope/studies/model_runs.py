@@ -150,7 +150,7 @@ class _Recording:
             experiment.kind,
             self._name(subjects),
             group=f"{experiment.name} {self.date:%Y-%m-%d %H:%M:%S}",
-            source=f"{experiment.kind} {experiment.site}",
+            source=f"{experiment.site} {experiment.kind}",
             tags=self._tags(subjects),
             note=experiment.note,
         ) as run:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from neuroscope.experiment import ModelsExperiment
 from neuroscope.provenance import library_versions
-from neuroscope.studies.run_folder import NamedFigure, RunFolder
+from neuroscope.reporting.page import NamedFigure
+from neuroscope.studies.run_folder import RunFolder
 from neuroscope.studies.study import Findings
 from neuroscope.studies.subjects import Subject, fingerprints_of
 

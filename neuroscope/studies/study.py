@@ -1,17 +1,19 @@
 """Definition of a study, and the table of all studies."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, overload
 
 from neuroscope.errors import ExperimentError
 from neuroscope.experiment import Experiment, make_experiment, yaml_spelling
 from neuroscope.experiment_files import ExperimentFile
+from neuroscope.labels import counted, distinct_labels, short_repr
 from neuroscope.progress import Progress
+from neuroscope.reporting.page import NamedFigure, table_html
 from neuroscope.reporting.tables import Table
 from neuroscope.reporting.tracking import Tracker
 
@@ -25,8 +27,15 @@ STUDIES: Mapping[str, str] = {
 """Kind of study -> module that contains its `STUDY`, imported when it is first used."""
 
 
+OVERVIEW_FIGURE = "plots/models_by_layer.png"
+"""Artifact of an overview in which the models of an experiment are overlaid."""
+
+
 class Result(Protocol):
     """Result of a study in one model."""
+
+    kind: ClassVar[str]
+    """Kind of study, a key of `STUDIES`."""
 
     @property
     def model(self) -> str:
@@ -56,9 +65,26 @@ class Result(Protocol):
         """Return plain values that can be written as JSON, apart from NaN."""
         ...
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        ...
+
 
 E = TypeVar("E", bound=Experiment)
 R = TypeVar("R", bound=Result)
+
+
+class Shown:
+    """Base class of the results of all studies, which shows them in notebooks."""
+
+    def figures(self: Result) -> dict[str, Any]:
+        """Return the figures by layer as matplotlib figures, by the names of their files."""
+        return {name: figure for name, _, figure in study_of(self.kind).figures(self)}
+
+    def _repr_html_(self: Result) -> str:
+        """Return the summary table with the headline and the notes, for notebooks."""
+        table = study_of(self.kind).summary(self)
+        return table_html(replace(table, notes=[*table.notes, *self.notes]))
 
 
 @dataclass(frozen=True)
@@ -73,6 +99,14 @@ class Findings:
     """Sentences on what limits the meaning of the differences."""
     run_id: str | None = None
     """Id of the MLflow run with the overview; None if it was not recorded."""
+
+    def __repr__(self) -> str:
+        return short_repr(self, f"{counted(len(self.tables), 'table')}: {self.headline}")
+
+    def _repr_html_(self) -> str:
+        """Return the tables, between the headline and the notes, for notebooks."""
+        headline, notes = Table(self.headline, [], []), Table("", [], [], self.notes)
+        return "\n".join(map(table_html, (headline, *self.tables, notes)))
 
 
 class Results(Sequence[R]):
@@ -95,6 +129,16 @@ class Results(Sequence[R]):
     def __getitem__(self, index: int | slice) -> R | Sequence[R]:
         return self._results[index]
 
+    def __repr__(self) -> str:
+        models = ", ".join(distinct_labels([result.model for result in self]))
+        overview = f"; {self.overview.headline}" if self.overview else ""
+        return short_repr(self, f"{counted(len(self), 'result')}: {models}{overview}")
+
+    def _repr_html_(self) -> str:
+        """Return the table of each model, and what differs between them, for notebooks."""
+        parts: list[Result | Findings] = [*self, *filter(None, [self.overview])]
+        return "\n".join(part._repr_html_() for part in parts)
+
     @property
     def run_ids(self) -> list[str]:
         """Ids of the runs that were recorded, that of the overview last."""
@@ -112,8 +156,10 @@ class Study(Generic[E, R]):
     """Function that raises NeuroscopeError for faults that can be found before work starts."""
     run: Callable[[E, Tracker | None, Executor, Progress], Results[R]]
     """Function that runs the steps and records each result, if there is a tracker."""
-    summary: Callable[[E, R], Table]
+    summary: Callable[[R], Table]
     """Function that returns the table shown first in the terminal, Markdown and HTML."""
+    figures: Callable[[R], Iterable[NamedFigure]]
+    """Function that yields the figures that need no activations."""
 
 
 def study_of(kind: str) -> Study[Any, Any]:

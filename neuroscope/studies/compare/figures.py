@@ -13,6 +13,7 @@ from neuroscope.extraction.baseline import read_baseline
 from neuroscope.labels import model_label, pair_labels
 from neuroscope.reporting import plots
 from neuroscope.reporting.metrics import Metric
+from neuroscope.reporting.page import NamedFigure
 from neuroscope.sites import Site
 from neuroscope.studies.compare.result import (
     LEADING,
@@ -21,7 +22,6 @@ from neuroscope.studies.compare.result import (
     VIEW_NAMES,
     Comparison,
 )
-from neuroscope.studies.run_folder import NamedFigure
 
 _BY_LAYER = (LEADING, "cosine", "mse")
 """Metrics of the rows of curves."""

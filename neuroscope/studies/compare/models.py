@@ -1,10 +1,12 @@
 """Comparison of the same prompts in several models: what differs between the models."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from neuroscope.reporting.page import NamedFigure
 from neuroscope.reporting.plots import Curve, Panel, plot_curves
 from neuroscope.reporting.tables import Column, Section, Table
 from neuroscope.studies.compare.experiment import CompareExperiment
@@ -18,8 +20,7 @@ from neuroscope.studies.compare.result import (
 )
 from neuroscope.studies.compare.tables import shown_layers
 from neuroscope.studies.overview import Overview, depth_notes, differences, same_depth
-from neuroscope.studies.run_folder import NamedFigure
-from neuroscope.studies.study import Findings
+from neuroscope.studies.study import OVERVIEW_FIGURE, Findings
 from neuroscope.studies.subjects import Subject
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _figures(results: Mapping[Subject, Comparison]) -> Iterator[NamedFigure]:
 
     first = next(iter(results.values()))
     yield NamedFigure(
-        "models_by_layer.png",
+        Path(OVERVIEW_FIGURE).name,
         "The models overlaid: each curve is the mean over the pairs of prompts.",
         plot_curves(
             [

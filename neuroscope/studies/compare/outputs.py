@@ -95,7 +95,7 @@ def write_outputs(
         links=links,
         comparison=comparison,
         labels=pair_labels(comparison.text_pairs),
-        summary=summary_table(experiment, comparison),
+        summary=summary_table(comparison),
         layers={layer: layers_table(comparison, [layer]) for layer in comparison.layers if few},
         tokens=tokens,
         figures=figures,

@@ -2,16 +2,17 @@
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.align import VIEWS
-from neuroscope.labels import pair_labels
+from neuroscope.labels import counted, pair_labels, short_model, short_repr
 from neuroscope.reporting.metrics import Metric
 from neuroscope.reporting.tables import rows_to_frame
 from neuroscope.studies.compare.headline import headline
+from neuroscope.studies.study import Shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,11 +102,13 @@ class PairTokens:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Shown):
     """Result of a comparison of prompts in one model: a row per layer, pair and view.
 
     >>> ns.compare(model, ["The engineer is a man.", "The engineer is a woman."]).to_frame()
     """
+
+    kind: ClassVar[str] = "compare"
 
     model: str
     component: str
@@ -114,6 +117,11 @@ class Comparison:
     focus: tuple[int, ...]  # layers shown first and drawn neuron by neuron
     notes: tuple[str, ...] = ()  # sentences on what limits the meaning of the values
     run_id: str | None = None  # id of the MLflow run; None if not recorded
+
+    def __repr__(self) -> str:
+        counts = f"{counted(len(self.layers), 'layer')}, {counted(len(self.pairs), 'pair')}"
+        source = f"{short_model(self.model)}, {self.component}"
+        return short_repr(self, f"{source}, {counts}: {self.headline}")
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from neuroscope.sites import Site
 from neuroscope.storage.activation_store import read_activations
 from neuroscope.studies.compare.experiment import CompareExperiment, compare_experiment
 from neuroscope.studies.compare.extraction import Extracted, extract_subject
+from neuroscope.studies.compare.figures import layer_figures
 from neuroscope.studies.compare.focus import focus_layers
 from neuroscope.studies.compare.models import compare_models
 from neuroscope.studies.compare.outputs import metric_points, write_outputs
@@ -173,4 +174,4 @@ def compare_stored(
     return tuple(compare_site(activations, site, extracted.baseline, experiment.pairs()))
 
 
-STUDY = Study(CompareExperiment, check, run_comparison, summary_table)
+STUDY = Study(CompareExperiment, check, run_comparison, summary_table, layer_figures)

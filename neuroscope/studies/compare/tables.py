@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from neuroscope.labels import model_label, pair_labels
 from neuroscope.reporting.tables import Cell, Column, Section, Table
-from neuroscope.studies.compare.experiment import CompareExperiment
 from neuroscope.studies.compare.result import (
     LEADING,
     METRICS,
@@ -32,7 +31,7 @@ _EVERY: ViewMetrics = {
 }
 
 
-def summary_table(experiment: CompareExperiment, comparison: Comparison) -> Table:
+def summary_table(comparison: Comparison) -> Table:
     """Return the summary table, with one section per view and the headline below.
 
     Of one pair it shows several metrics at every layer, of several pairs the standardised cosine,

@@ -1,17 +1,18 @@
 """Study of layers in several models: what differs between the models."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from neuroscope.reporting.page import NamedFigure
 from neuroscope.reporting.plots import Curve, Panel, plot_curves
 from neuroscope.reporting.tables import Column, Section, Table
 from neuroscope.studies.layers.experiment import LayersExperiment
 from neuroscope.studies.layers.result import METRICS, LayersResult, measured
 from neuroscope.studies.overview import Overview, depth_notes, differences, same_depth
-from neuroscope.studies.run_folder import NamedFigure
-from neuroscope.studies.study import Findings
+from neuroscope.studies.study import OVERVIEW_FIGURE, Findings
 from neuroscope.studies.subjects import Subject
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _figures(results: Mapping[Subject, LayersResult]) -> Iterator[NamedFigure]:
         name for name in _SHOWN if any(measured(name, result.rows) for result in results.values())
     ]
     yield NamedFigure(
-        "models_by_layer.png",
+        Path(OVERVIEW_FIGURE).name,
         "The models overlaid.",
         plot_curves(
             [

@@ -85,7 +85,7 @@ def write_outputs(
     names = [f"{result.component}.{layer}" for layer in result.layers]
     folder.table("cka", pd.DataFrame(result.cka, index=names, columns=names).reset_index(names=""))
     folder.activations(activations)
-    figures = folder.figures(layers_figures(result, subject.checkpoint.layer_count))
+    figures = folder.figures(layers_figures(result))
     folder.report(
         ("neuroscope.studies.layers", "page.html.j2"),
         f"{experiment.name}: {subject.label}, {result.component}",
@@ -94,7 +94,7 @@ def write_outputs(
         warnings=result.notes,
         provenance=manifest.provenance.to_dict(),
         links=links,
-        summary=replace(summary_table(experiment, result), notes=()),  # the page begins with it
+        summary=replace(summary_table(result), notes=()),  # the page begins with it
         every=metrics_table(result),
         metrics=METRICS,
         result=result,

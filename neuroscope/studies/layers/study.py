@@ -13,6 +13,7 @@ from neuroscope.reporting.tracking import Tracker
 from neuroscope.sites import resolve_sites
 from neuroscope.storage.activation_store import store_folder
 from neuroscope.studies.layers.experiment import LayersExperiment
+from neuroscope.studies.layers.figures import layers_figures
 from neuroscope.studies.layers.labels import studied_label
 from neuroscope.studies.layers.measures import (
     Extracted,
@@ -203,4 +204,4 @@ def _study_model(
     )
 
 
-STUDY = Study(LayersExperiment, check, run_layers, summary_table)
+STUDY = Study(LayersExperiment, check, run_layers, summary_table, layers_figures)
