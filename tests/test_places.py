@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from flows.services import mlflow_service
 from neuroscope.errors import NeuroscopeError, TrackingError
 from neuroscope.home import create_home
 from neuroscope.reporting.tracking import Tracker
-from neuroscope.reporting.tracking_server import SERVER_SETTINGS, server_arguments, tracking_uri
+from neuroscope.reporting.tracking_server import tracking_uri
 
 NAMES = ["a#b", "a b", "a&b;c", "a'b\"c", "é日", "a@b:c+d", "$HOME", "a\\b", "~a[b]{c}"]
 REFUSED = ["a?b", "a%20b", "a%", "a\nb", os.fsdecode(b"a\xff")]
@@ -88,13 +87,6 @@ def test_a_server_reads_and_writes_a_home_with_an_unusual_name(home_named, tmp_p
         served_id = record(tmp_path, "y")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert Tracker.open().artifact(served_id, "note.txt").read_text() == "y"
-
-
-def test_the_serving_command_quotes_paths_for_the_shell(home_named, monkeypatch):
-    home = home_named("a b$(c)'d;e")
-    monkeypatch.setattr(sys, "executable", "/a venv/bin/python")
-    arguments = shlex.split(Tracker.connect().serving_command(port=5001))
-    assert arguments[len(SERVER_SETTINGS) :] == [sys.executable, *server_arguments(home, 5001)]
 
 
 def home_of(run_id, name="note.txt"):
