@@ -3,15 +3,13 @@
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuroscope.errors import NeuroscopeError, TrackingError
-from neuroscope.home import home
+from neuroscope.errors import NeuroscopeError
 from neuroscope.options import check_choice, choices
 from neuroscope.redaction import public_address
-from neuroscope.reporting.artifacts import ArtifactFolder, stored_once
+from neuroscope.reporting.artifacts import ArtifactFolder
 from neuroscope.reporting.experiments import (
     all_experiment_ids,
     ensure_experiment_id,
@@ -230,16 +228,7 @@ class Tracker:
         run = self._run(run_id)
         folder = ArtifactFolder(run.info.artifact_uri, self.uri)
         with mlflow_errors(self.uri):
-            _check_artifact(folder, run_id, path)
-            if folder.local is not None:
-                return folder.local / path
-            key = sha256(f"{self.uri} {run_id} {path}".encode()).hexdigest()
-            copy = stored_once(
-                home() / "artifact_copies" / key,
-                lambda new: folder.download(folder.files(path), new),
-                again=run.info.end_time is None,
-            )
-            return copy / path
+            return folder.local_path(path, run_id, again=run.info.end_time is None)
 
     def report_location(self, run_id: str) -> str:
         """Return the location at which a browser opens a run's report: a path or a server address.
@@ -251,7 +240,7 @@ class Tracker:
             return str(self.artifact(run_id, REPORT))
         run = self._run(run_id)
         with mlflow_errors(self.uri):
-            _check_artifact(ArtifactFolder(run.info.artifact_uri, self.uri), run_id, REPORT)
+            ArtifactFolder(run.info.artifact_uri, self.uri).check(REPORT, run_id)
         return report_page(self._server(), run.info.experiment_id, run_id, REPORT)
 
     def links(self, run_id: str) -> dict[str, str]:
@@ -357,9 +346,3 @@ class Tracker:
     def _server(self, port: int = 5000) -> str:
         """Return the address of the server, or of the one that serves the embedded database."""
         return public_address(self.uri) if is_server(self.uri) else f"http://127.0.0.1:{port}"
-
-
-def _check_artifact(folder: ArtifactFolder, run_id: str, path: str) -> None:
-    """Raise TrackingError unless a run has an artifact."""
-    if folder.find(path) is None:
-        raise TrackingError(f"run '{run_id}' has no artifact '{path}' in {folder.uri}")
