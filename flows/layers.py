@@ -1,8 +1,5 @@
 """Form that starts a study of layers from the Prefect UI."""
 
-import re
-from pathlib import Path
-
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.form import NOT_BLANK, Models, NumberFormat, Site, checks
@@ -64,7 +61,7 @@ def layers(
         note: Description of the MLflow run, kept with the results.
     """
     return layers_experiment(
-        re.sub(r"[^\w.-]+", "-", Path(prompts.file).stem).strip("-.") or "layers",
+        "",
         models,
         {"file": prompts.file, "text_column": prompts.text_column},
         label=label,

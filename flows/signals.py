@@ -29,7 +29,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def interruptible(kept: str) -> Iterator[None]:
+def interruptible(kept: str | Callable[[], str]) -> Iterator[None]:
     """End a command cleanly on Ctrl-C, SIGTERM or the end of the terminal.
 
     >>> @interruptible("unfinished runs are marked as killed")
@@ -43,7 +43,7 @@ def interruptible(kept: str) -> Iterator[None]:
     and does not wait for threads that still run a step.
 
     Args:
-        kept: statement on what remains of the work, for the message.
+        kept: statement on what remains of the work, for the message, or a function that returns it.
     """
     global _active
     _received.clear()
@@ -61,7 +61,7 @@ def interruptible(kept: str) -> Iterator[None]:
     finally:
         _active = False
     if _received:
-        _leave(f"interrupted; {kept}")
+        _leave(f"interrupted; {kept if isinstance(kept, str) else kept()}")
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from flows import signals
 from flows.environment import NO_TELEMETRY
 from flows.prefect_server import PrefectServer
 from flows.processes import Children, check_alone, check_ports, end
+from flows.running_stack import recorded_servers
 from flows.services import HOST, WORKER, address, services
 from neuroscope.home import create_home, home
 
@@ -55,8 +56,10 @@ def up(
         StackError: a port is in use, or a service does not start or has ended.
     """
     with Stack(ports, flows_at_once=flows_at_once, say=say) as stack:
-        on_ready(stack.addresses())
-        stack.wait()
+        addresses = stack.addresses()
+        with recorded_servers(addresses.servers):
+            on_ready(addresses)
+            stack.wait()
 
 
 class Stack:

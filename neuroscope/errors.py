@@ -86,6 +86,8 @@ class NeuroscopeError(Exception):
         super().__init__(self.problem)
         self.options = tuple(options)
         self.remedy = redacted(remedy)
+        self.keys: tuple[str | int, ...] = ()
+        """Keys of the setting of an experiment that is at fault, such as `("models", 1)`."""
 
     def __str__(self) -> str:
         return self.message(lambda option: option.in_python)

@@ -21,6 +21,7 @@ class Group(TyperGroup):
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run a command; report its error with the options that this command has."""
         try:
+            prepare_environment()
             return super().invoke(ctx)
         except NeuroscopeError as error:
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
@@ -40,11 +41,13 @@ def command_spelling(command: Any) -> Callable[[Option], str | None]:
     }
 
     def spell(option: Option) -> str | None:
-        parameter = parameters.get(option.name)
+        # the parameter `no_label_columns`, whose flag is --no-labels, stands for an empty list
+        name = f"no_{option.name}" if option.value == [] else option.name
+        parameter = parameters.get(name)
         if parameter is None:
             return None
-        if isinstance(option.value, bool):
-            flags = parameter.opts if option.value else parameter.secondary_opts
+        if isinstance(option.value, bool) or option.value == []:
+            flags = parameter.secondary_opts if option.value is False else parameter.opts
             return flags[0] if flags else None
         return f"{parameter.opts[0]} {shlex.quote(str(option.value))}"
 
@@ -54,10 +57,9 @@ def command_spelling(command: Any) -> Callable[[Option], str | None]:
 app = typer.Typer(
     cls=Group,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Shows what the neurons of transformer language models do.",
 )
 
 
@@ -66,7 +68,6 @@ def main() -> None:
     guard_streams()
     quick_exit()
     try:
-        prepare_environment()
         app()
     except Exception as error:
         sys.exit(report_unforeseen(error))

@@ -1,4 +1,4 @@
-"""The commands `neuroscope up` and `neuroscope version`."""
+"""The command `neuroscope up`."""
 
 from typing import Annotated
 
@@ -26,11 +26,3 @@ def up(
 
     ports = {"mlflow": mlflow_port, "prefect": prefect_port}
     run_stack(ports, flows_at_once=flows_at_once, on_ready=show_addresses, say=say)
-
-
-@app.command()
-def version() -> None:
-    """Print the version."""
-    from importlib.metadata import version
-
-    print(version("neuroscope"))

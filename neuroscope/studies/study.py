@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, overload
 
 from neuroscope.errors import ExperimentError
-from neuroscope.experiment import Experiment, make_experiment
+from neuroscope.experiment import Experiment, make_experiment, yaml_spelling
 from neuroscope.experiment_files import ExperimentFile
 from neuroscope.labels import counted, distinct_labels, short_repr
 from neuroscope.progress import Progress
@@ -183,7 +183,16 @@ def load_experiment(path: str | Path) -> Experiment:
         ExperimentError: the file is missing, is not YAML, or contains an unknown key or an invalid
             value; the message names the file and the line.
     """
-    file = ExperimentFile.read(path)
+    return experiment_of(ExperimentFile.read(path))
+
+
+def experiment_of(file: ExperimentFile) -> Experiment:
+    """Return the experiment that a file describes.
+
+    Raises:
+        ExperimentError: the file contains an unknown key or an invalid value; the message names
+            the file and the line.
+    """
     kind = file.data.get("kind")
     if kind is None:
         raise ExperimentError(
@@ -193,33 +202,39 @@ def load_experiment(path: str | Path) -> Experiment:
         study = study_of(str(kind))
     except ExperimentError as error:
         raise ExperimentError(f"{file.where(('kind',))}{error}") from error
-    experiment: Experiment = make_experiment(
-        study.experiment, file.data, where=file.where, folder=file.path.parent
-    )
+    try:
+        experiment: Experiment = make_experiment(
+            study.experiment, file.data, where=file.where, folder=file.path.parent
+        )
+    except ExperimentError as error:
+        raise error.on(yaml_spelling) from error
     return experiment
 
 
-def results_document(results: Results[Any], tracker: Tracker | None = None) -> dict[str, Any]:
+def results_document(
+    results: Results[Any], tracker: Tracker | None = None, *, port: int = 5000
+) -> dict[str, Any]:
     """Return the JSON document of a study: one entry per model in the list `runs`.
 
     Args:
         results: results of one experiment.
         tracker: tracker that recorded them; it provides `address` and `report` of each entry.
+        port: port at which the embedded database is served.
 
     Returns:
         Document with the key `runs` and, for several models, `overview`.
     """
+
+    def pages(run_id: str | None) -> dict[str, str | None]:
+        if tracker is None or run_id is None:
+            return {"address": None, "report": None}
+        address = tracker.address(run_id, port=port)
+        return {"address": address, "report": tracker.report_location(run_id)}
+
     document: dict[str, Any] = {
-        "runs": [result.to_dict() | _pages(result.run_id, tracker) for result in results]
+        "runs": [result.to_dict() | pages(result.run_id) for result in results]
     }
     if overview := results.overview:
         entry = {"run_id": overview.run_id, "headline": overview.headline}
-        document["overview"] = entry | _pages(overview.run_id, tracker)
+        document["overview"] = entry | pages(overview.run_id)
     return document
-
-
-def _pages(run_id: str | None, tracker: Tracker | None) -> dict[str, str | None]:
-    """Return the address of a run in MLflow and the location of its report."""
-    if tracker is None or run_id is None:
-        return {"address": None, "report": None}
-    return {"address": tracker.address(run_id), "report": tracker.report_location(run_id)}

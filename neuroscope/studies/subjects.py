@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from neuroscope.experiment import Fingerprints, ModelsExperiment
+from neuroscope.experiment_faults import about
 from neuroscope.extraction.checkpoints import Checkpoint
 from neuroscope.extraction.models import Model, load_model
 from neuroscope.labels import distinct_labels
@@ -35,16 +36,22 @@ def subjects_of(experiment: ModelsExperiment) -> list[Subject]:
     Raises:
         ModelError, SiteError: a model or a layer does not exist.
     """
-    checkpoints = [find_model(name) for name in experiment.models]
+    checkpoints = [_find(index, name) for index, name in enumerate(experiment.models)]
     labels = distinct_labels([_label_source(checkpoint) for checkpoint in checkpoints])
     return [
-        Subject(
-            label,
-            checkpoint,
-            tuple(resolve_sites(experiment.site, experiment.layers, checkpoint.layer_count)),
-        )
+        Subject(label, checkpoint, _sites(experiment, checkpoint))
         for label, checkpoint in zip(labels, checkpoints, strict=True)
     ]
+
+
+def _find(index: int, name: str) -> Checkpoint:
+    with about("models", index):
+        return find_model(name)
+
+
+def _sites(experiment: ModelsExperiment, checkpoint: Checkpoint) -> tuple[Site, ...]:
+    with about("site" if experiment.layers == "all" else "layers"):
+        return resolve_sites(experiment.site, experiment.layers, checkpoint.layer_count)
 
 
 def _label_source(checkpoint: Checkpoint) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import partial
 
+from neuroscope.experiment_faults import about
 from neuroscope.extraction.baseline import ensure_baseline
 from neuroscope.extraction.budget import FIXED_BUDGET
 from neuroscope.extraction.extract import extract
@@ -134,8 +135,9 @@ def check(experiment: CompareExperiment) -> None:
 def _subjects(experiment: CompareExperiment) -> list[Subject]:
     """Return each model with its sites; raise SiteError if no layer to draw is among them."""
     subjects = subjects_of(experiment)
-    for subject in subjects:
-        _focus(experiment, subject)
+    with about("plot_layers"):
+        for subject in subjects:
+            _focus(experiment, subject)
     return subjects
 
 
