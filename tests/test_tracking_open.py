@@ -1,7 +1,6 @@
 """Connecting to MLflow, and closing the runs of processes that are gone."""
 
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -14,9 +13,6 @@ from mlflow import MlflowClient
 from neuroscope.errors import TrackingError
 from neuroscope.reporting.tracking import PROCESS_TAG, Tracker
 from neuroscope.reporting.tracking_server import (
-    SERVER_SETTINGS,
-    embedded_database,
-    server_arguments,
     tracking_uri,
 )
 
@@ -118,20 +114,8 @@ def test_the_embedded_database_is_in_the_home(home):
     assert tracking_uri() == f"sqlite:///{home / 'mlflow.db'}"
 
 
-def test_the_serving_command_starts_the_server_of_the_database(tracker, home):
+def test_the_address_of_a_run_has_the_port_of_the_server(tracker):
     with tracker.run("compare", "x") as run:
         pass
-    arguments = shlex.split(tracker.serving_command(port=5001))
-    assert arguments[: len(SERVER_SETTINGS)] == [f"{k}={v}" for k, v in SERVER_SETTINGS.items()]
-    assert arguments[len(SERVER_SETTINGS) :] == [sys.executable, *server_arguments(home, 5001)]
     expected = f"http://127.0.0.1:5001/#/experiments/{run.experiment_id}/runs/{run.id}"
-    expected += "?workflowType=machine_learning"
-    assert tracker.address(run.id, port=5001) == expected
-
-
-def test_another_database_is_served_in_place(monkeypatch, tmp_path, database):
-    other = embedded_database(tmp_path)
-    database.rename(tmp_path / "mlflow.db")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
-    arguments = shlex.split(Tracker.connect().serving_command())
-    assert arguments[arguments.index("--backend-store-uri") + 1] == other
+    assert tracker.address(run.id, port=5001) == f"{expected}?workflowType=machine_learning"

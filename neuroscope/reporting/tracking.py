@@ -3,8 +3,6 @@
 import contextlib
 import getpass
 import logging
-import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -33,10 +31,8 @@ from neuroscope.reporting.run import Run, description_of, description_tags
 from neuroscope.reporting.run_owner import is_gone, this_process
 from neuroscope.reporting.tracking_errors import mlflow_errors
 from neuroscope.reporting.tracking_server import (
-    SERVER_SETTINGS,
     check_no_outer_run,
     is_server,
-    server_arguments,
     tracking_uri,
 )
 
@@ -66,10 +62,10 @@ class Tracker:
     """Connection to MLflow, which records runs and reads them.
 
     >>> tracker = Tracker.open()
-    >>> with tracker.run("compare", "minilm engineer") as run:
+    >>> with tracker.run("compare", "minilm animals") as run:
     ...     run.log_points([Point("span/cosine_z", 0.5, step=2)])
     >>> tracker.find_runs("compare")[0].name
-    'minilm engineer'
+    'minilm animals'
 
     A run ends as FINISHED, as FAILED if the block raises an exception, or as KILLED if the block is
     interrupted.
@@ -271,11 +267,11 @@ class Tracker:
         return self._links(run_id, run.info.experiment_id, run.data.tags)
 
     def address(self, run_id: str, *, port: int = 5000) -> str:
-        """Return the address of a run's page; for the embedded database, see `serving_command`.
+        """Return the address of a run's page in MLflow; `neuroscope up` serves the database.
 
         Args:
             run_id: id of the run.
-            port: port given to `serving_command`; ignored if a server is used.
+            port: port at which the database is served; ignored if a server is used.
 
         Raises:
             TrackingError: there is no such run, or MLflow cannot be reached.
@@ -287,7 +283,7 @@ class Tracker:
 
         Args:
             run_id: id of the run.
-            port: port given to `serving_command`; ignored if a server is used.
+            port: port at which the database is served; ignored if a server is used.
 
         Raises:
             TrackingError: there is no such run, or MLflow cannot be reached.
@@ -295,14 +291,6 @@ class Tracker:
         run = self._run(run_id)
         digest = run.data.tags.get(PROMPTS_TAG, "")
         return charts_page(self._server(port), run.info.experiment_id, PROMPTS_TAG, digest)
-
-    def serving_command(self, *, port: int = 5000) -> str | None:
-        """Return the shell command that serves the embedded database; None if a server is used."""
-        if is_server(self.uri):
-            return None
-        settings = [f"{name}={value}" for name, value in SERVER_SETTINGS.items()]
-        arguments = server_arguments(home(), port, database=self.uri)
-        return f"{' '.join(settings)} {shlex.join([sys.executable, *arguments])}"
 
     def _run_tags(
         self, kind: str, group: str, source: str, tags: Mapping[str, str]

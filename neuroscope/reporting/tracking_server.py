@@ -37,18 +37,17 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def server_arguments(home: Path, port: int, *, database: str = "") -> list[str]:
+def server_arguments(home: Path, port: int) -> list[str]:
     """Return the arguments of `python` that serve the embedded MLflow on 127.0.0.1.
 
     Args:
         home: home folder, with the database and the artifacts.
         port: port of the server.
-        database: address of a database to serve instead of the one in the home folder.
     """
     artifacts = (home / "artifacts").as_uri()
     return [
         *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", database or embedded_database(home)),
+        *("--backend-store-uri", embedded_database(home)),
         # plain files, which stay readable when the database is used without a server
         *("--default-artifact-root", artifacts, "--artifacts-destination", artifacts),
     ]
