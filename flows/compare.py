@@ -1,8 +1,7 @@
 """Form that starts a comparison from the Prefect UI."""
 
-from flows.form import Models, OptionalFile, Prompts, Template
+from flows.form import Models, NumberFormat, OptionalFile, Prompts, Site, Template
 from flows.study_flow import study_form
-from neuroscope.options import Dtype, StudySite
 from neuroscope.studies.compare.experiment import CompareExperiment, compare_experiment
 
 
@@ -12,11 +11,11 @@ def compare(
     prompts: Prompts = ["The cat is on the mat", "The dog is on the mat"],  # noqa: B006
     template: Template = "",
     file: OptionalFile = "",
-    site: StudySite = "resid_post",
+    site: Site = "resid_post",
     layers: str = "all",
     plot_layers: str = "middle",
     truncate: bool = False,
-    dtype: Dtype = "float32",
+    dtype: NumberFormat = "float32",
     device: str = "auto",
     note: str = "",
 ) -> CompareExperiment:
@@ -30,13 +29,13 @@ def compare(
             complete.
         file: File of prompts on the worker's machine (.txt, .csv, .tsv, .jsonl, .parquet), relative
             to the folder of prefect.yaml; it replaces the prompts above.
-        site: Component of each layer to read: mlp_act is the MLP's neurons, resid_post is the
-            residual stream leaving the layer.
+        site: Component of each layer to read: resid_pre, attn_out, mlp_act (the MLP's neurons),
+            mlp_out, resid_post (the residual stream leaving the layer) or final (after the last).
         layers: Layers to read: all, one layer (5), a range (2-5), a list (0,2,5), or -1 for the
             last; they count from 0.
         plot_layers: Layers drawn neuron by neuron: middle, or as in layers.
         truncate: Truncate prompts at the model's limit instead of refusing them.
-        dtype: Number format of the forward pass.
+        dtype: Number format of the forward pass: float32, bfloat16 or float16.
         device: auto (a GPU if there is one), cpu, cpu:4 (four threads), cuda, cuda:1, mps or all
             (every GPU).
         note: Description of the MLflow run, kept with the results.

@@ -196,20 +196,21 @@ def _show_runs(names: Mapping[str, str], tracker: "Tracker", port: int | None) -
         tracker: tracker that recorded the runs.
         port: port at which `neuroscope up` serves the embedded database; None if it does not run.
     """
-    from neuroscope.reporting.tracking_server import embedded_database
+    from neuroscope.reporting.tracking_server import embedded_database, is_server
 
     print_text("")
     for run_id, name in names.items():
         label = f"Report, {name}" if name else "Report"
         print_text(f"{label}: {tracker.report_location(run_id)}")
-    if tracker.uri != embedded_database(home()):
-        return  # the report is a page of a server, or `neuroscope up` serves another database
-    if port is None:
+    embedded = tracker.uri == embedded_database(home())
+    if embedded and port is None:
         print_text("To browse all runs in MLflow: neuroscope up")
-        return
-    for run_id, name in names.items():
-        label = f"MLflow, {name}" if name else "MLflow"
-        print_text(f"{label}: {tracker.address(run_id, port=port)}")
+    elif embedded or is_server(tracker.uri):  # `neuroscope up` serves no other database
+        for run_id, name in names.items():
+            label = f"MLflow, {name}" if name else "MLflow"
+            print_text(f"{label}: {tracker.address(run_id, port=port or 0)}")
+        charts = tracker.charts_address(next(iter(names)), port=port or 0)
+        print_text(f"All runs with these prompts: {charts}")
 
 
 def show_table(table: Table) -> None:

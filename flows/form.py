@@ -2,12 +2,15 @@
 
 The page forwards only some keywords of a field's JSON schema to the check: `allOf` and what is said
 of the items of a list, but neither `pattern` nor `minLength` of a text. The server checks all of
-them. An emptied field is missing, so that its default applies, unless it is required.
+them. An emptied field is missing, so that its default applies, unless it is required. Fields with
+a choice are texts, because a select of that page closes when it is clicked, except on its arrow.
 """
 
 from typing import Annotated, Any
 
 from pydantic import Field
+
+from neuroscope.options import Dtype, StudySite, choices
 
 NOT_BLANK = r"\S"
 """Pattern of a text that is not blank."""
@@ -24,6 +27,11 @@ def checks(*schemas: dict[str, Any]) -> dict[str, Any]:
     return {"allOf": list(schemas)}
 
 
+def _one_of(choice: Any) -> str:
+    """Return a pattern of the values of a choice; with `enum` the page would show a select."""
+    return f"^({'|'.join(choices(choice))})$"
+
+
 Template = Annotated[
     str,
     Field(
@@ -33,3 +41,7 @@ Template = Annotated[
 """Text that contains {} exactly once, or nothing."""
 OptionalFile = Annotated[str, Field(json_schema_extra=checks({"pattern": rf"^$|{NOT_BLANK}"}))]
 """Path of a file, or nothing."""
+Site = Annotated[str, Field(json_schema_extra=checks({"pattern": _one_of(StudySite)}))]
+"""Component that a study reads."""
+NumberFormat = Annotated[str, Field(json_schema_extra=checks({"pattern": _one_of(Dtype)}))]
+"""Number format of the forward pass."""

@@ -2,9 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.form import NOT_BLANK, Models, checks
+from flows.form import NOT_BLANK, Models, NumberFormat, Site, checks
 from flows.study_flow import study_form
-from neuroscope.options import Dtype, StudySite
 from neuroscope.studies.layers.experiment import LayersExperiment, layers_experiment
 
 
@@ -34,11 +33,11 @@ def layers(
     prompts: PromptFile = PromptFile(),  # noqa: B008 - immutable
     models: Models = ["minilm"],  # noqa: B006 - never modified
     label: str = "",
-    site: StudySite = "resid_post",
+    site: Site = "resid_post",
     layers: str = "all",
     probes: bool = True,
     truncate: bool = False,
-    dtype: Dtype = "float32",
+    dtype: NumberFormat = "float32",
     device: str = "auto",
     note: str = "",
 ) -> LayersExperiment:
@@ -50,13 +49,13 @@ def layers(
             models in the MLflow registry (models:/name/3, models:/name@alias).
         label: Label column that probes read, such as topic; may be empty if the file has only one
             label column.
-        site: Component of each layer to read: mlp_act is the MLP's neurons, resid_post is the
-            residual stream leaving the layer.
+        site: Component of each layer to read: resid_pre, attn_out, mlp_act (the MLP's neurons),
+            mlp_out, resid_post (the residual stream leaving the layer) or final (after the last).
         layers: Layers to read: all, one layer (5), a range (2-5), a list (0,2,5), or -1 for the
             last; they count from 0.
         probes: Fit probes for the label and for the identity of tokens.
         truncate: Truncate prompts at the model's limit instead of refusing them.
-        dtype: Number format of the forward pass.
+        dtype: Number format of the forward pass: float32, bfloat16 or float16.
         device: auto (a GPU if there is one), cpu, cpu:4 (four threads), cuda, cuda:1, mps or all
             (every GPU).
         note: Description of the MLflow run, kept with the results.

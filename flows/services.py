@@ -9,6 +9,7 @@ from flows.prefect_server import WORK_POOL, PrefectServer
 from flows.processes import Children
 from neuroscope.errors import StackError
 from neuroscope.home import create_home, home
+from neuroscope.reporting.moved_home import follow_home
 from neuroscope.reporting.tracking_server import embedded_database, server_arguments
 
 HOST = "127.0.0.1"
@@ -97,6 +98,7 @@ def mlflow_service(port: int) -> Service:
         # every process that creates tables in the database holds this lock
         with FileLock(create_home() / "mlflow.lock"):
             children.run("mlflow-upgrade", "-m", "mlflow", "db", "upgrade", database)
+            follow_home(database)
 
     return Service(
         "mlflow",

@@ -55,10 +55,6 @@ FLOW_OPTIONS: Any = {
 def study_form(experiment_of: Callable[..., Experiment]) -> Flow[..., Any]:
     """Return the flow of a study, whose form has the parameters of a function.
 
-    >>> @study_form
-    ... def layers(file: str, models: Models = ["minilm"]) -> LayersExperiment:
-    ...     return layers_experiment("topics", models, {"file": file})
-
     Args:
         experiment_of: function that returns the experiment; its name is that of the flow, and its
             docstring describes the fields.

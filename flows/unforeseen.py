@@ -7,6 +7,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
+from neuroscope.errors import NeuroscopeError
 from neuroscope.home import home
 from neuroscope.redaction import redacted
 
@@ -22,8 +23,8 @@ def report_unforeseen(error: Exception) -> int:
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     try:
         where = f"the traceback is in {_write_log(error)}"
-    except OSError as failure:
-        where = f"its traceback cannot be written ({failure.strerror})"
+    except (OSError, NeuroscopeError) as failure:
+        where = f"its traceback cannot be written ({failure})"
     message = f"error: neuroscope failed unexpectedly ({redacted(reason)}); {where}"
     print(f"{message}; please report it", file=sys.stderr)
     return EXIT_CODE
@@ -37,12 +38,13 @@ def _write_log(error: Exception) -> Path:
     trace = "".join(traceback.format_exception(error))
     text = redacted(f"{' '.join(sys.argv)}\n{versions}\n\n{trace}")
     name = f"error-{datetime.datetime.now():%Y-%m-%d-%H%M%S}-{os.getpid()}.log"
-    for folder in (home() / "logs", Path(tempfile.gettempdir())):
+    for in_home in (True, False):
         try:
+            folder = home() / "logs" if in_home else Path(tempfile.gettempdir())
             folder.mkdir(parents=True, exist_ok=True)
             file = folder / f"neuroscope-{name}"
             file.write_text(text, encoding="utf-8", errors="backslashreplace")
             return file
-        except OSError as failure:
+        except (OSError, NeuroscopeError) as failure:
             problem = failure
     raise problem

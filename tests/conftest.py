@@ -1,4 +1,4 @@
-"""Fixtures: an isolated home for each test, and folders of tiny models."""
+"""Fixtures: an isolated home for each test, folders of tiny models, a recorded comparison."""
 
 import json
 import os
@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from compared import experiment_for
 from hypothesis import settings
+from mlflow import MlflowClient
 from models import make_model
+
+from neuroscope import Tracker, run_comparison
 
 # tiny models gain nothing from threads, and lose much when other processes need the cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -83,6 +87,15 @@ def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pat
 def folder(tmp_path: Path) -> Path:
     """Return a path for activations at which nothing exists yet."""
     return tmp_path / "acts"
+
+
+@pytest.fixture
+def recorded(family_folder, database):
+    """Record a comparison in two models; return the results and a client of MLflow."""
+    tracker = Tracker.open()
+    experiment = experiment_for(family_folder("bert"), family_folder("llama"), note="why")
+    comparisons = run_comparison(experiment, tracker)
+    return comparisons, MlflowClient(tracking_uri=tracker.uri)
 
 
 @pytest.fixture

@@ -24,13 +24,6 @@ def fill_text(page: Page, name: str, value: str) -> None:
     field(page, name).locator("textarea").fill(value)
 
 
-def choose(page: Page, name: str, option: str) -> None:
-    """Choose an option of a select field."""
-    field(page, name).locator(".p-select-button__control").click()
-    page.locator(".p-select-option").get_by_text(option, exact=True).click()
-    field(page, name).locator(".p-select-button__value").get_by_text(option, exact=True).wait_for()
-
-
 def fill_list(page: Page, name: str, values: Sequence[str]) -> None:
     """Set a list to these values, which are as many as it has or more."""
     texts = field(page, name).locator("textarea")

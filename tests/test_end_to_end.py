@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from models import make_model
 from playwright.sync_api import sync_playwright
 
-from flows.stack import Stack
+from flows.stack import REPOSITORY, Stack
 from neuroscope.reporting.tracking import FLOW_RUN_TAG, PROCESS_TAG
 
 BROWSERS = ("chromium", "chromium-browser")
@@ -40,7 +40,10 @@ def stack(tmp_path_factory):
         patch.setenv("NEUROSCOPE_HOME", str(tmp_path_factory.mktemp("home")))
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PREFECT_API_URL", "PREFECT_HOME"):
             patch.delenv(name, raising=False)
-        with Stack(free_ports("mlflow", "prefect")) as running:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.delenv("PYTEST_CURRENT_TEST")  # with it, MLflow never sends telemetry
+            stack = Stack(free_ports("mlflow", "prefect"))
+        with stack as running:
             yield running.addresses()
 
 
@@ -152,7 +155,7 @@ def test_a_comparison_started_from_the_form_is_recorded(stack, page, tmp_path):
     prefect_ui.fill_list(page, "prompts (Optional)", ["man", "woman"])
     prefect_ui.fill_text(page, "layers (Optional)", "0-1")
     prefect_ui.fill_text(page, "plot_layers (Optional)", "1")
-    prefect_ui.choose(page, "site (Optional)", "mlp_act")
+    prefect_ui.fill_text(page, "site (Optional)", "mlp_act")
     prefect_ui.fill_text(page, "note (Optional)", "asked in the browser")
     flow_run = prefect_ui.submit(page)
     assert final_state(stack, flow_run) == "COMPLETED"
@@ -187,7 +190,7 @@ def test_a_comparison_started_from_the_form_is_recorded(stack, page, tmp_path):
 
 def test_a_study_of_layers_started_from_the_form_is_recorded(stack, page):
     prefect_ui.open_run_form(page, stack.deployments["layers"])
-    prefect_ui.choose(page, "site (Optional)", "mlp_act")
+    prefect_ui.fill_text(page, "site (Optional)", "mlp_act")
     prefect_ui.fill_text(page, "note (Optional)", "asked in the browser")
     flow_run = prefect_ui.submit(page)
     assert final_state(stack, flow_run) == "COMPLETED"
@@ -217,6 +220,7 @@ FAULTS = [
     ("compare", "template (Optional)", "no gap", "does not match"),
     ("compare", "template (Optional)", "{} and {}", "should not be valid"),
     ("compare", "file (Optional)", "  ", "does not match"),
+    ("compare", "site (Optional)", "mlp", "does not match"),
     ("layers", "File", "", "is a required property"),
 ]
 
@@ -245,6 +249,7 @@ REFUSED = [
     ("compare", {"models": []}, "models"),
     ("compare", {"prompts": ["a", "\n"]}, "prompts[1]"),
     ("compare", {"template": "no gap"}, "template"),
+    ("layers", {"dtype": "int8"}, "dtype"),
     ("layers", {"prompts": {"file": " "}}, "prompts.file"),
 ]
 
@@ -289,7 +294,8 @@ def test_a_flow_that_is_killed_leaves_killed_runs(stack):
 
 
 ANALYTICS = {"sr-client-cfg.amplitude.com"}
-"""Hosts that Prefect's V2 pages ask, as docs/servers.md says."""
+LOGOS = {"raw.githubusercontent.com", "cdn.sanity.io"}
+VIDEO = {"mlflow.org"}
 
 
 def test_pages_ask_no_other_hosts_but_those_in_the_documentation(stack, page):
@@ -297,22 +303,25 @@ def test_pages_ask_no_other_hosts_but_those_in_the_documentation(stack, page):
     flow_run = start_flow_run(stack, "compare")
     assert final_state(stack, flow_run) == "COMPLETED"
     (run,) = mlflow_runs(stack, flow_run)
-    runs = f"{mlflow}/#/experiments/{run.info.experiment_id}/runs"
+    experiment = f"{mlflow}/#/experiments/{run.info.experiment_id}"
     form = stack.deployments["compare"].removeprefix(prefect)
     training = "workflowType=machine_learning"
     pages = {
-        f"{runs}?{training}": run.info.run_name,
-        f"{runs}?{training}&compareRunsMode=CHART": run.info.run_name,
-        f"{runs}/{run.info.run_id}?{training}": run.info.run_id,
-        f"{mlflow}/#/models": "Registered Models",
-        f"{prefect}/": "Dashboard",
-        f"{prefect}/runs": "minilm cat-vs-dog",
-        f"{prefect}/runs/flow-run/{flow_run}": run.info.run_id,
-        f"{prefect}{form}": "note",
+        f"{experiment}/runs?{training}": (run.info.run_name, set()),
+        f"{experiment}/runs?{training}&compareRunsMode=CHART": (run.info.run_name, set()),
+        f"{experiment}/runs/{run.info.run_id}?{training}": (run.info.run_id, set()),
+        f"{mlflow}/#/models": ("Registered Models", set()),
+        f"{experiment}/traces": ("Traces", VIDEO),
+        f"{prefect}/": ("Dashboard", set()),
+        f"{prefect}/runs": ("minilm cat-vs-dog", set()),
+        f"{prefect}/runs/flow-run/{flow_run}": (run.info.run_id, set()),
+        f"{prefect}{form}": ("note", set()),
+        f"{prefect}/blocks/catalog": ("Slack Webhook", LOGOS),
+        f"{prefect}/work-pools/create": ("Docker", LOGOS),
+        f"{prefect}/v2/runs/flow-run/{flow_run}": ("minilm cat-vs-dog", ANALYTICS),
+        f"{prefect}/v2{form}": ("note", ANALYTICS),
     }
-    for address, shown in pages.items():
-        assert prefect_ui.other_hosts(page, address, shown) == set(), address
-    for path, shown in ((f"/runs/flow-run/{flow_run}", "minilm cat-vs-dog"), (form, "note")):
-        assert prefect_ui.other_hosts(page, f"{prefect}/v2{path}", shown) <= ANALYTICS
-    document = Path(__file__).parent.parent / "docs" / "servers.md"
-    assert all(host in document.read_text(encoding="utf-8") for host in ANALYTICS)
+    for address, (shown, hosts) in pages.items():
+        assert prefect_ui.other_hosts(page, address, shown) <= hosts, address
+    document = (REPOSITORY / "docs" / "servers.md").read_text(encoding="utf-8")
+    assert all(host in document for host in ANALYTICS | LOGOS | VIDEO)

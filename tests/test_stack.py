@@ -240,6 +240,7 @@ def interruptible_stack(program):
     """Run a stack of one program as a command does; return its process once it is ready."""
     code = f"""
         from flows import stack
+        from flows.output import result_stream
         from flows.services import Service
         from flows.signals import interruptible
 
@@ -251,7 +252,7 @@ def interruptible_stack(program):
             with stack.Stack() as running:
                 log = running._logs / "mlflow.log"
                 running._children.wait_until("mlflow", lambda: log.read_text())
-                print("ready", flush=True)
+                print("ready", file=result_stream(), flush=True)
                 running.wait()
 
         main()

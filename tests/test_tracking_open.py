@@ -6,12 +6,13 @@ import socket
 import subprocess
 import sys
 import time
+from urllib.parse import unquote
 
 import pytest
 from mlflow import MlflowClient
 
 from neuroscope.errors import TrackingError
-from neuroscope.reporting.tracking import PROCESS_TAG, Tracker
+from neuroscope.reporting.tracking import PROCESS_TAG, PROMPTS_TAG, Tracker
 from neuroscope.reporting.tracking_server import (
     tracking_uri,
 )
@@ -114,8 +115,12 @@ def test_the_embedded_database_is_in_the_home(home):
     assert tracking_uri() == f"sqlite:///{home / 'mlflow.db'}"
 
 
-def test_the_address_of_a_run_has_the_port_of_the_server(tracker):
-    with tracker.run("compare", "x") as run:
+def test_the_address_of_the_embedded_database_is_that_of_a_local_server(tracker):
+    with tracker.run("compare", "x", tags={PROMPTS_TAG: "abc"}) as run:
         pass
-    expected = f"http://127.0.0.1:5001/#/experiments/{run.experiment_id}/runs/{run.id}"
-    assert tracker.address(run.id, port=5001) == f"{expected}?workflowType=machine_learning"
+    page = f"http://127.0.0.1:5001/#/experiments/{run.experiment_id}/runs"
+    training = "?workflowType=machine_learning"
+    assert tracker.address(run.id, port=5001) == f"{page}/{run.id}{training}"
+    charts = tracker.charts_address(run.id, port=5001)
+    assert charts.startswith(f"{page}{training}&compareRunsMode=CHART&searchFilter=")
+    assert "'abc'" in unquote(charts)

@@ -21,6 +21,7 @@ class Group(TyperGroup):
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run a command; report its error with the options that this command has."""
         try:
+            prepare_environment()
             return super().invoke(ctx)
         except NeuroscopeError as error:
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
@@ -67,7 +68,6 @@ def main() -> None:
     guard_streams()
     quick_exit()
     try:
-        prepare_environment()
         app()
     except Exception as error:
         sys.exit(report_unforeseen(error))

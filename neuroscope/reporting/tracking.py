@@ -1,18 +1,15 @@
 """Recording the runs of studies in MLflow, and reading them."""
 
 import contextlib
-import getpass
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuroscope.errors import NeuroscopeError, TrackingError
-from neuroscope.home import home
+from neuroscope.errors import NeuroscopeError
 from neuroscope.options import check_choice, choices
-from neuroscope.redaction import public_address, redacted
-from neuroscope.reporting.artifacts import ArtifactFolder, stored_once
+from neuroscope.redaction import public_address
+from neuroscope.reporting.artifacts import ArtifactFolder
 from neuroscope.reporting.experiments import (
     all_experiment_ids,
     ensure_experiment_id,
@@ -28,6 +25,7 @@ from neuroscope.reporting.recorded import (
     search_runs,
 )
 from neuroscope.reporting.run import Run, description_of, description_tags
+from neuroscope.reporting.run_origin import reason_of, source_tags
 from neuroscope.reporting.run_owner import is_gone, this_process
 from neuroscope.reporting.tracking_errors import mlflow_errors
 from neuroscope.reporting.tracking_server import (
@@ -230,16 +228,7 @@ class Tracker:
         run = self._run(run_id)
         folder = ArtifactFolder(run.info.artifact_uri, self.uri)
         with mlflow_errors(self.uri):
-            _check_artifact(folder, run_id, path)
-            if folder.local is not None:
-                return folder.local / path
-            key = sha256(f"{self.uri} {run_id} {path}".encode()).hexdigest()
-            copy = stored_once(
-                home() / "artifact_copies" / key,
-                lambda new: folder.download(folder.files(path), new),
-                again=run.info.end_time is None,
-            )
-            return copy / path
+            return folder.local_path(path, run_id, again=run.info.end_time is None)
 
     def report_location(self, run_id: str) -> str:
         """Return the location at which a browser opens a run's report: a path or a server address.
@@ -251,7 +240,7 @@ class Tracker:
             return str(self.artifact(run_id, REPORT))
         run = self._run(run_id)
         with mlflow_errors(self.uri):
-            _check_artifact(ArtifactFolder(run.info.artifact_uri, self.uri), run_id, REPORT)
+            ArtifactFolder(run.info.artifact_uri, self.uri).check(REPORT, run_id)
         return report_page(self._server(), run.info.experiment_id, run_id, REPORT)
 
     def links(self, run_id: str) -> dict[str, str]:
@@ -267,11 +256,11 @@ class Tracker:
         return self._links(run_id, run.info.experiment_id, run.data.tags)
 
     def address(self, run_id: str, *, port: int = 5000) -> str:
-        """Return the address of a run's page in MLflow; `neuroscope up` serves the database.
+        """Return the address of a run's page.
 
         Args:
             run_id: id of the run.
-            port: port at which the database is served; ignored if a server is used.
+            port: port at which the embedded database is served; ignored if a server is used.
 
         Raises:
             TrackingError: there is no such run, or MLflow cannot be reached.
@@ -283,7 +272,7 @@ class Tracker:
 
         Args:
             run_id: id of the run.
-            port: port at which the database is served; ignored if a server is used.
+            port: port at which the embedded database is served; ignored if a server is used.
 
         Raises:
             TrackingError: there is no such run, or MLflow cannot be reached.
@@ -296,7 +285,7 @@ class Tracker:
         self, kind: str, group: str, source: str, tags: Mapping[str, str]
     ) -> dict[str, str]:
         """Return the tags of a new run."""
-        own = {_KIND_TAG: kind, PROCESS_TAG: this_process(), **_source_tags(source)}
+        own = {_KIND_TAG: kind, PROCESS_TAG: this_process(), **source_tags(source)}
         run_tags = own | self._tags | dict(tags)
         return run_tags | {GROUP_TAG: group} if group else run_tags
 
@@ -318,7 +307,7 @@ class Tracker:
     def _close_after(self, error: BaseException, run: Run | None, owner: str) -> None:
         """Close the run after its block raised an error; if MLflow fails, only log a warning."""
         status: RunStatus = "FAILED" if isinstance(error, Exception) else "KILLED"
-        reason = redacted(_reason(error))
+        reason = reason_of(error)
         try:
             if run is not None:
                 run.end(status, reason)
@@ -357,26 +346,3 @@ class Tracker:
     def _server(self, port: int = 5000) -> str:
         """Return the address of the server, or of the one that serves the embedded database."""
         return public_address(self.uri) if is_server(self.uri) else f"http://127.0.0.1:{port}"
-
-
-def _source_tags(source: str) -> dict[str, str]:
-    """Return the tags that MLflow shows as the source and the creator of a run."""
-    tags = {"mlflow.source.name": source, "mlflow.source.type": "LOCAL"}
-    with contextlib.suppress(OSError, KeyError):  # the user has no name
-        tags["mlflow.user"] = getpass.getuser()
-    return tags
-
-
-def _reason(error: BaseException) -> str:
-    """Return a sentence on why an error ended a run."""
-    if isinstance(error, NeuroscopeError):
-        return error.message(lambda option: option.in_python)
-    if isinstance(error, Exception):
-        return f"{type(error).__name__}: {error}"
-    return "interrupted"
-
-
-def _check_artifact(folder: ArtifactFolder, run_id: str, path: str) -> None:
-    """Raise TrackingError unless a run has an artifact."""
-    if folder.find(path) is None:
-        raise TrackingError(f"run '{run_id}' has no artifact '{path}' in {folder.uri}")

@@ -9,6 +9,8 @@ from neuroscope.errors import TrackingError
 from neuroscope.home import create_home, home
 
 _TIMEOUT = 10  # seconds in which a server must respond
+DATABASE_TIMEOUT = 20
+"""Seconds to wait while another process holds the SQLite database, as in MLflow."""
 
 SERVER_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -27,6 +29,16 @@ def embedded_database(home: Path) -> str:
     return f"sqlite:///{home / 'mlflow.db'}"
 
 
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of an SQLite database; None for a server, another database or memory."""
+    if not is_sqlite(uri):
+        return None
+    from sqlalchemy.engine import make_url
+
+    file = make_url(uri).database
+    return None if not file or file.startswith((":", "file:")) else Path(file)
+
+
 def artifact_location(kind: str) -> str:
     """Return the URI of the folder in which the embedded database keeps a study's artifacts."""
     return (home() / "artifacts" / kind).as_uri()
@@ -35,6 +47,11 @@ def artifact_location(kind: str) -> str:
 def is_server(uri: str) -> bool:
     """Return whether an MLflow address is that of a server, not of a database."""
     return uri.startswith(("http://", "https://"))
+
+
+def is_sqlite(uri: str) -> bool:
+    """Return whether an MLflow address is that of an SQLite database."""
+    return uri.startswith(("sqlite:", "sqlite+"))
 
 
 def server_arguments(home: Path, port: int) -> list[str]:
@@ -105,7 +122,7 @@ def unreachable(uri: str, error: Exception) -> TrackingError:
 @contextlib.contextmanager
 def opened_alone(uri: str) -> Iterator[None]:
     """Lock an SQLite database while it is opened: two processes cannot both create its tables."""
-    if not uri.startswith("sqlite:"):
+    if not is_sqlite(uri):
         yield
         return
     from filelock import FileLock
