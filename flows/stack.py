@@ -15,6 +15,7 @@ from flows.processes import Children, check_alone, check_ports, end
 from flows.running_stack import recorded_servers
 from flows.services import HOST, WORKER, address, services
 from neuroscope.home import create_home, home
+from neuroscope.reporting.tracking_server import SERVER_SETTINGS
 
 REPOSITORY = Path(__file__).absolute().parent.parent
 PORTS = {"mlflow": 5000, "prefect": 4200}
@@ -176,9 +177,9 @@ def stack_environment(mlflow: str, prefect: str) -> dict[str, str]:
     return {
         **{name: value for name, value in os.environ.items() if name not in foreign},
         **NO_TELEMETRY,
+        **SERVER_SETTINGS,
         "NEUROSCOPE_HOME": str(home()),
         "MLFLOW_TRACKING_URI": mlflow,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PREFECT_HOME": os.environ.get("PREFECT_HOME") or str(home() / "prefect"),
         # the user's profiles are for other servers
         "PREFECT_PROFILES_PATH": str(home() / "prefect" / "profiles.toml"),

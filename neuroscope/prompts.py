@@ -198,8 +198,8 @@ def digest_of(prompts: Iterable[Prompt]) -> str:
 def fill_template(template: str, fills: Sequence[str]) -> list[str]:
     """Return the template's text once per fill, with the fill in place of `{}`.
 
-    >>> fill_template("The engineer is a {}.", ["man", "woman"])
-    ['The engineer is a man.', 'The engineer is a woman.']
+    >>> fill_template("The {} is on the mat", ["cat", "dog"])
+    ['The cat is on the mat', 'The dog is on the mat']
 
     Raises:
         PromptError: the template does not contain `{}` exactly once, or there are no fills.
@@ -207,7 +207,7 @@ def fill_template(template: str, fills: Sequence[str]) -> list[str]:
     if template.count("{}") != 1:
         raise PromptError(
             f"template '{template}' must contain '{{}}' exactly once, where the fills go",
-            remedy="write, for example, 'The engineer is a {}.'",
+            remedy="write, for example, 'The {} is on the mat'",
         )
     if not fills:
         raise PromptError(

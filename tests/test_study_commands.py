@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from flows.cli.study import kept
 from flows.running_stack import recorded_servers
 from neuroscope.options import StudyKind, choices
 from neuroscope.reporting.tracking import Tracker
@@ -133,3 +134,17 @@ def test_a_module_is_the_command_line(module):
     command = [sys.executable, "-m", module, "--version"]
     process = subprocess.run(command, capture_output=True, text=True, check=True)
     assert process.stdout.startswith("neuroscope ")
+
+
+def test_an_interrupted_command_says_what_is_kept(database):
+    tracker = Tracker.open()
+    for _ in range(2):
+        with tracker.run("compare", "finished"):
+            pass
+    with pytest.raises(KeyboardInterrupt), tracker.run("layers", "interrupted"):
+        raise KeyboardInterrupt
+    assert kept() == "MLflow runs: 2 finished, 1 killed; what was extracted stays in the store"
+
+
+def test_an_interrupted_command_without_runs_mentions_none(database):
+    assert kept() == "what was extracted stays in the store"

@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -64,5 +63,8 @@ def _statuses_of_own_runs() -> Mapping[str, int]:
 
     tracker, own = Tracker.connect(), {PROCESS_TAG: this_process()}
     statuses: tuple[RunStatus, ...] = ("FINISHED", "KILLED", "FAILED", "RUNNING")
-    runs = [run for kind in STUDIES for run in tracker.find_runs(kind, own, status=statuses)]
-    return Counter(run.status for run in runs)
+    return {
+        status: number
+        for status in statuses
+        if (number := sum(len(tracker.find_runs(kind, own, status=[status])) for kind in STUDIES))
+    }

@@ -60,10 +60,10 @@ class Tracker:
     """Connection to MLflow, which records runs and reads them.
 
     >>> tracker = Tracker.open()
-    >>> with tracker.run("compare", "minilm engineer") as run:
+    >>> with tracker.run("compare", "minilm animals") as run:
     ...     run.log_points([Point("span/cosine_z", 0.5, step=2)])
     >>> tracker.find_runs("compare")[0].name
-    'minilm engineer'
+    'minilm animals'
 
     A run ends as FINISHED, as FAILED if the block raises an exception, or as KILLED if the block is
     interrupted.

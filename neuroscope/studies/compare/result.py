@@ -105,7 +105,7 @@ class PairTokens:
 class Comparison(Shown):
     """Result of a comparison of prompts in one model: a row per layer, pair and view.
 
-    >>> ns.compare(model, ["The engineer is a man.", "The engineer is a woman."]).to_frame()
+    >>> ns.compare(model, ["The cat is on the mat", "The dog is on the mat"]).to_frame()
     """
 
     kind: ClassVar[str] = "compare"
