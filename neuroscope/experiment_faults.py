@@ -26,10 +26,11 @@ _EXPECTED = {
     "dict": "keys with values",
     "model": "the keys {keys}",
     "literal": "one of {expected}",
-    "greater": "{ge} or more",
-    "too": "at least {min_length}",
+    "greater_than_equal": "{ge} or more",
+    "less_than_equal": "{le} or less",
+    "too_short": "at least {min_length}",
 }
-"""First word of a type of fault in pydantic -> what the value should be."""
+"""Type of fault in pydantic, or its first word -> what the value should be."""
 
 
 class Fault(ValueError):
@@ -110,10 +111,9 @@ def _fault(settings: type[BaseModel], reported: Any) -> NeuroscopeError:
     """Return one fault that pydantic reports, without its position."""
     keys: Keys = reported["loc"]
     kind, value = reported["type"], reported["input"]
-    context = reported.get("ctx", {})
-    if isinstance(context.get("error"), Fault):
-        error: NeuroscopeError = context["error"].error
-        return error
+    cause = reported.get("ctx", {}).get("error")
+    if isinstance(cause, Fault):
+        return cause.error
     if kind == "extra_forbidden":
         return _unknown_key(str(keys[-1]), list(_keys_at(settings, keys[:-1])))
     if kind == "missing":
@@ -121,12 +121,21 @@ def _fault(settings: type[BaseModel], reported: Any) -> NeuroscopeError:
     if kind == "string_unicode":
         return ExperimentError(f"{value!a} is not valid Unicode", remedy="save it as UTF-8")
     if kind == "model_type":
-        context = {"keys": ", ".join(_keys_at(settings, keys))}
-    expected = _EXPECTED.get(kind.split("_")[0])
+        reported["ctx"] = {"keys": ", ".join(_keys_at(settings, keys))}
+    return ExperimentError(f"{_name(keys)}: {expectation(reported)}", remedy=_remedy(kind, value))
+
+
+def expectation(reported: Any) -> str:
+    """Return what a value that pydantic refuses should be, and what it is.
+
+    Args:
+        reported: one of the `errors()` of a ValidationError.
+    """
+    kind, found = reported["type"], _shown(reported["input"])
+    expected = _EXPECTED.get(kind) or _EXPECTED.get(kind.split("_")[0])
     if expected is None:
-        return ExperimentError(f"{_name(keys)}: {reported['msg']}, found {_shown(value)}")
-    problem = f"{_name(keys)}: expected {expected.format(**context)}, found {_shown(value)}"
-    return ExperimentError(problem, remedy=_remedy(kind, value))
+        return f"{reported['msg']}, found {found}"
+    return f"expected {expected.format(**reported.get('ctx', {}))}, found {found}"
 
 
 def _unknown_key(key: str, known: Sequence[str]) -> NeuroscopeError:

@@ -1,12 +1,13 @@
 """Experiments read from YAML."""
 
 import re
+from copy import copy
 
 import pytest
 from pydantic import ValidationError
 
 from neuroscope.errors import ExperimentError, PromptError
-from neuroscope.experiment import make_experiment
+from neuroscope.experiment import key_spelling, make_experiment
 from neuroscope.experiment_files import yaml_text
 from neuroscope.sites import resolve_sites
 from neuroscope.studies.compare.experiment import CompareExperiment
@@ -336,3 +337,12 @@ def test_python_values_are_checked_like_those_of_a_file():
     with pytest.raises(ExperimentError) as raised:
         make_experiment(CompareExperiment, PLAIN | {"trunkate": 1})
     assert "'trunkate'" in str(raised.value) and "'truncate'" in str(raised.value)
+
+
+def test_remedies_are_spelled_for_python_and_kept_in_a_copy_of_the_error():
+    groups = {"name": "a b", "prompts": [{"fills": ["x"]}]}
+    with pytest.raises(ExperimentError) as raised:
+        make_experiment(CompareExperiment, PLAIN | groups)
+    for error in (raised.value, copy(raised.value)):
+        assert "name='a-b'" in str(error) and "template='" in str(error)
+        assert "name: a-b" in str(error.on(key_spelling(CompareExperiment)))

@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
+from flows import stack
 from flows.running_stack import mlflow_port, recorded_servers
+from flows.signals import Interrupted
+from flows.stack import StackAddresses
 
 
 @pytest.fixture
@@ -34,7 +37,10 @@ def test_a_server_that_does_not_respond_is_not_found(home):
 def test_the_record_of_a_killed_stack_is_ignored(port, home):
     script = f"""
 import os
-from flows.running_stack import recorded_servers
+from flows import stack
+from flows.running_stack import mlflow_port, recorded_servers
+from flows.signals import Interrupted
+from flows.stack import StackAddresses
 with recorded_servers({{"MLflow": "http://127.0.0.1:{port}"}}):
     os._exit(1)
 """
@@ -48,3 +54,20 @@ def test_a_damaged_record_is_ignored(text, home):
     home.mkdir()
     (home / "stack.json").write_text(text)
     assert mlflow_port() is None
+
+
+def test_up_records_its_servers_until_it_ends(port, home, monkeypatch):
+    servers = {"MLflow": f"http://127.0.0.1:{port}"}
+    addresses = StackAddresses(servers, deployments={}, variables={}, logs=home)
+    monkeypatch.setattr(stack, "services", lambda *_: [])
+    monkeypatch.setattr(stack, "check_ports", lambda _: None)
+    monkeypatch.setattr(stack.Stack, "addresses", lambda _: addresses)
+    found = []
+
+    def end(_):
+        found.append(mlflow_port())
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        stack.up(on_ready=end)
+    assert (found, mlflow_port()) == ([port], None)

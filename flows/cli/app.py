@@ -27,6 +27,19 @@ class Group(TyperGroup):
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             print(f"error: {error.message(command_spelling(command))}", file=sys.stderr)
             ctx.exit(error.exit_code)
+        except typer.BadParameter as error:
+            error.message = _reworded(error)
+            raise
+
+
+def _reworded(error: typer.BadParameter) -> str:
+    """Return why a value is refused; typer uses the words of pydantic."""
+    from pydantic import ValidationError
+
+    from neuroscope.experiment_faults import expectation
+
+    cause = error.__cause__
+    return expectation(cause.errors()[0]) if isinstance(cause, ValidationError) else error.message
 
 
 def command_spelling(command: Any) -> Callable[[Option], str | None]:
