@@ -7,7 +7,7 @@ EDITABLE := --config-settings editable_mode=compat
 DOCS := README.md $(wildcard docs/*.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check format docs-tables docs-figures bench bench-memory lock chromium clean
+.PHONY: help demo test quick check format docs docs-tables docs-figures bench bench-memory lock chromium clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -21,7 +21,7 @@ test: $(VENV)/installed-test ## Run the whole test suite
 quick: $(VENV)/installed-test ## Run the tests that start no server, no browser and no flow
 	$(BIN)/pytest -m "not slow"
 
-check: $(VENV)/installed-test ## Check style, types, imports, dependencies, spelling and docs
+check: $(VENV)/installed-test docs ## Check style, types, imports, dependencies, spelling and docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -33,6 +33,9 @@ check: $(VENV)/installed-test ## Check style, types, imports, dependencies, spel
 format: $(VENV)/installed-test ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/installed-docs ## Build the documentation site; open build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 docs-tables: $(VENV)/installed-test ## Write the tables of the docs that are made from the code
 	$(BIN)/cog -r -P -I . $(DOCS)
@@ -58,7 +61,7 @@ bench-memory: $(VENV)/installed ## Measure streaming a model of 7B parameters, i
 TORCH ?= torch==2.13.0
 lock: ## Write constraints.txt from pyproject.toml
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/pip install --quiet '.[test,bench]' $(TORCH)
+	$(VENV)-lock/bin/pip install --quiet '.[test,bench,docs]' $(TORCH)
 	$(VENV)-lock/bin/pip install --quiet --no-deps neurox
 	{ echo '# The exact set of versions that is tested; made by `make lock`.'; \
 	  $(VENV)-lock/bin/pip freeze --exclude neuroscope | sed 's/+cpu$$//'; } > constraints.txt
@@ -80,6 +83,10 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/installed-test: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt $(EDITABLE) --editable '.[test]'
+	touch $(VENV)/installed $@
+
+$(VENV)/installed-docs: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt $(EDITABLE) --editable '.[docs]'
 	touch $(VENV)/installed $@
 
 # NeuroX asks for libraries of 2021, yet runs with those of today

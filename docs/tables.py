@@ -57,9 +57,10 @@ def print_commands() -> None:
             if subcommand.params:
                 print("| option | meaning | default |\n| --- | --- | --- |")
             for parameter in subcommand.params:
-                option = f"`{'`, `'.join(parameter.opts)}`"
-                default = "required" if parameter.required else _default(parameter.default)
-                print(f"| {option} | {parameter.help} | {default} |")
+                option = f"`{'`, `'.join([*parameter.opts, *parameter.secondary_opts])}`"
+                meaning, _, default = parameter.help.partition(" [default: ")
+                default = default.removesuffix("]") or _default(parameter.default)
+                print(f"| {option} | {meaning} | {'required' if parameter.required else default} |")
             print()
 
 
@@ -74,7 +75,7 @@ def _default(value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    return f"`{value}`"
+    return f"`{', '.join(value) if isinstance(value, list) else value}`"
 
 
 def print_tree(*folders: str) -> None:

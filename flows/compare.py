@@ -1,62 +1,54 @@
 """Form that starts a comparison from the Prefect UI."""
 
-from prefect import flow
-from pydantic import BaseModel, ConfigDict, Field
-
-from flows.study_flow import FLOW_OPTIONS, run_form
-from neuroscope.options import StudySite
-from neuroscope.studies.compare.experiment import compare_experiment
+from flows.form import Models, NumberFormat, OptionalFile, Prompts, Site, Template
+from flows.study_flow import study_form
+from neuroscope.studies.compare.experiment import CompareExperiment, compare_experiment
 
 
-class Template(BaseModel):
-    """Sentence with a gap, and the words that fill it."""
-
-    model_config = ConfigDict(title="Template with fills", extra="forbid", frozen=True)
-    template: str = Field(
-        default="The engineer is a {}.",
-        title="Template",
-        description="A sentence with {} where the fills go.",
-    )
-    fills: list[str] = Field(
-        default=["man", "woman", "transgender"],
-        min_length=2,
-        title="Fills",
-        description="Two or more words; each gives one prompt.",
-    )
-
-
-class PromptList(BaseModel):
-    """Prompts, each written in full."""
-
-    model_config = ConfigDict(title="List of prompts", extra="forbid", frozen=True)
-    texts: list[str] = Field(
-        default=["The cat is on the mat", "The dog is on the mat"],
-        min_length=2,
-        title="Prompts",
-        description="Two or more prompts.",
-    )
-
-
-@flow(name="compare", **FLOW_OPTIONS)
+@study_form
 def compare(
-    model: str = "minilm",
-    prompts: Template | PromptList = Template(),  # noqa: B008 - immutable
+    models: Models = ["minilm"],  # noqa: B006 - never modified
+    prompts: Prompts = ["The cat is on the mat", "The dog is on the mat"],  # noqa: B006
+    template: Template = "",
+    file: OptionalFile = "",
+    site: Site = "resid_post",
     layers: str = "all",
-    site: StudySite = "resid_post",
+    plot_layers: str = "middle",
+    truncate: bool = False,
+    dtype: NumberFormat = "float32",
+    device: str = "auto",
     note: str = "",
-) -> None:
+) -> CompareExperiment:
     """Compare what the neurons do for two or more prompts, at every layer.
 
     Args:
-        model: A built-in name (minilm), a folder on the worker's machine, a Hugging Face id, or a
-            model in the MLflow registry (models:/name/3, models:/name@alias).
-        prompts: What to compare: a template with fills, or a list of prompts.
+        models: Built-in names (minilm), folders on the worker's machine, Hugging Face ids, or
+            models in the MLflow registry (models:/name/3, models:/name@alias).
+        prompts: Two or more prompts; or, with a template, the words that replace {} in it.
+        template: Text that contains {} once, where the words above go; empty if the prompts are
+            complete.
+        file: File of prompts on the worker's machine (.txt, .csv, .tsv, .jsonl, .parquet), relative
+            to the folder of prefect.yaml; it replaces the prompts above.
+        site: Component of each layer to read: resid_pre, attn_out, mlp_act (the MLP's neurons),
+            mlp_out, resid_post (the residual stream leaving the layer) or final (after the last).
         layers: Layers to read: all, one layer (5), a range (2-5), a list (0,2,5), or -1 for the
             last; they count from 0.
-        site: Component of each layer to read: mlp_act is the MLP's neurons, resid_post is the
-            residual stream leaving the layer.
+        plot_layers: Layers drawn neuron by neuron: middle, or as in layers.
+        truncate: Truncate prompts at the model's limit instead of refusing them.
+        dtype: Number format of the forward pass: float32, bfloat16 or float16.
+        device: auto (a GPU if there is one), cpu, cpu:4 (four threads), cuda, cuda:1, mps or all
+            (every GPU).
         note: Description of the MLflow run, kept with the results.
     """
-    group = prompts.model_dump()
-    experiment = compare_experiment([model], group, site=site, layers=layers, note=note)
-    run_form(experiment, compare.fn)
+    texts = {"texts": prompts} if not template else {"template": template, "fills": prompts}
+    return compare_experiment(
+        models,
+        {"file": file, "template": template} if file else texts,
+        site=site,
+        layers=layers,
+        plot_layers=plot_layers,
+        truncate=truncate,
+        dtype=dtype,
+        device=device,
+        note=note,
+    )

@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -21,20 +21,32 @@ from rich.progress import Progress as Bar
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from flows.output import result_stream
+from flows.running_stack import mlflow_port
 from flows.stack import StackAddresses
 from neuroscope.files import size_text
+from neuroscope.home import home
 from neuroscope.json_text import json_text
+from neuroscope.labels import distinct_labels
 from neuroscope.progress import Progress
+from neuroscope.redaction import redacted
 from neuroscope.reporting.tables import Section, Table
 
 if TYPE_CHECKING:
-    from neuroscope.experiment import Experiment
     from neuroscope.reporting.tracking import Tracker
     from neuroscope.studies.store.store import StoredActivations
-    from neuroscope.studies.study import Result, Study
+    from neuroscope.studies.study import Findings, Results, Study
+
+
+class _Results:
+    """Current stream for results, as a file for a console."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(result_stream(), name)
+
 
 errors = Console(stderr=True)
-output = Console()
+output = Console(file=cast(IO[str], _Results()))
 
 _LONGEST_LINE = 10_000  # characters
 _SECONDS_PER_LINE = 30
@@ -122,7 +134,7 @@ def show_log() -> Iterator[None]:
 
     class Printer(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            print_on(errors, record.getMessage())
+            print_on(errors, redacted(record.getMessage()))
 
     log, printer = logging.getLogger("neuroscope"), Printer()
     level = log.level
@@ -137,31 +149,68 @@ def show_log() -> Iterator[None]:
 
 def show_results(
     study: "Study[Any, Any]",
-    experiment: "Experiment",
-    results: "Sequence[Result]",
-    tracker: "Tracker",
+    results: "Results[Any]",
+    tracker: "Tracker | None",
     *,
     json: bool,
 ) -> None:
-    """Print the results of a study as JSON, or as tables with how to open them in MLflow."""
+    """Print the results of a study as JSON, or as tables with where their reports are."""
     from neuroscope.studies.study import results_document
 
+    port = mlflow_port()
     if json:
-        print(json_text(results_document(results, tracker)))
+        print_json(results_document(results, tracker, port=port or 5000))
         return
     for index, result in enumerate(results):
         if index:
             print_text("")
-        show_table(study.summary(experiment, result))
-        for note in result.notes:
-            print_on(errors, f"note: {note}")
-    recorded = [result.run_id for result in results if result.run_id]
-    lines = ["", *(f"Report: {tracker.report_location(run)}" for run in recorded)]
-    lines += ["", "To see it in MLflow:"]
-    if command := tracker.serving_command():
-        lines += [f"  {command}", "and then open"]
-    lines += [f"  {tracker.address(run)}" for run in recorded]
-    print_text("\n".join(lines))
+        show_table(study.summary(result))
+        _show_notes(result.notes)
+    if results.overview:
+        _show_findings(results.overview)
+    if tracker:
+        labels = distinct_labels([result.model for result in results])
+        names = [*labels, "all models"] if results.overview else [""]
+        _show_runs(dict(zip(results.run_ids, names, strict=True)), tracker, port)
+
+
+def _show_findings(findings: "Findings") -> None:
+    """Print what differs between several models."""
+    for table in findings.tables:
+        print_text("")
+        show_table(table)
+    print_prose(output, f"\n{findings.headline}")
+    _show_notes(findings.notes)
+
+
+def _show_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        print_prose(errors, f"note: {note}")
+
+
+def _show_runs(names: Mapping[str, str], tracker: "Tracker", port: int | None) -> None:
+    """Print where the reports of runs are, and how to browse the runs.
+
+    Args:
+        names: id of each run -> name that tells it from the others; may be empty.
+        tracker: tracker that recorded the runs.
+        port: port at which `neuroscope up` serves the embedded database; None if it does not run.
+    """
+    from neuroscope.reporting.tracking_server import embedded_database, is_server
+
+    print_text("")
+    for run_id, name in names.items():
+        label = f"Report, {name}" if name else "Report"
+        print_text(f"{label}: {tracker.report_location(run_id)}")
+    embedded = tracker.uri == embedded_database(home())
+    if embedded and port is None:
+        print_text("To browse all runs in MLflow: neuroscope up")
+    elif embedded or is_server(tracker.uri):  # `neuroscope up` serves no other database
+        for run_id, name in names.items():
+            label = f"MLflow, {name}" if name else "MLflow"
+            print_text(f"{label}: {tracker.address(run_id, port=port or 0)}")
+        charts = tracker.charts_address(next(iter(names)), port=port or 0)
+        print_text(f"All runs with these prompts: {charts}")
 
 
 def show_table(table: Table) -> None:
@@ -169,18 +218,21 @@ def show_table(table: Table) -> None:
     output.print(table.title, style="bold", markup=False, highlight=False)
     for section in table.sections:
         if section.title:
-            print_text(f"\n{section.title}")
-        _print_whole(_rich_table(table, section))
+            print_prose(output, f"\n{section.title}")
+        _print_grid(_rich_table(table, section))
     for note in table.notes:
-        print_text(note)
+        print_prose(output, note)
 
 
-def _print_whole(grid: RichTable) -> None:
-    """Print a table with every number in full; lines longer than the terminal continue below."""
-    width = grid.__rich_measure__(output, output.options.update(width=_LONGEST_LINE)).maximum
-    wide = Console(
-        file=output.file, width=max(width, output.width), force_terminal=output.is_terminal
-    )
+def _print_grid(grid: RichTable) -> None:
+    """Print a table with every number and word in full.
+
+    In a terminal, texts of several words continue on the next line of their cell; if that does not
+    suffice, lines are longer than the terminal.
+    """
+    size = grid.__rich_measure__(output, output.options.update(width=_LONGEST_LINE))
+    width = max(output.width, size.minimum) if output.is_terminal else size.maximum
+    wide = Console(file=output.file, width=width, force_terminal=output.is_terminal)
     wide.print(grid, crop=False)
 
 
@@ -189,7 +241,7 @@ def _rich_table(table: Table, section: Section) -> RichTable:
     for index, column in enumerate(table.columns):
         heading = f"{column.group}\n{column.heading}" if column.group else column.heading
         justify: Any = "left" if table.is_text(index) else "right"
-        grid.add_column(Text(heading), justify=justify, no_wrap=True)
+        grid.add_column(Text(heading), justify=justify, vertical="bottom")
     for row in section.rows:
         grid.add_row(*map(Text, table.texts(row)))
     return grid
@@ -214,7 +266,7 @@ def show_extraction(stored: "StoredActivations", seconds: float, *, json: bool) 
             "nonfinite": dict(manifest.nonfinite),
             "seconds": round(seconds, 3),
         }
-        print(json_text(document))
+        print_json(document)
         return
     reused = manifest.prompts - stored.computed
     lines = [
@@ -247,6 +299,11 @@ def show_addresses(addresses: StackAddresses) -> None:
     print_text("\n".join(lines))
 
 
+def print_json(document: Any) -> None:
+    """Print the one JSON document of a command on stdout."""
+    print(json_text(document), file=result_stream())
+
+
 def print_text(text: str) -> None:
     """Print text on stdout unchanged; Rich adds neither markup nor line breaks."""
     print_on(output, text)
@@ -255,3 +312,8 @@ def print_text(text: str) -> None:
 def print_on(console: Console, text: str) -> None:
     """Print text on a console unchanged; Rich adds neither markup nor line breaks."""
     console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def print_prose(console: Console, text: str) -> None:
+    """Print sentences on a console; lines of a terminal end between words."""
+    console.print(text, soft_wrap=not console.is_terminal, markup=False, highlight=False)

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from flows.environment import environment
-from flows.prefect_pages import current_page
 from flows.signals import Awaited, in_thread, shielded
 from neuroscope.errors import StackError
 
@@ -79,11 +78,11 @@ class PrefectServer:
         )
 
     def deployment_pages(self) -> dict[str, str]:
-        """Return the deployments that are ready to run: name -> address of the page."""
+        """Return the deployments that are ready to run: name -> address of the form."""
         with self._client() as client:
             deployments = client.read_deployments(work_pool_filter=_pool_filter())
         return {
-            deployment.name: current_page(f"{self.address}/deployments/deployment/{deployment.id}")
+            deployment.name: f"{self.address}/deployments/deployment/{deployment.id}/run"
             for deployment in deployments
             if deployment.status is not None and deployment.status.name == "READY"
         }

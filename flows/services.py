@@ -9,12 +9,12 @@ from flows.prefect_server import WORK_POOL, PrefectServer
 from flows.processes import Children
 from neuroscope.errors import StackError
 from neuroscope.home import create_home, home
+from neuroscope.reporting.moved_home import follow_home
 from neuroscope.reporting.tracking_server import embedded_database, server_arguments
 
 HOST = "127.0.0.1"
 WORKER = "worker"
 """Name of the service whose processes are flow runs."""
-_FLOW_RUNS_AT_ONCE = "2"  # each holds a model in memory
 
 
 def _nothing(children: Children) -> None:
@@ -52,13 +52,16 @@ class Service:
             return False
 
 
-def services(ports: Mapping[str, int], variables: Mapping[str, str], folder: Path) -> list[Service]:
+def services(
+    ports: Mapping[str, int], variables: Mapping[str, str], folder: Path, flows_at_once: int
+) -> list[Service]:
     """Return the services in the order in which they start.
 
     Args:
         ports: name of each server -> its port.
         variables: environment of the services.
         folder: folder of prefect.yaml.
+        flows_at_once: maximum number of flows that run at once.
 
     Raises:
         StackError: there is no prefect.yaml in `folder`.
@@ -68,7 +71,7 @@ def services(ports: Mapping[str, int], variables: Mapping[str, str], folder: Pat
     return [
         prefect,
         mlflow_service(ports["mlflow"]),
-        worker_service(server, prefect),
+        worker_service(server, prefect, flows_at_once),
         deployment_service(server, folder),
     ]
 
@@ -95,6 +98,7 @@ def mlflow_service(port: int) -> Service:
         # every process that creates tables in the database holds this lock
         with FileLock(create_home() / "mlflow.lock"):
             children.run("mlflow-upgrade", "-m", "mlflow", "db", "upgrade", database)
+            follow_home(database)
 
     return Service(
         "mlflow",
@@ -106,7 +110,7 @@ def mlflow_service(port: int) -> Service:
     )
 
 
-def worker_service(server: PrefectServer, prefect: Service) -> Service:
+def worker_service(server: PrefectServer, prefect: Service, flows_at_once: int) -> Service:
     """Return the worker that runs the flows, whose work pool is created first."""
     options = ("--type", "process", "--pool", WORK_POOL, "--name", WORK_POOL)
     created = datetime.now(UTC)
@@ -118,7 +122,7 @@ def worker_service(server: PrefectServer, prefect: Service) -> Service:
 
     return Service(
         WORKER,
-        ("-m", "prefect", "worker", "start", *options, "--limit", _FLOW_RUNS_AT_ONCE),
+        ("-m", "prefect", "worker", "start", *options, "--limit", str(flows_at_once)),
         lambda: server.has_worker(since=created),
         prepare=prepare,
         announcement="starting a worker and deploying the flows",

@@ -7,13 +7,13 @@ import contextlib
 import contextvars
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from types import FrameType
 from typing import Any, NoReturn
 
+from flows.output import results_only
 from neuroscope.errors import NeuroscopeError
 from neuroscope.progress import Progress
 
@@ -29,7 +29,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def interruptible(kept: str) -> Iterator[None]:
+def interruptible(kept: str | Callable[[], str]) -> Iterator[None]:
     """End a command cleanly on Ctrl-C, SIGTERM or the end of the terminal.
 
     >>> @interruptible("unfinished runs are marked as killed")
@@ -43,13 +43,13 @@ def interruptible(kept: str) -> Iterator[None]:
     and does not wait for threads that still run a step.
 
     Args:
-        kept: statement on what remains of the work, for the message.
+        kept: statement on what remains of the work, for the message, or a function that returns it.
     """
     global _active
     _received.clear()
     _active = True
     try:
-        with _handling(_raise):
+        with _handling(_raise), results_only():
             yield
     except NeuroscopeError:
         raise  # it is reported with its own message
@@ -61,9 +61,7 @@ def interruptible(kept: str) -> Iterator[None]:
     finally:
         _active = False
     if _received:
-        with contextlib.suppress(OSError):  # the reader of a pipe may be gone
-            sys.stdout.flush()
-        _leave(f"interrupted; {kept}")
+        _leave(f"interrupted; {kept if isinstance(kept, str) else kept()}")
 
 
 @contextlib.contextmanager

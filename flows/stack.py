@@ -12,12 +12,16 @@ from flows import signals
 from flows.environment import NO_TELEMETRY
 from flows.prefect_server import PrefectServer
 from flows.processes import Children, check_alone, check_ports, end
+from flows.running_stack import recorded_servers
 from flows.services import HOST, WORKER, address, services
 from neuroscope.home import create_home, home
+from neuroscope.reporting.tracking_server import SERVER_SETTINGS
 
 REPOSITORY = Path(__file__).absolute().parent.parent
 PORTS = {"mlflow": 5000, "prefect": 4200}
 """Name of each server -> its default port."""
+FLOWS_AT_ONCE = 2
+"""Default number of flows that run at once; each holds a model in memory."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class StackAddresses:
     servers: dict[str, str]
     """Display name of each server, such as MLflow -> its address."""
     deployments: dict[str, str]
-    """Name of each deployment -> address of the page with the button to run it."""
+    """Name of each deployment -> address of the form that runs it."""
     variables: dict[str, str]
     """Environment variables that another terminal needs to use these servers."""
     logs: Path
@@ -37,6 +41,7 @@ class StackAddresses:
 def up(
     ports: Mapping[str, int] = PORTS,
     *,
+    flows_at_once: int = FLOWS_AT_ONCE,
     on_ready: Callable[[StackAddresses], None],
     say: Callable[[str], None] = lambda message: None,
 ) -> NoReturn:
@@ -44,15 +49,18 @@ def up(
 
     Args:
         ports: name of each server -> its port on 127.0.0.1.
+        flows_at_once: maximum number of flows that run at once.
         on_ready: function that is called once, when all services are ready.
         say: function that is called with a message at each stage.
 
     Raises:
         StackError: a port is in use, or a service does not start or has ended.
     """
-    with Stack(ports, say=say) as stack:
-        on_ready(stack.addresses())
-        stack.wait()
+    with Stack(ports, flows_at_once=flows_at_once, say=say) as stack:
+        addresses = stack.addresses()
+        with recorded_servers(addresses.servers):
+            on_ready(addresses)
+            stack.wait()
 
 
 class Stack:
@@ -70,6 +78,7 @@ class Stack:
         self,
         ports: Mapping[str, int] = PORTS,
         *,
+        flows_at_once: int = FLOWS_AT_ONCE,
         say: Callable[[str], None] = lambda message: None,
         folder: Path = REPOSITORY,
         limit: float = 180,
@@ -78,11 +87,13 @@ class Stack:
 
         Args:
             ports: name of each server -> its port on 127.0.0.1.
+            flows_at_once: maximum number of flows that run at once.
             say: function that is called with a message at each stage.
             folder: folder of prefect.yaml.
             limit: seconds that each service may take to start.
         """
         self._ports = ports
+        self._flows_at_once = flows_at_once
         self._say = say
         self._folder = folder
         self._logs = home() / "logs"
@@ -91,7 +102,7 @@ class Stack:
 
     def __enter__(self) -> Self:
         create_home()
-        self._services = services(self._ports, self._variables, self._folder)
+        self._services = services(self._ports, self._variables, self._folder, self._flows_at_once)
         check_alone("NEUROSCOPE_HOME", str(home()))
         check_ports(self._ports)
         try:
@@ -166,15 +177,16 @@ def stack_environment(mlflow: str, prefect: str) -> dict[str, str]:
     return {
         **{name: value for name, value in os.environ.items() if name not in foreign},
         **NO_TELEMETRY,
+        **SERVER_SETTINGS,
         "NEUROSCOPE_HOME": str(home()),
         "MLFLOW_TRACKING_URI": mlflow,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PREFECT_HOME": os.environ.get("PREFECT_HOME") or str(home() / "prefect"),
         # the user's profiles are for other servers
         "PREFECT_PROFILES_PATH": str(home() / "prefect" / "profiles.toml"),
         "PREFECT_API_URL": f"{prefect}/api",
         "PREFECT_SERVER_UI_API_URL": f"{prefect}/api",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",  # each V2 page sends a request to another host
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
         "PREFECT_WORKER_QUERY_SECONDS": "2",  # otherwise a run waits up to ten seconds
         # otherwise SQLite records task runs many seconds late

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from neuroscope.extraction.models import Model
     from neuroscope.prompt_files import PromptFile, read_prompts
     from neuroscope.prompts import Prompt, PromptSet
+    from neuroscope.reporting.plots import plot_activations, plot_difference
     from neuroscope.reporting.tracking import Tracker
     from neuroscope.sites import Site
     from neuroscope.storage.activation_store import read_activations, read_parts
@@ -50,6 +51,8 @@ _HOMES = {
     "layers": "neuroscope.studies.layers.study",
     "load_experiment": "neuroscope.studies.study",
     "load_model": "neuroscope.studies.models",
+    "plot_activations": "neuroscope.reporting.plots",
+    "plot_difference": "neuroscope.reporting.plots",
     "read_activations": "neuroscope.storage.activation_store",
     "read_parts": "neuroscope.storage.activation_store",
     "read_prompts": "neuroscope.prompt_files",
@@ -75,6 +78,8 @@ __all__ = [
     "layers",
     "load_experiment",
     "load_model",
+    "plot_activations",
+    "plot_difference",
     "read_activations",
     "read_parts",
     "read_prompts",

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from html import escape
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.errors import SiteError
+from neuroscope.labels import model_label, short_repr
 from neuroscope.prompts import PromptSet
 from neuroscope.sites import LAYER_COMPONENTS, Site, parse_site
 from neuroscope.tokens import TokenBlock
@@ -60,9 +62,17 @@ class Activations(Generic[Array_co]):
     provenance: Provenance
 
     def __repr__(self) -> str:
-        provenance = self.provenance
         size = f"{len(self.prompts):,} prompts, {len(self.arrays)} sites"
-        return f"Activations({size}, model {provenance.model!r}, pool {provenance.pool!r})"
+        pool = f"pool {self.provenance.pool!r}"
+        return short_repr(self, f"{size}, {pool}, model {model_label(self.provenance.model)!r}")
+
+    def _repr_html_(self) -> str:
+        """Return the sites with the shape and dtype of their values, for notebooks."""
+        import pandas as pd
+
+        rows = [(str(site), *_shape_and_dtype(values)) for site, values in self.arrays.items()]
+        table = pd.DataFrame(rows, columns=["site", "shape", "dtype"])
+        return f"<p>{escape(repr(self))}</p>{table.to_html(index=False)}"
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -86,3 +96,12 @@ class Activations(Generic[Array_co]):
 
     def __iter__(self) -> Iterator[Site]:
         return iter(self.arrays)
+
+
+def _shape_and_dtype(values: Floats | list[Floats]) -> tuple[str, str]:
+    """Return the shape and dtype of the values at one site, as texts."""
+    if isinstance(values, np.ndarray):
+        return str(values.shape), str(values.dtype)
+    tokens = sum(map(len, values))
+    shape = f"{len(values):,} arrays (tokens, {values[0].shape[1]}), {tokens:,} tokens"
+    return shape, str(values[0].dtype)

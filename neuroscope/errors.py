@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from neuroscope.redaction import redacted
+
 __all__ = [
     "ExperimentError",
     "ModelError",
@@ -70,7 +72,8 @@ class NeuroscopeError(Exception):
     "NaN at mlp_act.3; fix the model's weights"
 
     Args:
-        problem: what is wrong, with the names and values that identify it.
+        problem: what is wrong, with the names and values that identify it; passwords and tokens
+            in it are hidden.
         options: settings that avoid the error.
         remedy: another way to avoid it, in the imperative.
     """
@@ -79,10 +82,12 @@ class NeuroscopeError(Exception):
     """Exit code of the command line."""
 
     def __init__(self, problem: str, *, options: Sequence[Option] = (), remedy: str = ""):
-        super().__init__(problem)
-        self.problem = problem
+        self.problem = redacted(problem)
+        super().__init__(self.problem)
         self.options = tuple(options)
-        self.remedy = remedy
+        self.remedy = redacted(remedy)
+        self.keys: tuple[str | int, ...] = ()
+        """Keys of the setting of an experiment that is at fault, such as `("models", 1)`."""
 
     def __str__(self) -> str:
         return self.message(lambda option: option.in_python)

@@ -1,12 +1,10 @@
 """Experiments: the settings needed to repeat a study, validated on creation."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -17,58 +15,52 @@ from pydantic import (
     model_validator,
 )
 
-from neuroscope.errors import ExperimentError, NeuroscopeError, Option
+from neuroscope.errors import ExperimentError, Option
+from neuroscope.experiment_faults import (
+    InvalidExperiment,
+    Keys,
+    about,
+    checked,
+    faults_of,
+    validator,
+)
+from neuroscope.experiment_values import (
+    SCHEMA,
+    check_models,
+    check_name,
+    check_schema,
+    check_study_site,
+    layers_text,
+)
 from neuroscope.files import absolute
 from neuroscope.options import Attention, Dtype, Memory, check_device_name
 from neuroscope.prompt_files import PromptFile
 from neuroscope.prompts import Prompts, PromptSet, fill_template
-from neuroscope.sites import Layers, parse_site
+from neuroscope.sites import parse_site
 
-SCHEMA = 1
-"""Version of the format of experiment files; newer versions are refused."""
-
-Keys = tuple[str | int, ...]
-"""Path of keys and list indices to a value in a document."""
 E = TypeVar("E", bound="Experiment")
 
-
-def checked(parse: Callable[[], Any]) -> Any:
-    """Return what `parse` returns; raise its error as a ValueError, which pydantic reports."""
-    try:
-        return parse()
-    except NeuroscopeError as error:
-        raise ValueError(error.message(yaml_spelling)) from error
+_SOURCES = (
+    Option("template", "The {} is on the mat", "give a sentence with {}"),
+    Option("file", "prompts.txt", "name a file of prompts"),
+)
 
 
 def yaml_spelling(option: Option) -> str:
     """Return a setting as written in an experiment file, such as `dtype: float32`."""
-    value = str(option.value).lower() if isinstance(option.value, bool) else str(option.value)
-    return f"{option.name}: {value}"
+    value = option.value
+    if isinstance(value, list):
+        return f"{option.name}: [{', '.join(map(str, value))}]"
+    return f"{option.name}: {str(value).lower() if isinstance(value, bool) else value}"
 
 
 def key_spelling(experiment: "type[Experiment]") -> Callable[[Option], str | None]:
-    """Return a function that spells settings as keys of an experiment.
+    """Return a function that spells settings as keys of an experiment or of its prompts.
 
     It returns None for settings that the experiment lacks.
     """
-    return lambda option: yaml_spelling(option) if option.name in experiment.model_fields else None
-
-
-def layers_text(value: Any) -> str:
-    """Return a choice of layers, given as text, an integer or a list of integers, as text."""
-    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    checked(lambda: Layers.parse(text))
-    return text
-
-
-def _site_text(value: Any) -> str:
-    checked(lambda: parse_site(str(value)))
-    return str(value)
-
-
-def _device_text(text: str) -> str:
-    checked(lambda: check_device_name(text))
-    return text
+    known = {*experiment.model_fields, *PromptSource.model_fields}
+    return lambda option: yaml_spelling(option) if option.name in known else None
 
 
 class Settings(BaseModel):
@@ -104,21 +96,31 @@ class PromptSource(Settings):
         return str(absolute(folder / Path(file).expanduser()))
 
     @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if [bool(self.texts), bool(self.template), bool(self.file)].count(True) != 1:
-            raise ValueError(
-                "prompts need one source; give either 'texts', or a 'template' with 'fills', or a"
-                " 'file'"
-            )
-        if self.fills and not self.template:
-            raise ValueError("'fills' need a 'template'; give one that contains {}")
-        if not self.file and (self.label_columns is not None or self.text_column != "text"):
-            raise ValueError(
-                "'text_column' and 'label_columns' need a 'file'; give one, or remove them"
-            )
+    def _complete(self) -> Self:
+        checked(self._check_source)
         if not self.file:
             checked(lambda: PromptSet.of(self._inline()))
         return self
+
+    def _check_source(self) -> None:
+        """Raise ExperimentError unless the prompts have exactly one source, with its settings."""
+        given = {
+            "listed": self.texts,
+            "made from a template": self.template,
+            "in a file": self.file,
+        }
+        ways = [way for way, value in given.items() if value]
+        if len(ways) > 1:
+            raise ExperimentError(
+                f"the prompts are {' and '.join(ways)}", remedy="keep one of them"
+            )
+        if not ways and not self.fills:
+            raise ExperimentError("no prompts are given", options=_SOURCES, remedy="list them")
+        if self.fills and not self.template:
+            words = ", ".join(map(repr, self.fills))
+            raise ExperimentError(f"the words {words} have no template", options=_SOURCES[:1])
+        if not self.file and (self.label_columns is not None or self.text_column != "text"):
+            raise ExperimentError("columns are named, but no file", options=_SOURCES[1:])
 
     def prompts(self) -> Prompts:
         """Return the prompts; a file is read once to check it.
@@ -135,8 +137,7 @@ class PromptSource(Settings):
     def _inline(self) -> list[str]:
         if not self.template:
             return list(self.texts)
-        texts: list[str] = checked(lambda: fill_template(self.template, self.fills))
-        return texts
+        return fill_template(self.template, self.fills)
 
 
 class Fingerprints(Settings):
@@ -151,23 +152,22 @@ class Fingerprints(Settings):
 class Experiment(Settings):
     """Settings needed to repeat a study; each kind of study has its own subclass.
 
-    >>> experiment = load_experiment("experiments/engineer.yaml")
+    >>> experiment = load_experiment("experiments/cat_dog.yaml")
     >>> experiment.kind, experiment.models
     ('compare', ['minilm'])
     """
 
-    schema_number: int = Field(
+    schema_number: Annotated[int, validator(check_schema)] = Field(
         SCHEMA, alias="schema", ge=1, description="Version of the format of experiment files"
     )
     kind: str = Field(description="Kind of study")
-    name: str = Field(
-        pattern=r"^[\w.-]+$",
+    name: Annotated[str, validator(check_name)] = Field(
         description="Short name, also used for the MLflow run: letters, digits, `_`, `.`, `-`",
     )
     note: str = Field(
         "", description="What the experiment asks; stored as the description of the MLflow run"
     )
-    device: Annotated[str, AfterValidator(_device_text)] = Field(
+    device: Annotated[str, validator(check_device_name)] = Field(
         "auto",
         description="Device: `auto` (a GPU if there is one), `cpu`, `cpu:4` (four threads), `cuda`,"
         " `cuda:1`, `mps` or `all` (every GPU)",
@@ -191,16 +191,6 @@ class Experiment(Settings):
         " copy is run again, the result reports what has changed",
     )
 
-    @field_validator("schema_number")
-    @classmethod
-    def _known_schema(cls, number: int) -> int:
-        if number > SCHEMA:
-            raise ValueError(
-                f"schema {number} is newer than {SCHEMA}, the newest this version reads; upgrade"
-                " neuroscope"
-            )
-        return number
-
     def prompt_sources(self) -> list[PromptSource]:
         """Return the sources of the experiment's prompts."""
         raise NotImplementedError
@@ -213,13 +203,13 @@ class Experiment(Settings):
 class ModelsExperiment(Experiment):
     """Experiment that reads one component of the layers of one or more models."""
 
-    models: list[str] = Field(
+    models: Annotated[list[str], validator(check_models)] = Field(
         min_length=1,
         description="Models to read: built-in names (`minilm`), folders, hub ids, optionally with a"
         " revision (`bert-base-uncased@main`), or models in the MLflow registry (`models:/name/3`,"
         " `models:/name@alias`)",
     )
-    site: Annotated[str, BeforeValidator(_site_text)] = Field(
+    site: Annotated[str, validator(check_study_site)] = Field(
         "resid_post",
         description="Component to read: `resid_pre`, `attn_out`, `mlp_act`, `mlp_out`,"
         " `resid_post`, or `final` (after the last layer only); with a layer (`mlp_act.3`), only"
@@ -233,21 +223,17 @@ class ModelsExperiment(Experiment):
 
     @model_validator(mode="after")
     def _unambiguous(self) -> Self:
-        if self.component == "logits":
-            raise ValueError(
-                "no study reads site 'logits', one score per token of the vocabulary; choose"
-                " 'final', from which the model computes the logits"
-            )
-        if parse_site(self.site)[1] is not None and self.layers != "all":
-            raise ValueError(
-                f"site '{self.site}' names its layer and layers '{self.layers}' are given too;"
-                " remove one of the two"
-            )
-        if not all(model.strip() for model in self.models):
-            raise ValueError("the name of a model is blank; fill it in or remove it")
-        if len(set(self.models)) < len(self.models):
-            raise ValueError("a model is named twice; remove one")
+        checked(self._check_layers)
         return self
+
+    def _check_layers(self) -> None:
+        """Raise ExperimentError if the site names its layer and layers are given too."""
+        if parse_site(self.site)[1] is not None and self.layers != "all":
+            with about("layers"):
+                raise ExperimentError(
+                    f"site '{self.site}' names its layer and layers '{self.layers}' are given too",
+                    remedy="remove one of the two",
+                )
 
     @property
     def prompt_set(self) -> Prompts:
@@ -287,41 +273,4 @@ def make_experiment(
     try:
         return experiment.model_validate(data, context={"folder": folder or Path()})
     except ValidationError as error:
-        faults = [where(fault["loc"]) + _explain(experiment, fault) for fault in error.errors()]
-        raise ExperimentError("\n".join(faults)) from error
-
-
-def _explain(experiment: type[Experiment], fault: Any) -> str:
-    """Return the message for one fault that pydantic reports."""
-    keys: Keys = fault["loc"]
-    name = ".".join(map(str, keys))
-    if fault["type"] == "extra_forbidden":
-        known = list(_fields_at(experiment, keys[:-1]))
-        near = get_close_matches(str(keys[-1]), known, n=1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
-        return f"unknown key '{keys[-1]}'{hint}; keys here are {', '.join(known)}"
-    if fault["type"] == "missing":
-        return f"key '{name}' is missing"
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    if fault["type"] == "value_error" or not name:
-        return message
-    return f"{name}: {message}, found {fault['input']!r}"
-
-
-def _fields_at(experiment: type[Settings], keys: Sequence[str | int]) -> Iterator[str]:
-    """Yield the names of the keys that are known at a position in a document."""
-    group: Any = experiment
-    for key in keys:
-        if isinstance(key, str):
-            annotation = next(
-                field.annotation
-                for name, field in group.model_fields.items()
-                if key in (name, field.alias)
-            )
-            candidates = (annotation, *get_args(annotation))
-            group = next(
-                candidate
-                for candidate in candidates
-                if isinstance(candidate, type) and issubclass(candidate, BaseModel)
-            )
-    yield from (field.alias or name for name, field in group.model_fields.items())
+        raise InvalidExperiment(faults_of(error, experiment, where)) from error

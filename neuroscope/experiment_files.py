@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from neuroscope.errors import ExperimentError
-from neuroscope.experiment import Keys
+from neuroscope.experiment_faults import Keys
 
 
 @dataclass(frozen=True)
 class ExperimentFile:
     """Keys and values of an experiment file, with their line numbers.
 
-    >>> file = ExperimentFile.read("experiments/engineer.yaml")
+    >>> file = ExperimentFile.read("experiments/cat_dog.yaml")
     >>> file.data["kind"]
     'compare'
     """
@@ -35,7 +35,7 @@ class ExperimentFile:
         except OSError as error:
             raise ExperimentError(
                 f"cannot read experiment '{path}': {error.strerror}",
-                remedy="give the path of a YAML file such as experiments/engineer.yaml",
+                remedy="give the path of a YAML file such as experiments/cat_dog.yaml",
             ) from error
         except UnicodeDecodeError as error:
             raise ExperimentError(f"{path} is not UTF-8 text; save it as UTF-8") from error

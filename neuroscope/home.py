@@ -1,10 +1,14 @@
 """The folder in which neuroscope stores what it computes on this machine."""
 
 import os
+import re
 from pathlib import Path
 
 from neuroscope.errors import NeuroscopeError
 from neuroscope.files import absolute
+
+_FORBIDDEN = re.compile(r"[?%\x00-\x1f\x7f\ud800-\udfff]")
+"""Characters that begin a query or a quoted character, control characters, undecodable bytes."""
 
 
 def home() -> Path:
@@ -12,8 +16,18 @@ def home() -> Path:
 
     The environment variable `NEUROSCOPE_HOME` names it; the default is `~/.neuroscope`. The folder
     may not exist yet: `create_home` creates it.
+
+    Raises:
+        NeuroscopeError: the path has a character that the addresses of the databases cannot hold.
     """
-    return absolute(os.environ.get("NEUROSCOPE_HOME") or Path.home() / ".neuroscope")
+    folder = absolute(os.environ.get("NEUROSCOPE_HOME") or Path.home() / ".neuroscope")
+    if found := _FORBIDDEN.search(str(folder)):
+        raise NeuroscopeError(
+            f"the home folder {str(folder)!r} has the character {found[0]!r} in its path, which"
+            " MLflow and Prefect misread in the address of a database",
+            remedy="set NEUROSCOPE_HOME to a folder without this character",
+        )
+    return folder
 
 
 def create_home(*subfolder: str) -> Path:

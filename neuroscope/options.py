@@ -18,6 +18,8 @@ Attention = Literal["sdpa", "eager"]
 """Implementations of attention."""
 PaddingSide = Literal["right", "left"]
 """Sides of a prompt on which it is padded."""
+StudyKind = Literal["compare", "layers"]
+"""Kinds of study."""
 StudySite = Literal["resid_pre", "attn_out", "mlp_act", "mlp_out", "resid_post", "final"]
 """Components that a study can read."""
 Memory = Literal["auto", "resident", "stream"]

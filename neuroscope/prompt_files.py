@@ -1,6 +1,7 @@
 """Prompts from files: text, CSV, TSV, JSON Lines or Parquet, read row by row."""
 
 import csv
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -12,7 +13,9 @@ from typing import Any
 
 from neuroscope.errors import Option, PromptError
 from neuroscope.files import absolute
-from neuroscope.prompts import Prompt, PromptSet, checked, digest_of
+from neuroscope.labels import short_repr
+from neuroscope.prompts import Prompt, PromptCheck, PromptSet, digest_of
+from neuroscope.text_files import filled_lines, lines_of
 
 Row = tuple[str, Mapping[str, object]]
 """Position of a row in its file, such as `line 3`, and its columns."""
@@ -88,6 +91,9 @@ class PromptFile:
         digest = digest_of(counted())
         return cls(path, count, characters, digest, columns.text, columns.labels)
 
+    def __repr__(self) -> str:
+        return short_repr(self, f"{self.count:,} prompts, {self.path.name!r}")
+
     def __len__(self) -> int:
         return self.count
 
@@ -152,17 +158,12 @@ class _Columns:
             raise PromptError(
                 f"{position}: '{self.text}' is {fault}", remedy="give every row a text"
             )
-        if "\0" in text:
-            raise PromptError(
-                f"{position}: '{self.text}' contains a NUL character",
-                remedy="save the file as UTF-8",
-            )
         others = (name for name in row if name not in ("id", self.text))
         names = others if self.labels is None else self.labels
         values = ((name, row[name]) for name in names)
         labels = {name: _text(value) for name, value in values if not _is_blank(value)}
         id = row.get("id")
-        return Prompt(str(index) if id in (None, "") else _text(id), text, labels)
+        return Prompt(str(index) if id in (None, "") else _text(id), text, labels, position)
 
 
 def _is_blank(value: object) -> bool:
@@ -194,34 +195,29 @@ def _checked_path(path: str | Path) -> Path:
 
 def _read(path: Path, columns: _Columns, *, check: bool) -> Iterator[Prompt]:
     """Yield the prompts of a file, of which there must be at least one; errors name the file."""
-    prompt = None
+    check_prompt = PromptCheck() if check else None
+    index = -1
     try:
         with closing(_READERS[path.suffix.lower()](path, columns)) as rows:
-            prompts = (columns.prompt(index, *row) for index, row in enumerate(rows))
-            for prompt in checked(prompts) if check else prompts:
+            for index, row in enumerate(rows):
+                prompt = columns.prompt(index, *row)
+                if check_prompt:
+                    check_prompt(prompt)
                 yield prompt
-    except UnicodeDecodeError as error:
-        raise PromptError(f"{path} is not UTF-8 ({error})", remedy="save it as UTF-8") from error
     except PromptError as error:
         problem = f"{path}, {error.problem}"
         raise PromptError(problem, options=error.options, remedy=error.remedy) from error
+    except UnicodeDecodeError as error:  # bytes in a Parquet file
+        raise PromptError(f"{path} is not UTF-8 ({error})", remedy="save it as UTF-8") from error
     except OSError as error:
         raise PromptError(f"{path} cannot be read ({error.strerror or error})") from error
-    if prompt is None:
+    if index < 0:
         raise PromptError(f"{path} contains no prompts")
-
-
-def _filled_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield position and text of the lines that are not blank; CR, LF and CR LF end a line."""
-    with path.open(encoding="utf-8-sig") as file:
-        for line, text in enumerate(file, 1):
-            if text.strip():
-                yield f"line {line}", text.removesuffix("\n")
 
 
 def _read_text(path: Path, columns: _Columns) -> Generator[Row, None, None]:
     columns.check(["text"], "")
-    for position, text in _filled_lines(path):
+    for position, text in filled_lines(path):
         yield position, {"text": text}
 
 
@@ -236,25 +232,39 @@ def _read_csv(
         delimiter: character between two columns.
         name: plural name of the delimiter, for messages.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-        start = 1  # line on which the row starts; an error may be detected many lines later
-        try:
-            names = reader.fieldnames
-            if names is None:
-                return  # the file is empty
-            columns.check(names, "line 1: ")
+    lines = lines_of(path)
+    header = list(itertools.islice(lines, 1))
+    _refuse_delimiter("".join(header), delimiter, columns.text)
+    rows = itertools.chain(header, lines)
+    reader = csv.DictReader(rows, delimiter=delimiter, strict=True)
+    start = 1  # line on which the row starts; an error may be detected many lines later
+    try:
+        names = reader.fieldnames
+        if names is None:
+            return  # the file is empty
+        columns.check(names, "line 1: ")
+        start = reader.line_num + 1
+        for row in reader:
+            if None in row or None in row.values():
+                raise PromptError(
+                    f"line {reader.line_num}: expected {len(names)} columns",
+                    remedy=f"quote texts that contain {name}",
+                )
+            yield f"line {reader.line_num}", row
             start = reader.line_num + 1
-            for row in reader:
-                if None in row or None in row.values():
-                    raise PromptError(
-                        f"line {reader.line_num}: expected {len(names)} columns",
-                        remedy=f"quote texts that contain {name}",
-                    )
-                yield f"line {reader.line_num}", row
-                start = reader.line_num + 1
-        except csv.Error as error:
-            raise _csv_error(start, error) from error
+    except csv.Error as error:
+        raise _csv_error(start, error) from error
+
+
+def _refuse_delimiter(header: str, delimiter: str, text_column: str) -> None:
+    """Raise PromptError if the names of the columns are separated by another character."""
+    name = header.strip().strip('"')
+    for other in (";", "\t", "|", ","):
+        if other in name and delimiter not in name and name != text_column:
+            raise PromptError(
+                f"line 1: the columns {name!r} are separated by {other!r}",
+                remedy="separate them by ',' in a .csv file and by a tab in a .tsv file",
+            )
 
 
 def _csv_error(start: int, error: csv.Error) -> PromptError:
@@ -266,7 +276,7 @@ def _csv_error(start: int, error: csv.Error) -> PromptError:
 
 
 def _read_jsonl(path: Path, columns: _Columns) -> Generator[Row, None, None]:
-    for position, text in _filled_lines(path):
+    for position, text in filled_lines(path):
         try:
             row = json.loads(text)
         except json.JSONDecodeError as error:

@@ -3,12 +3,15 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
 from typing import Protocol
 
 from neuroscope.errors import PromptError
+from neuroscope.labels import short_repr, shortened
+
+_EXCERPT = 60  # characters
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,22 @@ class Prompt:
     id: str
     text: str
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    position: str = field(default="", compare=False, repr=False)
+    """Position in a file or list, such as `line 3` or `number 3`; may be empty."""
+
+    def __str__(self) -> str:
+        """Return the start of the text, the id and the position, for messages.
+
+        An id that is only a number is omitted: prompts without one are numbered.
+
+        >>> str(Prompt("news-17", "Stocks fell on Monday."))
+        "prompt 'Stocks fell on Monday.' (id 'news-17')"
+        """
+        line = " ".join(self.text.split())
+        text = repr(shortened(line, _EXCERPT))
+        id = "" if self.id.isdigit() else f"id {self.id!r}"
+        details = ", ".join(filter(None, (id, self.position)))
+        return f"prompt {text} ({details})" if details else f"prompt {text}"
 
 
 class Prompts(Protocol):
@@ -62,13 +81,13 @@ class PromptSet:
     def __post_init__(self) -> None:
         if not self.prompts:
             raise PromptError("no prompts were given", remedy="give at least one")
-        for _ in checked(self.prompts):
-            pass
+        check = PromptCheck()
+        for prompt in self.prompts:
+            check(prompt)
 
     def __repr__(self) -> str:
-        texts = ", ".join(repr(prompt.text) for prompt in self.prompts[:3])
-        more = f", ... {len(self):,} in all" if len(self) > 3 else ""
-        return f"PromptSet({texts}{more})"
+        texts = ", ".join(repr(shortened(prompt.text, _EXCERPT)) for prompt in self.prompts[:3])
+        return short_repr(self, f"{len(self):,} prompts: {texts}{', …' * (len(self) > 3)}")
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -117,43 +136,54 @@ def _prompt(index: int, item: object) -> Prompt:
     if isinstance(item, Prompt):
         return item
     if isinstance(item, str):
-        return Prompt(str(index), item)
+        return Prompt(str(index), item, position=f"number {index + 1}")
     raise PromptError(f"prompt {index} is {item!r}, not text", remedy="give a text or a Prompt")
 
 
-def checked(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
-    """Yield prompts, checking each one when it is reached.
+class PromptCheck:
+    """Check of the prompts of a set, which is called with each in turn.
 
-    Raises:
-        PromptError: a prompt is blank, is not valid Unicode, or has the id of an earlier one.
+    >>> check = PromptCheck()
+    >>> for prompt in prompts: check(prompt)
     """
-    ids: set[str] = set()
-    for number, prompt in enumerate(prompts, 1):
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+
+    def __call__(self, prompt: Prompt) -> None:
+        """Check one prompt.
+
+        Raises:
+            PromptError: the prompt is blank, is not text, or has the id of an earlier one.
+        """
+        if fault := self._fault(prompt):
+            problem, remedy = fault
+            position = prompt.position or f"number {len(self._ids) + 1}"
+            raise PromptError(f"{replace(prompt, position=position)} {problem}", remedy=remedy)
+        self._ids.add(prompt.id)
+
+    def _fault(self, prompt: Prompt) -> tuple[str, str] | None:
+        """Return what is wrong with a prompt, and what to do about it."""
         if not prompt.text.strip():
-            raise PromptError(
-                f"prompt '{prompt.id}' (number {number}) is blank", remedy="give it text or omit it"
-            )
-        if not (_is_unicode(prompt.id) and _is_unicode(prompt.text)):
-            raise PromptError(
-                f"prompt {prompt.id!r} (number {number}) contains a lone surrogate, which is"
-                " invalid Unicode",
-                remedy="fix the source of the text",
-            )
-        if prompt.id in ids:
-            raise PromptError(
-                f"two prompts have the id '{prompt.id}' (the second is number {number})",
-                remedy="give each its own id; prompts without one are numbered from 0",
-            )
-        ids.add(prompt.id)
-        yield prompt
+            return "is blank", "give it text or omit it"
+        for text in (prompt.id, prompt.text, *prompt.labels, *prompt.labels.values()):
+            if fault := _unicode_fault(str(text)):
+                return f"contains {fault}", "fix the source of the text"
+        if prompt.id in self._ids:
+            remedy = "give each its own id; prompts without one are numbered from 0"
+            return f"has the id {prompt.id!r} of an earlier prompt", remedy
+        return None
 
 
-def _is_unicode(text: str) -> bool:
+def _unicode_fault(text: str) -> str:
+    """Return what makes a text unusable; empty if nothing does."""
+    if "\0" in text:
+        return "a NUL character"
     try:
         text.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        return "a lone surrogate, which is invalid Unicode"
+    return ""
 
 
 def digest_of(prompts: Iterable[Prompt]) -> str:
@@ -168,8 +198,8 @@ def digest_of(prompts: Iterable[Prompt]) -> str:
 def fill_template(template: str, fills: Sequence[str]) -> list[str]:
     """Return the template's text once per fill, with the fill in place of `{}`.
 
-    >>> fill_template("The engineer is a {}.", ["man", "woman"])
-    ['The engineer is a man.', 'The engineer is a woman.']
+    >>> fill_template("The {} is on the mat", ["cat", "dog"])
+    ['The cat is on the mat', 'The dog is on the mat']
 
     Raises:
         PromptError: the template does not contain `{}` exactly once, or there are no fills.
@@ -177,7 +207,7 @@ def fill_template(template: str, fills: Sequence[str]) -> list[str]:
     if template.count("{}") != 1:
         raise PromptError(
             f"template '{template}' must contain '{{}}' exactly once, where the fills go",
-            remedy="write, for example, 'The engineer is a {}.'",
+            remedy="write, for example, 'The {} is on the mat'",
         )
     if not fills:
         raise PromptError(

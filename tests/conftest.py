@@ -1,13 +1,20 @@
-"""Fixtures: an isolated home for each test, and folders of tiny models."""
+"""Fixtures: an isolated home for each test, folders of tiny models, a recorded comparison."""
 
+import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from compared import experiment_for
 from hypothesis import settings
+from mlflow import MlflowClient
 from models import make_model
+
+from neuroscope import Tracker, run_comparison
 
 # tiny models gain nothing from threads, and lose much when other processes need the cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,6 +27,7 @@ settings.load_profile("neuroscope")
 SLOW = (
     *("test_cli", "test_end_to_end", "test_examples", "test_killed", "test_prefect", "test_rerun"),
     *("test_registry_server", "test_second_process", "test_signals", "test_stack"),
+    *("test_report_command", "test_study_commands"),
 )
 """Files whose tests start servers, browsers, flows or other processes."""
 
@@ -79,3 +87,41 @@ def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pat
 def folder(tmp_path: Path) -> Path:
     """Return a path for activations at which nothing exists yet."""
     return tmp_path / "acts"
+
+
+@pytest.fixture
+def recorded(family_folder, database):
+    """Record a comparison in two models; return the results and a client of MLflow."""
+    tracker = Tracker.open()
+    experiment = experiment_for(family_folder("bert"), family_folder("llama"), note="why")
+    comparisons = run_comparison(experiment, tracker)
+    return comparisons, MlflowClient(tracking_uri=tracker.uri)
+
+
+@pytest.fixture
+def run_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Any]:
+    """Return a function that runs a command here and returns its exit code and its output."""
+
+    from flows import cli
+
+    def run(*arguments: object) -> Any:
+        monkeypatch.setattr(sys, "argv", ["neuroscope", *map(str, arguments)])
+        with pytest.raises(SystemExit) as raised:
+            cli.main()
+        return raised.value.code, capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def run_json(run_command: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that runs a command and returns its JSON document."""
+
+    def run(*arguments: object) -> Any:
+        code, printed = run_command(*arguments, "--json")
+        assert code == 0, printed.err
+        return json.loads(printed.out)
+
+    return run

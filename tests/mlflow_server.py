@@ -13,18 +13,14 @@ from pathlib import Path
 import httpx
 import psutil
 
-from neuroscope.reporting.tracking_server import SERVER_SETTINGS
+from neuroscope.reporting.tracking_server import SERVER_SETTINGS, server_arguments
 
 
 class Server:
     """Running server; `stop` ends it and the processes that it started."""
 
-    def __init__(self, folder: Path, database: Path):
-        port = free_port()
+    def __init__(self, folder: Path, port: int, arguments: list[str]):
         self.address = f"http://127.0.0.1:{port}"
-        arguments = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-        arguments += ["--workers", "1", "--backend-store-uri", f"sqlite:///{database}"]
-        arguments += ["--artifacts-destination", (folder / "served").as_uri()]
         self._log = folder / "server.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -62,7 +58,25 @@ class Server:
 @contextmanager
 def serving(folder: Path, empty_database: Path) -> Iterator[Server]:
     """Serve a copy of an empty database until the block ends."""
-    server = Server(folder, Path(shutil.copy(empty_database, folder / "served.db")))
+    database = shutil.copy(empty_database, folder / "served.db")
+    port = free_port()
+    arguments = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    arguments += ["--workers", "1", "--backend-store-uri", f"sqlite:///{database}"]
+    arguments += ["--artifacts-destination", (folder / "served").as_uri()]
+    with _running(Server(folder, port, arguments)) as server:
+        yield server
+
+
+@contextmanager
+def serving_home(home: Path) -> Iterator[str]:
+    """Serve the embedded database of a home until the block ends; yield the address."""
+    port = free_port()
+    with _running(Server(home, port, server_arguments(home, port))) as server:
+        yield server.address
+
+
+@contextmanager
+def _running(server: Server) -> Iterator[Server]:
     try:
         server.wait()
         yield server

@@ -2,52 +2,36 @@
 
 import time
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
-import httpx
 from playwright.sync_api import Locator, Page, Response
 
 
-def open_run_form(page: Page, ui: str, deployment: str) -> None:
-    """Open the form of a deployment as a user does: Deployments, its name, Run, Custom run."""
-    page.goto(f"{ui}/v2/deployments")
-    page.get_by_role("link", name=deployment, exact=True).first.click()
-    page.get_by_role("button", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Custom run").click()
-    page.get_by_role("textbox", name="note (Optional)").wait_for()
+def open_run_form(page: Page, address: str) -> None:
+    """Open the form of a deployment at the address that `neuroscope up` prints."""
+    page.goto(address)
+    field(page, "note (Optional)").locator("textarea").wait_for()
+
+
+def field(page: Page, name: str) -> Locator:
+    """Return a field of the form, with its label, its input and its errors."""
+    label = page.locator(".schema-form-property__label").get_by_text(name, exact=True)
+    return page.locator(".schema-form-property").filter(has=label).last
 
 
 def fill_text(page: Page, name: str, value: str) -> None:
     """Fill in a text field."""
-    page.get_by_role("textbox", name=f"{name} (Optional)", exact=True).fill(value)
+    field(page, name).locator("textarea").fill(value)
 
 
-def choose(page: Page, name: str, option: str) -> None:
-    """Choose an option of a select field."""
-    page.get_by_role("button", name=f"Select {name}").click()
-    page.get_by_role("option", name=option, exact=True).click()
-    page.get_by_role("button", name=f"Select {name}").get_by_text(option, exact=True).wait_for()
-
-
-def fill_list(page: Page, panel: Locator, values: Sequence[str]) -> None:
-    """Set the only list in the panel to these values."""
-    rows = panel.locator("[data-slot=card] > div:has(> [aria-roledescription=sortable])")
-    rows.first.wait_for()
-    while (count := rows.count()) > len(values):
-        rows.last.get_by_role("button", name="Open menu").click()
-        page.get_by_role("menuitem", name="Delete").click()
-        rows.nth(count - 1).wait_for(state="detached")
-    while (count := rows.count()) < len(values):
-        panel.get_by_role("button", name="Add item").click()
-        rows.nth(count).wait_for()
+def fill_list(page: Page, name: str, values: Sequence[str]) -> None:
+    """Set a list to these values, which are as many as it has or more."""
+    texts = field(page, name).locator("textarea")
+    while (count := texts.count()) < len(values):
+        field(page, name).get_by_role("button", name="Add item").click()
+        texts.nth(count).wait_for()
     for index, value in enumerate(values):
-        rows.nth(index).locator("textarea").fill(value)
-
-
-def fill_template(page: Page, template: str, fills: Sequence[str]) -> None:
-    """Enter the prompts as a template with fills."""
-    page.get_by_role("tab", name="Template with fills").click()
-    fill_text(page, "Template", template)
-    fill_list(page, page.get_by_role("tabpanel", name="Template with fills"), fills)
+        texts.nth(index).fill(value)
 
 
 def submit(page: Page, attempts: int = 5) -> str:
@@ -70,16 +54,30 @@ def submit(page: Page, attempts: int = 5) -> str:
     raise AssertionError("the server stayed busy")
 
 
-def open_task_runs(page: Page, ui: str, flow_run: str, tasks: Sequence[str]) -> None:
-    """Open the page of a flow run and wait until task runs of these names appear."""
-    page.goto(f"{ui}/v2/runs/flow-run/{flow_run}?tab=TaskRuns")
-    for task in tasks:
-        page.get_by_text(task, exact=True).first.wait_for()
+def open_tab(page: Page, ui: str, flow_run: str, name: str) -> None:
+    """Open a tab on the page of a flow run."""
+    page.goto(f"{ui}/runs/flow-run/{flow_run}")
+    page.locator(".p-tab").get_by_text(name, exact=True).click()
 
 
-def open_artifact(page: Page, ui: str, flow_run: str, key: str) -> None:
-    """Open the Markdown artifact that a flow run created under this key."""
-    body = {"artifacts": {"flow_run_id": {"any_": [flow_run]}, "key": {"any_": [key]}}}
-    response = httpx.post(f"{ui}/api/artifacts/filter", json=body).raise_for_status()
-    page.goto(f"{ui}/v2/artifacts/artifact/{response.json()[0]['id']}")
+def open_artifact(page: Page, ui: str, flow_run: str, run: str) -> None:
+    """Open the artifact of an MLflow run, by the name of the run, from the flow run's page."""
+    open_tab(page, ui, flow_run, "Artifacts")
+    page.locator(".artifact-card").filter(has_text=run).locator(".artifact-card__header").click()
     page.get_by_role("table").first.wait_for()
+
+
+def other_hosts(page: Page, address: str, shown: str) -> set[str]:
+    """Open a page until a text is shown; return the hosts that it asks, but for this machine."""
+    hosts: set[str] = set()
+
+    def add(request: object) -> None:
+        hosts.add(urlsplit(request.url).hostname or "")  # type: ignore[attr-defined]
+
+    page.on("request", add)
+    page.goto("about:blank")
+    page.goto(address)
+    page.get_by_text(shown).first.wait_for()
+    page.wait_for_timeout(2000)  # what a page asks for once it is shown
+    page.remove_listener("request", add)
+    return hosts - {"", "127.0.0.1"}

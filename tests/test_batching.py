@@ -48,7 +48,7 @@ def test_tokens_equal_those_of_hugging_face(model):
 
 def test_a_prompt_over_the_limit_is_refused_or_truncated(model):
     long = " ".join(["cat"] * 80)
-    with pytest.raises(PromptError, match=r"'1' .*\b64\b") as raised:
+    with pytest.raises(PromptError, match=r"number 2\b.*\b64\b") as raised:
         extract(model, ["a dog", long])
     assert [option.in_python for option in raised.value.options] == ["truncate=True"]
     assert len(extract(model, ["a dog", long], truncate=True).tokens[1]) == 64

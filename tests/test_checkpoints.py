@@ -1,6 +1,7 @@
 """Search for checkpoints, and refusal of those that cannot be used."""
 
 import shutil
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -88,6 +89,14 @@ def test_a_hub_id_is_read_from_the_hubs_cache(folder, cache):
     assert from_hub.provenance.fingerprint == local.provenance.fingerprint
 
 
+def test_a_cache_of_the_hub_without_the_tokenizer_is_refused(folder, cache):
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    commit = hub_cache(folder, cache)
+    with pytest.raises(ModelError, match=rf"'someone/tiny'.*{commit}.*tokenizer\.json"):
+        load_model("someone/tiny")
+
+
 def test_a_revision_on_the_hub_can_be_chosen(folder, cache):
     commit = hub_cache(folder, cache)
     assert find_checkpoint(f"someone/tiny@{commit}").revision == commit
@@ -124,6 +133,18 @@ def test_the_cache_is_used_if_the_hub_refuses_connections(folder, cache, hub):
     assert find_checkpoint("someone/tiny").revision == commit
     with pytest.raises(ModelError, match="'someone/nothing'"):
         find_checkpoint("someone/nothing")
+
+
+@pytest.mark.parametrize("kept", [[], ["config.json"]], ids=["alone", "with config.json"])
+def test_an_adapter_on_the_hub_is_refused_with_its_base_model(kept, folder, cache, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "big/model"}')
+    for name in kept:
+        shutil.copy(folder / name, adapter)
+    hub_cache(adapter, cache)
+    with pytest.raises(ModelError, match=r"'someone/tiny'.*adapter.*'big/model'"):
+        find_checkpoint("someone/tiny")
 
 
 def test_an_unknown_architecture_is_refused(family_folder, folder):
@@ -219,8 +240,26 @@ def test_the_fingerprint_covers_weights_configuration_and_tokenizer(folder):
         assert find_checkpoint(str(folder)).fingerprint != before
         (folder / name).write_bytes(content)
     assert find_checkpoint(str(folder)).fingerprint == before
-    (folder / "added_tokens.json").write_text('{"zzz": 43}')  # tokenizers read it too
-    assert find_checkpoint(str(folder)).fingerprint != before
+
+
+@pytest.mark.parametrize("separate", [True, False])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+        *("added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model"),
+        *("spiece.model", "sentencepiece.bpe.model", "tekken.json", "tokenizer.4.0.0.json"),
+    ],
+)
+def test_the_fingerprint_covers_each_file_of_a_tokenizer(folder, tmp_path, name, separate):
+    other = tmp_path / "tokenizer"
+    other.mkdir()
+    checkpoint = replace(find_checkpoint(str(folder)), tokenizer_folder=other if separate else None)
+    fingerprints = {replace(checkpoint).fingerprint}
+    for content in ("{}", "[]"):
+        ((other if separate else folder) / name).write_text(content)
+        fingerprints.add(replace(checkpoint).fingerprint)
+    assert len(fingerprints) == 3
 
 
 def test_the_weights_of_the_built_in_model_are_checked(monkeypatch):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -80,16 +81,18 @@ def test_compare_records_a_finished_run(json_comparison, monkeypatch):
     assert run.info.status == "FINISHED"
 
 
-def test_compare_prints_a_table_and_how_to_open_the_run(family_folder, database):
+def test_compare_prints_a_table_and_where_its_report_is(family_folder, database):
     template = ["--template", "the {} sits .", "--fill", "cat", "--fill", "dog"]
     process = run_cli(
         "compare", *template, "--model", str(family_folder("gpt2")), "--site", "mlp_act"
     )
     assert process.returncode == 0, process.stderr
     assert "mlp_act" in process.stdout and "cat vs dog" in process.stdout
-    (row,) = [line for line in process.stdout.splitlines() if line.split()[:1] == ["1"]]
-    assert len(row.split()) == 9
-    assert f"--backend-store-uri {tracking_uri()}" in process.stdout
+    rows = [line for line in process.stdout.splitlines() if line.split()[:1] == ["1"]]
+    assert [len(row.split()) for row in rows] == [5, 5, 5]  # one per view
+    (report,) = [line for line in process.stdout.splitlines() if line.startswith("Report: ")]
+    assert Path(report.removeprefix("Report: ")).is_file()
+    assert "neuroscope up" in process.stdout and "mlflow server" not in process.stdout
 
 
 @pytest.mark.parametrize(
@@ -101,10 +104,10 @@ def test_compare_prints_a_table_and_how_to_open_the_run(family_folder, database)
         (["compare", *TWO, "--layers", "x"], "'x'", "'0-5'"),
         (["compare"], "prompts", "template"),
         (["compare", TWO[0]], f"'{TWO[0]}'", "two"),
-        (["compare", TWO[0], " "], "'1'", "number 2"),
+        (["compare", TWO[0], " "], "prompt ''", "number 2"),
         (["compare", TWO[0], TWO[0]], f"'{TWO[0]}'", "remove"),
         (["compare", "--template", "no gap", "--fill", "a"], "'no gap'", "'{}'"),
-        (["compare", *TWO, "--template", "a {}", "--fill", "b"], "'texts'", "fills"),
+        (["compare", *TWO, "--template", "a {}", "--fill", "b"], "listed", "template"),
         (["compare", *TWO, "--dtype", "int3"], "int3", "float32"),
         (["run", "nothing.yaml"], "nothing.yaml", "No such file"),
         (["extract", "nothing.txt", "--out", "x"], "nothing.txt", "exist"),

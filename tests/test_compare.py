@@ -7,35 +7,14 @@ from multiprocessing import get_context
 import numpy as np
 import pandas as pd
 import pytest
+from compared import BOY, MAN, WOMAN, all_runs, experiment_for
 from mlflow import MlflowClient
 
 from neuroscope import Tracker, compare, extract, load_model, run_comparison
 from neuroscope.errors import ExperimentError, ModelError, PromptError, SiteError
-from neuroscope.experiment import make_experiment
-from neuroscope.studies.compare.experiment import CompareExperiment
+from neuroscope.studies.compare.figures import prompt_matrix
 from neuroscope.studies.compare.focus import focus_layers
 from neuroscope.studies.study import load_experiment
-
-MAN, WOMAN, BOY = (f"the engineer is a {fill} ." for fill in ("man", "woman", "boy"))
-
-
-def experiment_for(*models, **changes):
-    settings = {
-        "kind": "compare",
-        "name": "engineer",
-        "models": [str(model) for model in models],
-        "prompts": [{"template": "the engineer is a {} .", "fills": ["man", "woman", "boy"]}],
-    }
-    return make_experiment(CompareExperiment, settings | changes)
-
-
-@pytest.fixture
-def recorded(family_folder, database):
-    """Record a comparison in two models; return the results and a client of MLflow."""
-    tracker = Tracker.open()
-    experiment = experiment_for(family_folder("bert"), family_folder("llama"), note="why")
-    comparisons = run_comparison(experiment, tracker)
-    return comparisons, MlflowClient(tracking_uri=tracker.uri)
 
 
 def test_there_is_one_row_per_layer_pair_and_view(family_folder):
@@ -81,57 +60,13 @@ def test_two_prompts_are_needed(family_folder):
         compare(model, [])
 
 
-def test_one_run_per_model_and_an_overview_share_a_group(recorded, family_folder):
-    comparisons, client = recorded
-    names = [str(family_folder("bert")), str(family_folder("llama"))]
-    assert [comparison.model for comparison in comparisons] == names
-    runs = [client.get_run(comparison.run_id) for comparison in comparisons]
-    group = runs[0].data.tags["neuroscope.group"]
-    together = client.search_runs(
-        [runs[0].info.experiment_id], filter_string=f"tags.`neuroscope.group` = '{group}'"
-    )
-    assert len(together) == 3 and group.startswith("engineer ")
-    assert {run.info.status for run in together} == {"FINISHED"}
-    assert {run.data.tags["mlflow.note.content"] for run in together} == {"why"}
-    assert runs[0].data.tags["neuroscope.model"] == comparisons[0].model
-    assert len(runs[0].data.tags["neuroscope.model_sha"]) == 64
-    assert runs[0].data.params["layers"] == "0,1" and runs[0].data.params["site"] == "resid_post"
-    assert runs[0].inputs.dataset_inputs[0].dataset.name == "engineer"
-
-
-def test_metrics_are_the_rows_with_the_layer_as_step(recorded):
-    comparisons, client = recorded
-    frame = comparisons[0].to_frame()
-    for view in ("aligned", "span", "context"):
-        rows = frame[(frame["view"] == view) & (frame["a"] == MAN) & (frame["b"] == WOMAN)]
-        history = client.get_metric_history(
-            comparisons[0].run_id, f"pairs {view} cosine/man vs woman"
-        )
-        assert {point.step: point.value for point in history} == pytest.approx(
-            dict(zip(rows["layer"], rows["cosine"], strict=True))
-        )
-        means = frame[frame["view"] == view].groupby("layer")["rms_z"].mean()
-        history = client.get_metric_history(comparisons[0].run_id, f"mean {view}/rms_z")
-        assert {point.step: point.value for point in history} == pytest.approx(means.to_dict())
-    metrics = client.get_run(comparisons[0].run_id).data.metrics
-    means = frame[frame["view"] == "aligned"].groupby("layer")["cosine"].mean()
-    assert metrics["summary/aligned_cosine_min"] == pytest.approx(means.min())
-    assert metrics["summary/aligned_cosine_min_layer"] == means.idxmin()
-
-
-def test_the_overview_has_one_table_of_all_models(recorded, tmp_path):
-    comparisons, client = recorded
-    (overview,) = [run for run in all_runs(client) if "models" in run.info.run_name]
-    path = client.download_artifacts(overview.info.run_id, "tables/compare.csv", str(tmp_path))
-    table = pd.read_csv(path)
-    assert len(table) == sum(len(comparison.rows) for comparison in comparisons)
-    assert set(table["model"]) == {comparison.model for comparison in comparisons}
-
-
-def test_a_single_model_has_one_run(family_folder, database):
-    tracker = Tracker.open()
-    run_comparison(experiment_for(family_folder("bert")), tracker)
-    assert len(all_runs(MlflowClient(tracking_uri=tracker.uri))) == 1
+def test_prompts_by_prompts_are_symmetric_and_empty_between_groups(family_folder):
+    groups = [{"texts": [MAN, WOMAN]}, {"texts": ["the cat sits .", "the dog sits ."]}]
+    (comparison,) = run_comparison(experiment_for(family_folder("bert"), prompts=groups))
+    matrix = prompt_matrix(comparison, 1)
+    value = comparison.values("cosine_z", "span")[0, 1]
+    assert matrix[0, 1] == matrix[1, 0] == value and matrix.diagonal().tolist() == [1] * 4
+    assert np.isnan(matrix[:2, 2:]).all()
 
 
 def test_artifacts_include_tables_figures_and_reports(recorded, tmp_path):
@@ -148,7 +83,7 @@ def test_artifacts_include_tables_figures_and_reports(recorded, tmp_path):
     values = pd.read_parquet(folder / "activations" / "resid_post.1")
     assert len(values) == sum(len(tokens) for tokens in extract_tokens(comparisons[0].model))
     names = {path.name for path in (folder / "plots").iterdir()}
-    assert {"by_layer.png", "pairs_by_layer_cosine.png"} <= names
+    assert {"by_layer.png", "pairs_by_layer.png", "prompts_resid_post.0.png"} <= names
     assert {f"neurons_resid_post.0_{i}.png" for i in range(3)} <= names
     assert {f"difference_resid_post.0_{i}.png" for i in range(3)} <= names
     assert "'the engineer is a man .' vs. 'the engineer is a woman .'" in (
@@ -164,7 +99,7 @@ def extract_tokens(folder):
 
 
 def test_a_second_run_reads_the_stored_activations(family_folder, database, monkeypatch):
-    from neuroscope.studies import model_runs
+    from neuroscope.studies import subjects
 
     experiment, tracker = experiment_for(family_folder("bert")), Tracker.open()
     first = run_comparison(experiment, tracker)
@@ -172,7 +107,7 @@ def test_a_second_run_reads_the_stored_activations(family_folder, database, monk
     def refuse(*_, **__):
         raise AssertionError("the model was loaded again")
 
-    monkeypatch.setattr(model_runs, "load_model", refuse)
+    monkeypatch.setattr(subjects, "load_model", refuse)
     assert run_comparison(experiment, tracker)[0].rows == first[0].rows
 
 
@@ -233,11 +168,6 @@ def report_text(tracker, comparison, folder):
     return (folder / "report.txt").read_text(encoding="utf-8")
 
 
-def all_runs(client):
-    ids = [experiment.experiment_id for experiment in client.search_experiments()]
-    return client.search_runs(ids)
-
-
 @pytest.mark.parametrize(
     "changes, error",
     [
@@ -253,16 +183,6 @@ def test_a_missing_model_or_layer_opens_no_run(changes, error, family_folder, da
     assert all_runs(MlflowClient(tracking_uri=tracker.uri)) == []
 
 
-def test_a_prompt_over_the_limit_leaves_failed_runs(family_folder, database):
-    tracker = Tracker.open()
-    long = [{"texts": [MAN, " ".join(["cat"] * 80)]}]
-    with pytest.raises(PromptError, match=r"\b64\b"):
-        run_comparison(experiment_for(family_folder("bert"), prompts=long), tracker)
-    assert {run.info.status for run in all_runs(MlflowClient(tracking_uri=tracker.uri))} == {
-        "FAILED"
-    }
-
-
 def test_prompts_with_equal_tokens_have_no_difference_figure(family_folder, database, tmp_path):
     # the tokenizer drops the white space in which the two differ
     tracker = Tracker.open()
@@ -274,19 +194,6 @@ def test_prompts_with_equal_tokens_have_no_difference_figure(family_folder, data
     assert all(np.isnan(row.cosine) for row in comparison.rows if row.view == "span")
     plots = MlflowClient(tracking_uri=tracker.uri).list_artifacts(comparison.run_id, "plots")
     assert not [plot.path for plot in plots if "difference" in plot.path]
-
-
-def test_metric_names_with_unusual_letters_are_distinct(family_folder, database):
-    texts = ["the 猫 .", "the 狗 .", "the a/b .", "the a_b ."]
-    tracker = Tracker.open()
-    (comparison,) = run_comparison(
-        experiment_for(family_folder("bert"), prompts=[{"texts": texts}]), tracker
-    )
-    client = MlflowClient(tracking_uri=tracker.uri)
-    metrics = client.get_run(comparison.run_id).data.metrics
-    pairs = [name for name in metrics if name.startswith("pairs aligned cosine/")]
-    assert "pairs aligned cosine/猫 vs 狗" in pairs and len(pairs) == 6
-    assert all(len(client.get_metric_history(comparison.run_id, name)) == 2 for name in pairs)
 
 
 def test_layers_to_draw_that_are_not_compared_are_refused():

@@ -6,15 +6,15 @@ import math
 import re
 from dataclasses import replace
 
+import pytest
 from html_page import HtmlPage
 
 from neuroscope.align import VIEWS
 from neuroscope.labels import pair_labels
 from neuroscope.reporting.page import Page, PageFigure, render_page
 from neuroscope.reporting.tables import NO_VALUE
-from neuroscope.studies.compare.experiment import compare_experiment
 from neuroscope.studies.compare.published import PublishedCheck, PublishedChecks
-from neuroscope.studies.compare.result import VIEW_MEANINGS, Comparison, ComparisonRow, PairTokens
+from neuroscope.studies.compare.result import Comparison, ComparisonRow, PairTokens
 from neuroscope.studies.compare.tables import layers_table, summary_table
 from neuroscope.studies.compare.text import to_text
 from neuroscope.tokens import Tokens
@@ -23,7 +23,6 @@ MAN, WOMAN, CAT = "The engineer is a man.", "The engineer is a woman.", "The cat
 HOSTILE = """<script>alert("1")</script> & '"><img src=http://evil.example/x onerror=y>"""
 OTHER_HOSTILE = HOSTILE.replace("alert", "prompt")
 LINKS = {"run": "http://127.0.0.1:5000/#/runs/1?a=1&b=2", "docs": "https://example.org/"}
-EXPERIMENT = compare_experiment(["tiny"], {"texts": [MAN, WOMAN]})
 
 
 def row(layer, a, b, view, cosine):
@@ -80,9 +79,8 @@ def html_of(result=None, *, page=None, **parts):
     shown = {
         "comparison": result,
         "labels": pair_labels(result.text_pairs),
-        "summary": summary_table(EXPERIMENT, result),
+        "summary": summary_table(result),
         "layers": {layer: layers_table(result, [layer]) for layer in result.layers},
-        "view_meanings": VIEW_MEANINGS,
         "causal": False,
         "tokens": tokens_of(result),
         "published": PublishedChecks(),
@@ -90,7 +88,7 @@ def html_of(result=None, *, page=None, **parts):
         "omitted": "",
     }
     page = replace(base, **(page or {}))
-    return render_page("neuroscope.studies.compare", page, **shown | parts)
+    return render_page(("neuroscope.studies.compare", "page.html.j2"), page, **shown | parts)
 
 
 def test_the_text_lists_prompts_tokens_and_figures():
@@ -159,32 +157,61 @@ def test_a_check_without_a_value_shows_a_dash():
     assert "nan" not in HtmlPage(html_of(published=checks)).cells
 
 
-def test_the_headline_shows_each_pair_by_layer():
-    table = summary_table(EXPERIMENT, comparison())
-    assert [section.title for section in table.sections] == [
-        "man vs woman",
-        "engineer is a man vs cat sleeps",
+def test_the_summary_of_one_pair_shows_metrics_by_layer_and_explains_each_view():
+    table = summary_table(comparison(pairs=((MAN, WOMAN),)))
+    assert [section.title.partition(":")[0] for section in table.sections] == [
+        *("replaced words (span)", "shared words (context)", "all tokens (aligned)")
     ]
-    assert [row[:3] for row in table.sections[1].rows] == [[0, 0.01, 0.011], [2, 0.21, 0.211]]
-    assert [(column.group, column.heading) for column in table.columns][:5] == [
-        *(("", "layer"), ("aligned", "cosine"), ("aligned", "MSE")),
-        *(("aligned", "cos z"), ("aligned", "RMS z")),
+    assert [column.heading for column in table.columns] == [
+        *("layer", "standardised cosine", "cosine", "standardised difference", "MSE")
     ]
+    assert [row[:3] for row in table.sections[0].rows] == [[0, 0.003, 0.001], [2, 0.203, 0.201]]
+    assert table.notes[-1] == comparison(pairs=((MAN, WOMAN),)).headline
 
 
-def test_the_headline_of_many_pairs_shows_the_layers_in_focus():
-    pairs = [(MAN, f"{WOMAN} {number}") for number in range(31)]
-    (section,) = summary_table(EXPERIMENT, comparison(pairs)).sections
-    assert (section.title, len(section.rows)) == ("resid_post.2", 31)
+def test_the_summary_of_several_pairs_shows_the_standardised_cosine_of_each():
+    table = summary_table(comparison())
+    assert [column.heading for column in table.columns] == ["pair", "layer 0", "layer 2"]
+    assert [row[0] for row in table.sections[0].rows] == [
+        *("man vs woman", "engineer is a man vs cat sleeps")
+    ]
+    spans = [pytest.approx([0.003, 0.203]), pytest.approx([0.013, 0.213])]
+    assert [row[1:] for row in table.sections[0].rows] == spans
 
 
-def test_the_page_shows_the_headline_then_every_layer():
-    page = HtmlPage(html_of())
+def test_the_summary_of_many_pairs_shows_the_extremes():
+    pairs = [(MAN, f"{WOMAN} {number}") for number in range(40)]
+    rows = [
+        row(layer, *pair, view, index / 100)
+        for layer in range(12)
+        for index, pair in enumerate(pairs)
+        for view in VIEWS
+    ]
+    result = replace(comparison(pairs), rows=tuple(rows), focus=(5,))
+    table = summary_table(result)
+    least, most = table.sections
+    assert [r[1] for r in least.rows] == pytest.approx([i / 100 + 0.002 for i in range(5)])
+    assert [r[1] for r in most.rows] == pytest.approx([i / 100 + 0.002 for i in range(39, 34, -1)])
+    assert {"layer 0", "layer 5", "layer 11"} < {column.heading for column in table.columns}
+    assert len(table.columns) <= 10
+    assert "man vs woman. 0" in table.notes[-1] and "(0.39)" in table.notes[-1]
+
+
+def test_the_headline_names_the_extremes_of_the_replaced_words():
+    pair, pairs = comparison(pairs=((MAN, WOMAN),)), comparison()
+    assert re.findall(r"layer \d|0\.\d+", pair.headline) == ["layer 0", "0.00", "layer 2", "0.20"]
+    assert re.findall(r"layer \d|0\.\d+", pairs.headline) == ["layer 0", "0.00", "layer 2", "0.21"]
+    assert "all tokens" in without_span(pairs).headline
+    nothing = [replace(r, cosine_z=math.nan) for r in pairs.rows]
+    assert replace(pairs, rows=tuple(nothing)).headline == "No pair has words to compare."
+
+
+def test_the_page_begins_with_the_headline_and_ends_with_every_layer():
+    result = comparison()
+    page = HtmlPage(html_of(result, page={"headline": result.headline}))
     assert [tag for tag, _ in page.elements].count("details") == 2
-    first = page.cells[page.cells.index("man vs woman") :][:13]
-    assert first[0] == "man vs woman"
-    # by layer in the headline, and in the table of its layer
-    assert [page.cells.count(shown) for shown in ("0.0000", "0.2000", "0.2100")] == [2, 2, 2]
+    assert page.text.index(result.headline) < page.text.index("How alike are the activations?")
+    assert {"0.003", "0.203", "0.0030", "0.2130"} <= set(page.cells)
 
 
 def test_the_page_shows_tokens_surface_and_provenance():
@@ -206,8 +233,8 @@ def test_the_page_explains_what_a_cosine_does_not_measure():
 
 def test_the_page_shows_a_dash_for_an_empty_view():
     page = HtmlPage(html_of(without_span(comparison())))
-    # two metrics of the view in the four rows of the headline, three in the four rows below
-    assert page.cells.count(NO_VALUE) == 2 * 4 + 3 * 4
+    # two pairs at two layers: one metric of the view in the summary, three in the tables below
+    assert page.cells.count(NO_VALUE) == 4 * 1 + 4 * 3
     assert "nan" not in page.cells
 
 

@@ -1,12 +1,13 @@
 """Experiments read from YAML."""
 
 import re
+from copy import copy
 
 import pytest
 from pydantic import ValidationError
 
 from neuroscope.errors import ExperimentError, PromptError
-from neuroscope.experiment import make_experiment
+from neuroscope.experiment import key_spelling, make_experiment
 from neuroscope.experiment_files import yaml_text
 from neuroscope.sites import resolve_sites
 from neuroscope.studies.compare.experiment import CompareExperiment
@@ -167,20 +168,20 @@ def test_all_faults_are_reported_together_with_their_lines(refusal):
         ("kind: compare", "kind: [compare]", "line 1: .*kind"),
         ("kind: compare\n", "", "'kind' .*compare"),
         ("name: full", "name: full\nschema: 2", r"line 3: .*\b2\b.*\b1\b"),
-        ("name: full", "name: full\nschema: 0", r"line 3: schema: .*\b1\b"),
-        ("name: full", "name: a b", "line 2: name: .*'a b'"),
-        ("[minilm]", "minilm", "line 3: models: .*'minilm'"),
-        ("[minilm]", "[]", r"line 3: models: .*\b1\b"),
-        ("[minilm]", "[1]", r"line 3: models\.0: .*\b1\b"),
-        ("[minilm]", "[m, m]", "a model is named twice"),
+        ("name: full", "name: full\nschema: 0", r"line 3: 'schema': .*\b1\b"),
+        ("name: full", "name: a b", "line 2: .*'a b'.*name: a-b"),
+        ("[minilm]", "minilm", r"line 3: 'models': .*'minilm'.*\[minilm\]"),
+        ("[minilm]", "[]", r"line 3: 'models': .*\b1\b"),
+        ("[minilm]", "[1]", r"line 3: item 1 of 'models': .*\b1\b.*quote"),
+        ("[minilm]", "[m, m]", "line 3: .*'m'"),
         (
             "name: full",
             "name: full\ntruncate: many",
-            "line 3: truncate: .*'many'",
+            "line 3: 'truncate': .*'many'",
         ),
-        ("name: full", "name: full\ntruncate: 7", r"line 3: truncate: .*\b7\b"),
-        ("name: full", "name: full\ndtype: fp32", "line 3: dtype: .*'bfloat16'.*'fp32'"),
-        ("name: full", "name: full\nattention: x", "line 3: attention: .*'eager'.*'x'"),
+        ("name: full", "name: full\ntruncate: 7", r"line 3: 'truncate': .*\b7\b"),
+        ("name: full", "name: full\ndtype: fp32", "line 3: 'dtype': .*'bfloat16'.*'fp32'"),
+        ("name: full", "name: full\nattention: x", "line 3: 'attention': .*'eager'.*'x'"),
         ("name: full", "name: full\nlayers: top", "line 3: .*'top'"),
         ("name: full", "name: full\nlayers: 1.5", r"line 3: .*'1\.5'"),
         ("name: full", "name: full\nplot_layers: top", "line 3: .*'top'"),
@@ -190,10 +191,16 @@ def test_all_faults_are_reported_together_with_their_lines(refusal):
             "name: full\nsite: mlp_act.2\nlayers: 3",
             r"'mlp_act\.2' .*'3'",
         ),
-        ("fills: [cat, dog]", "fills: cat", r"line 6: prompts\.0\.fills: .*'cat'"),
-        ("cosine: 0.5", "cosine: high", r"line 12: published\.pairs\.0\.cosine: .*'high'"),
-        ("  source: a paper\n", "", r"line 7: .*'published\.source'"),
+        ("fills: [cat, dog]", "fills: cat", r"line 6: 'fills': .*'cat'.*\[cat\]"),
+        ("cosine: 0.5", "cosine: high", "line 12: 'cosine': .*'high'"),
+        ("  source: a paper\n", "", "line 7: .*'source'"),
         ("name: full", "name: full\n1: x", "line 3: .*1"),
+        ("name: full", "name: full\nnote: 2025-01-02", "line 3: 'note': .*2025-01-02.*quote"),
+        ("name: full", "name: full\nnote: true", "line 3: 'note': .*true.*quote"),
+        ("name: full", "name: full\nlayers:", "line 3: 'layers': .*nothing"),
+        ("name: full", "name: full\nsite: [resid_post]", "line 3: 'site': .*list"),
+        ("kind: compare", "kind: layers\nseed: -1", r"line 2: 'seed': .*\b0\b.*-1"),
+        ("kind: compare", "kind: layers\nprobe_prompts: 8.5", r"line 2: 'probe_prompts': .*8\.5"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_line_and_the_value(refusal, old, new, message):
@@ -206,20 +213,20 @@ def test_a_wrong_value_is_refused_with_its_line_and_the_value(refusal, old, new,
     [
         ("texts: [a cat]", "'a cat'"),
         ("{template: 'a {}', fills: [cat]}", "'a cat'"),
-        ("texts: [a cat, '  ']", "'1' (number 2)"),
+        ("texts: [a cat, '  ']", "number 2"),
         ("texts: [a, b, a]", "'a'"),
         ("{template: 'a {}', fills: [x, x]}", "'a x'"),
         ("{template: 'a {}', fills: [x, '']}", "'a {}'"),
         ("template: a {}", "'a {}'"),
         ("{template: a cat, fills: [x, y]}", "'a cat'"),
-        ("texts: []", "'texts'"),
-        ("{texts: [a, b], template: 'a {}'}", "'texts'"),
-        ("{texts: [a, b], file: x.csv}", "'texts'"),
-        ("{texts: [a, b], fills: [x, y]}", "'template'"),
-        ("{texts: [a, b], label_columns: [topic]}", "'file'"),
-        ("{texts: [a, b], text_column: question}", "'file'"),
-        ("[a, b]", "prompts.0: "),
-        ("texts: [a, 1]", "prompts.0.texts.1: "),
+        ("texts: []", "template: "),
+        ("{texts: [a, b], template: 'a {}'}", "listed and made from a template"),
+        ("{texts: [a, b], file: x.csv}", "listed and in a file"),
+        ("{texts: [a, b], fills: [x, y]}", "(template: "),
+        ("{texts: [a, b], label_columns: [topic]}", "(file: "),
+        ("{texts: [a, b], text_column: question}", "(file: "),
+        ("[a, b]", "item 1 of 'prompts': "),
+        ("texts: [a, 1]", "item 2 of 'texts': "),
     ],
 )
 def test_prompts_that_cannot_be_compared_are_refused_with_the_line(refusal, group, data):
@@ -289,7 +296,7 @@ def test_invalid_yaml_is_refused_with_the_file_and_the_line(refusal, text, line)
 
 def test_a_yaml_tag_runs_no_code(refusal):
     message = refusal(f"{SMALL}note: !!python/name:os.system\n")
-    assert message.startswith("e.yaml, line 6: note: ")
+    assert message.startswith("e.yaml, line 6: 'note': ")
 
 
 def test_a_value_that_contains_itself_is_refused(refusal):
@@ -330,3 +337,12 @@ def test_python_values_are_checked_like_those_of_a_file():
     with pytest.raises(ExperimentError) as raised:
         make_experiment(CompareExperiment, PLAIN | {"trunkate": 1})
     assert "'trunkate'" in str(raised.value) and "'truncate'" in str(raised.value)
+
+
+def test_remedies_are_spelled_for_python_and_kept_in_a_copy_of_the_error():
+    groups = {"name": "a b", "prompts": [{"fills": ["x"]}]}
+    with pytest.raises(ExperimentError) as raised:
+        make_experiment(CompareExperiment, PLAIN | groups)
+    for error in (raised.value, copy(raised.value)):
+        assert "name='a-b'" in str(error) and "template='" in str(error)
+        assert "name: a-b" in str(error.on(key_spelling(CompareExperiment)))

@@ -54,10 +54,14 @@ def test_long_spans_are_truncated():
     assert second == "b" * 29 + "…"
 
 
-def test_pairs_with_the_same_label_are_numbered():
+def test_pairs_with_the_same_words_are_told_apart_by_those_that_they_share():
     pairs = [(f"{word} cat", f"{word} dog") for word in ("A", "The", "My")]
     assert list(pair_labels(pairs)) == pairs
-    assert list(pair_labels(pairs).values()) == ["cat vs dog", "cat vs dog #2", "cat vs dog #3"]
+    assert list(pair_labels(pairs).values()) == [
+        *("cat vs dog (A)", "cat vs dog (The)", "cat vs dog (My)")
+    ]
+    same = [("A cat", "A dog"), ("A cat ", "A dog ")]
+    assert list(pair_labels(same).values()) == ["cat vs dog (A)", "cat vs dog (A) #2"]
 
 
 def test_numbers_that_occur_in_prompts_are_not_used_again():

@@ -63,7 +63,12 @@ def test_metrics_have_the_layer_and_the_relative_depth_as_steps(experiment_for, 
             assert metrics[f"layer/{name}"] == pytest.approx(by_layer)
             by_depth = dict(zip(depths, result.column(name), strict=True))
             assert metrics[f"depth/{name}"] == pytest.approx(by_depth)
-        assert len([name for name in metrics if name.startswith("layer/")]) == 21
+        assert len(metrics) <= 40 and "layer/label_low" not in metrics
+    (deep_row, shallow_row) = (result.column("label_accuracy") for result in results)
+    headline = results.overview.headline
+    changes = [shallow_row[0] - deep_row[1], shallow_row[1] - deep_row[4]]  # nearest depths
+    layer = int(np.argmax(np.abs(changes)))
+    assert f"layer {layer} of shallow: {shallow_row[layer]:.3f}" in headline
     runs = client.search_runs([client.get_experiment_by_name("neuroscope/layers").experiment_id])
     assert len(runs) == 3 and {run.info.status for run in runs} == {"FINISHED"}
     assert len({run.data.tags["neuroscope.group"] for run in runs}) == 1
@@ -96,19 +101,19 @@ def test_the_json_document_has_one_entry_per_model(experiment_for, client):
     assert [row["layer"] for row in entry["rows"]] == [0, 1]
     assert np.shape(entry["cka"]) == (2, 2)
     assert "NaN" not in json_text(entry)  # even though no probes were run
-    table = summary_table(experiment_for(), results[0])
+    table = summary_table(results[0])
     assert "topic" not in [column.heading for column in table.columns]
 
 
 def test_a_second_study_reads_the_stored_activations(experiment_for, client, monkeypatch):
-    from neuroscope.studies import model_runs
+    from neuroscope.studies import subjects
 
     (first,) = run_layers(experiment_for(), Tracker.open())
 
     def refuse(*_, **__):
         raise AssertionError("the model was loaded again")
 
-    monkeypatch.setattr(model_runs, "load_model", refuse)
+    monkeypatch.setattr(subjects, "load_model", refuse)
     (second,) = run_layers(experiment_for(), Tracker.open())
     assert second.rows == first.rows
 

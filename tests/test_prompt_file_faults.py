@@ -43,10 +43,19 @@ def refusal(path, **options):
         ("p.jsonl", '{"topic": "x"}\n', "line 1", "'text'.*topic"),
         ("p.jsonl", "[" * 100_000, "line 1", "JSON"),
         ("p.jsonl", '{"text": "x", "n": ' + "1" * 5000 + "}", "line 1", "JSON"),
-        ("p.jsonl", '{"text": "a \\ud83d"}\n', "number 1", "'0'"),
-        ("p.jsonl", '{"text": "a", "id": "\\ud83d"}\n', "number 1", "ud83d"),
-        ("p.csv", "id,text\na,x\nb,y\na,z\n", "number 3", "'a'"),
+        ("p.jsonl", '{"text": "a \\ud83d"}\n', "line 1", "prompt 'a"),
+        ("p.jsonl", '{"text": "a", "id": "\\ud83d"}\n', "line 1", "ud83d"),
+        ("p.jsonl", '{"text": "a", "topic": "\\ud83d"}\n', "line 1", "prompt 'a"),
+        ("p.jsonl", '{"text": "x"}\n{"text": "a", "id": "\\u0000"}\n', "line 2", "NUL"),
+        ("p.csv", "id,text\na,x\nb,y\n\na,z\n", "line 5", "'a'"),
         ("p.txt", "x\ny\0z\n", "line 2", "NUL"),
+        ("p.csv", "text,topic\nx,y\nx,y\0z\n", "line 3", "NUL"),
+        ("p.jsonl", '{"text": "x\0"}\n', "line 1", "NUL"),
+        ("p.txt", "x\n\ufeffy\n", "line 2", "byte order mark"),
+        ("p.csv", "id;text\na;x\n", "line 1", "'id;text'.*';'"),
+        ("p.csv", '"id";"text"\n"a";"x"\n', "line 1", "';'"),
+        ("p.csv", "id\ttext\na\tx\n", "line 1", r"'\\t'"),
+        ("p.tsv", "sentence,topic\nx,y\n", "line 1", "'sentence,topic'.*','"),
     ],
 )
 def test_a_malformed_file_is_refused_with_its_line(tmp_path, name, content, location, data):
@@ -71,14 +80,18 @@ def test_a_faulty_row_of_a_parquet_file_is_reported(tmp_path):
         assert "rows 1 to 2" in problem and f"'{name}'" in problem
 
 
-@pytest.mark.parametrize("name", ["p.txt", "p.csv", "p.jsonl"])
-def test_a_file_that_is_not_utf8_is_refused(tmp_path, name):
-    content = {"p.txt": "café", "p.csv": "text\ncafé\n", "p.jsonl": '{"text": "café"}'}[name]
-    for encoding in ("latin-1", "utf-16"):
-        (tmp_path / name).write_bytes(content.encode(encoding))
-        assert "UTF-8" in refusal(tmp_path / name).remedy
-    (tmp_path / "p.txt").write_bytes("café".encode("utf-16-le"))
-    assert "UTF-8" in refusal(tmp_path / "p.txt").remedy
+@pytest.mark.parametrize("name", ["p.txt", "p.csv", "p.tsv", "p.jsonl"])
+def test_a_file_that_is_not_utf8_is_refused_with_its_line(tmp_path, name):
+    first, second = ('{"text": "a"}', '{"text": "café"}') if name == "p.jsonl" else ("text", "café")
+    for end in ("\n", "\r", "\r\n"):
+        (tmp_path / name).write_bytes(f"{first}{end}{second}{end}".encode("latin-1"))
+        refused = refusal(tmp_path / name)
+        assert "line 2" in refused.problem and "0xe9" in refused.problem
+        assert "UTF-8" in refused.remedy
+    for encoding in ("utf-16", "utf-32", "utf-16-le", "utf-16-be", "utf-32-le"):
+        (tmp_path / name).write_bytes(f"{first}\n{second}\n".encode(encoding))
+        refused = refusal(tmp_path / name)
+        assert "line 1" in refused.problem and "UTF-8" in refused.remedy
 
 
 @pytest.mark.parametrize("content", ["text\nx\n", "", "PAR1"])

@@ -182,12 +182,25 @@ def test_a_byte_order_mark_is_not_part_of_the_prompts(write_file, name):
     assert rows(read_prompts(write_file(name, content.encode("utf-8-sig")))) == [("0", "x", {})]
 
 
-@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x0c"])
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e"])
 def test_other_separators_do_not_end_a_line(write_file, separator):
     text = f"one{separator}prompt"
     line = json.dumps({"text": text}, ensure_ascii=False)
     assert read_prompts(write_file("p.jsonl", line)).texts == [json.loads(line)["text"]]
-    assert read_prompts(write_file("p.txt", text)).texts == [text]
+    for name, header in (("p.txt", ""), ("p.csv", "text\n"), ("p.tsv", "text\n")):
+        assert read_prompts(write_file(name, f"{header}{text}\n")).texts == [text]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_lf_cr_and_both_end_a_line(write_file, end):
+    lines = {"p.txt": ["a", "b"], "p.csv": ["text", "a", "b"], "p.tsv": ["text", "a", '"b"']}
+    lines["p.jsonl"] = ['{"text": "a"}', '{"text": "b"}']
+    for name, texts in lines.items():
+        path = write_file(name, end.join(texts) + end)
+        assert read_prompts(path).texts == ["a", "b"]
+        positions = [prompt.position for prompt in PromptFile.open(path)]
+        assert positions == [f"line {number}" for number in range(len(texts) - 1, len(texts) + 1)]
+    assert read_prompts(write_file("p.csv", f'text{end}"a{end}b"{end}')).texts == [f"a{end}b"]
 
 
 def test_labels_that_are_not_text_are_read_as_json(write_file):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -53,11 +54,12 @@ def test_the_digest_does_not_depend_on_the_order_of_labels():
     ("texts", "data"),
     [
         ([], None),
-        (["x", " \t\n"], r"'1' .*\b2\b"),
+        (["x", " \t\n"], r"number 2\b"),
         ("x", r"'x'.*\[text\].*PromptFile\.open"),
         (Path("p.csv"), r"'p\.csv'.*PromptFile\.open"),
         (["x", None], r"\b1\b.*None"),
-        (["a \ud83d"], r"'0' .*\b1\b"),
+        (["a \ud83d"], r"'a .*number 1\b"),
+        (["x", "a\0b"], r"'a.*number 2\b.*NUL"),
     ],
 )
 def test_texts_that_are_not_prompts_are_refused(texts, data):
@@ -67,8 +69,16 @@ def test_texts_that_are_not_prompts_are_refused(texts, data):
 
 def test_ids_must_be_distinct_and_texts_need_not_be():
     assert PromptSet.of(["x", "x"]).ids == ["0", "1"]
-    with pytest.raises(PromptError, match=r"'a' .*\b3\b"):
+    with pytest.raises(PromptError, match=r"'z' .*\b3\b.*'a'"):
         PromptSet((Prompt("a", "x"), Prompt("b", "y"), Prompt("a", "z")))
+
+
+def test_a_prompt_is_described_by_its_id_position_and_text():
+    assert str(Prompt("17", "The  cat\n")) == "prompt 'The cat'"
+    assert str(PromptSet.of(["a", "b"]).prompts[1]) == "prompt 'b' (number 2)"
+    long = Prompt("a", "cat " * 500, position="line 3")
+    assert re.fullmatch(r"prompt 'cat (cat ){10,20}.*…' \(id 'a', line 3\)", str(long))
+    assert Prompt("a", "x", position="line 3") == Prompt("a", "x")
 
 
 def test_a_template_is_filled_once_per_fill():

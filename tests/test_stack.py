@@ -125,7 +125,7 @@ def test_a_missing_repository_is_reported_with_the_remedy(tmp_path):
 
 def test_every_server_has_a_port_and_a_title(tmp_path, home):
     (tmp_path / "prefect.yaml").write_text("deployments: [{name: compare}]")
-    listed = services({"mlflow": 5, "prefect": 4}, stack_environment("", ""), tmp_path)
+    listed = services({"mlflow": 5, "prefect": 4}, stack_environment("", ""), tmp_path, 7)
     assert [service.name for service in listed] == [
         "prefect",
         "mlflow",
@@ -135,6 +135,8 @@ def test_every_server_has_a_port_and_a_title(tmp_path, home):
     addresses = {service.title: service.address for service in listed if service.title}
     assert addresses == {"MLflow": "http://127.0.0.1:5", "Prefect": "http://127.0.0.1:4"}
     assert not any(service.is_ready() for service in listed)  # nothing listens there
+    (worker,) = [service for service in listed if service.name == "worker"]
+    assert worker.command[-2:] == ("--limit", "7")
 
 
 def test_a_child_that_fails_ends_the_stack_with_its_output(stack):
@@ -238,6 +240,7 @@ def interruptible_stack(program):
     """Run a stack of one program as a command does; return its process once it is ready."""
     code = f"""
         from flows import stack
+        from flows.output import result_stream
         from flows.services import Service
         from flows.signals import interruptible
 
@@ -249,7 +252,7 @@ def interruptible_stack(program):
             with stack.Stack() as running:
                 log = running._logs / "mlflow.log"
                 running._children.wait_until("mlflow", lambda: log.read_text())
-                print("ready", flush=True)
+                print("ready", file=result_stream(), flush=True)
                 running.wait()
 
         main()
@@ -309,7 +312,7 @@ def test_every_deployment_is_complete_and_its_flow_exists():
         file, function = deployment["entrypoint"].split(":")
         tree = ast.parse((REPOSITORY / file).read_text())
         (flow,) = [node for node in tree.body if getattr(node, "name", "") == function]
-        assert any("flow" in ast.unparse(decorator) for decorator in flow.decorator_list)
+        assert [ast.unparse(decorator) for decorator in flow.decorator_list] == ["study_form"]
 
 
 def test_prefect_yaml_contains_no_local_folder():

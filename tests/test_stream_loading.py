@@ -146,9 +146,22 @@ def test_integer_weights_raise_an_error_with_their_name(folder, tmp_path):
 
 
 def test_quantised_weights_are_not_streamed(folder, tmp_path):
-    copy_with_config(folder, tmp_path, quantization_config={"quant_method": "gptq", "bits": 4})
+    def packed(weights):
+        parts = {}
+        for name, weight in weights.items():
+            path = name.removesuffix(".weight")
+            if not path.endswith("_proj"):
+                parts[name] = weight
+                continue
+            parts[f"{path}.qweight"] = weight.to(torch.int32)
+            parts[f"{path}.scales"] = weight.half()
+        return parts
+
+    coded = copy_with_weights(folder, tmp_path / "packed", packed)
+    entries = {"quant_method": "gptq", "bits": 4}
+    copy_with_config(coded, tmp_path / "model", quantization_config=entries)
     with pytest.raises(ModelError, match="quantization_config") as raised:
-        load_model(str(tmp_path), memory="stream")
+        load_model(str(tmp_path / "model"), memory="stream")
     assert [option.in_python for option in raised.value.options] == ["memory='resident'"]
 
 
@@ -166,7 +179,7 @@ def test_a_damaged_file_raises_an_error_with_its_path(memory, folder, tmp_path):
     [
         (None, "model.safetensors.index.json"),
         ("[]", "model.safetensors.index.json"),
-        ('{"weight_map": {"norm.weight": "gone.safetensors"}}', "gone.safetensors"),
+        ('{"metadata": {}, "weight_map": {"a": "gone.safetensors"}}', "gone.safetensors"),
     ],
 )
 def test_a_missing_shard_or_index_raises_an_error_with_its_name(index, file, folder, tmp_path):

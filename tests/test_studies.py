@@ -120,6 +120,13 @@ def test_the_shipped_engineer_experiment_holds_the_published_figures():
     assert {(pair.a, pair.b): (pair.cosine, pair.mse) for pair in published.pairs} == figures
 
 
+def test_the_shipped_animals_are_compared_with_a_king_and_a_car():
+    experiment = SHIPPED[ROOT / "experiments" / "animals.yaml"]
+    words = ["cat", "dog", "king", "car"]
+    assert experiment.prompt_set.texts == [f"The {word} is on the mat." for word in words]
+    assert len(experiment.pairs()) == 6
+
+
 def test_the_shipped_cat_and_dog_experiment_draws_the_third_layer():
     experiment = SHIPPED[ROOT / "experiments" / "cat_dog.yaml"]
     assert experiment.pairs() == [("The cat is on the mat", "The dog is on the mat")]

@@ -1,7 +1,5 @@
 """The same models, sites and errors on the command line, in files, in forms and in Python."""
 
-import json
-import sys
 from importlib import import_module
 
 import numpy as np
@@ -12,38 +10,13 @@ from registered import Register
 from ruamel.yaml import YAML
 
 import neuroscope as ns
-from flows import cli, study_flow
-from neuroscope.errors import PromptError
+from flows import study_flow
+from neuroscope.errors import Option, PromptError
 from neuroscope.reporting.tracking_server import embedded_database, tracking_uri
 from neuroscope.studies.study import STUDIES, load_experiment
 
 TWO = ["the cat sits .", "the dog sits ."]
 LONG = "cat " * 600
-
-
-@pytest.fixture
-def run_command(monkeypatch, capsys):
-    """Return a function that runs a command here and returns its exit code and its output."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["neuroscope", *map(str, arguments)])
-        with pytest.raises(SystemExit) as raised:
-            cli.main()
-        return raised.value.code, capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def run_json(run_command):
-    """Return a function that runs a command and returns its JSON document."""
-
-    def run(*arguments):
-        code, printed = run_command(*arguments, "--json")
-        assert code == 0, printed.err
-        return json.loads(printed.out)
-
-    return run
 
 
 @pytest.fixture
@@ -107,7 +80,7 @@ def test_a_study_reads_the_final_representation(run_json, family_folder):
 @pytest.mark.parametrize("site", ["logits", "logits.1"])
 def test_no_study_reads_logits(site, run_command, tmp_path, home):
     code, printed = run_command("compare", *TWO, "--site", site)
-    assert code == 2 and "'final'" in printed.err and "vocabulary" in printed.err
+    assert code == 2 and "--site final" in printed.err and "vocabulary" in printed.err
     assert not home.exists()
 
 
@@ -120,7 +93,7 @@ def write_experiment_over_the_limit(path):
 
 
 def test_a_remedy_is_spelled_for_its_surface(run_command, database, tmp_path, monkeypatch):
-    """`truncate` exists on the command line, in a file and in Python, but in no form."""
+    """`truncate` is written in four ways; `attention` is in no form."""
     _, printed = run_command("compare", LONG, "a dog")
     assert "(--truncate)" in printed.err and "truncate=" not in printed.err
     path = write_experiment_over_the_limit(tmp_path / "long.yaml")
@@ -129,12 +102,10 @@ def test_a_remedy_is_spelled_for_its_surface(run_command, database, tmp_path, mo
     monkeypatch.setattr(study_flow, "run_as_flow", run_without_prefect)
     _, printed = run_command("run", path)
     assert "(truncate: true)" in printed.err and "--truncate" not in printed.err
-    monkeypatch.setattr(study_flow, "run_study", run_without_prefect)
     for kind in STUDIES:
-        form = getattr(import_module(f"flows.{kind}"), kind).fn
-        with pytest.raises(PromptError) as raised:
-            study_flow.run_form(load_experiment(path), form)
-        assert "'0'" in str(raised.value) and "truncate" not in str(raised.value)
+        spell = study_flow.form_spelling(getattr(import_module(f"flows.{kind}"), kind).fn)
+        assert spell(Option("truncate", True, "cut prompts")) == "truncate = True"
+        assert spell(Option("attention", "eager", "use another")) is None
 
 
 def test_a_switch_is_spelled_as_the_flag_that_turns_it_off(run_command, tmp_path):
@@ -186,7 +157,13 @@ def test_the_store_is_listed_and_pruned_by_commands(run_json, run_command, famil
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["version"], ["compare", "--help"], ["store", "list", "--help"], ["up", "--help"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["compare", "--help"],
+        ["store", "list", "--help"],
+        ["up", "--help"],
+    ],
 )
 def test_help_and_version_create_nothing(arguments, run_command, home, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -198,3 +175,44 @@ def test_help_and_version_create_nothing(arguments, run_command, home, tmp_path,
 def test_listing_an_empty_store_creates_nothing(run_json, home):
     assert run_json("store", "list")["folders"] == []
     assert not home.exists()
+
+
+CHECKED = """\
+kind: {kind}
+name: checked
+models: [minilm]
+prompts:
+  {prompts}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "prompts", "setting", "line", "data"),
+    [
+        ("compare", "- texts: [a, b]", "layers: 99", 6, "layer 99"),
+        ("compare", "- texts: [a, b]", "site: mlp_act.99", 6, "layer 99"),
+        ("compare", "- texts: [a, b]", "plot_layers: 99", 6, "layer 99"),
+        ("compare", "- texts: [a, b]\n  - file: no.txt", "note: x", 6, "no.txt"),
+        ("compare", "- {file: p.csv, text_column: x}", "note: x", 5, "text_column: text"),
+        ("layers", "file: no.csv", "note: x", 5, "no.csv"),
+        ("layers", "file: p.csv", "note: x", 5, "label: source"),
+        ("layers", "file: p.csv", "label: x", 6, "'x'"),
+        ("layers", "file: p.csv", "label: source", 6, "probes: false"),
+    ],
+)
+def test_a_fault_that_the_check_finds_names_the_line(
+    run_command, tmp_path, kind, prompts, setting, line, data
+):
+    rows = [f"{letter},{letter},{letter}" for letter in "abcdefgh"]
+    (tmp_path / "p.csv").write_text("\n".join(["text,source,topic", *rows]))
+    path = tmp_path / "e.yaml"
+    path.write_text(f"{CHECKED.format(kind=kind, prompts=prompts)}{setting}\n")
+    code, printed = run_command("run", path)
+    assert code == 2 and f"{path}, line {line}: " in printed.err and data in printed.err
+
+
+def test_a_model_that_does_not_exist_is_reported_with_its_line(run_command, tmp_path):
+    path = tmp_path / "e.yaml"
+    text = CHECKED.format(kind="compare", prompts="- texts: [a, b]")
+    path.write_text(text.replace("[minilm]", "\n  - minilm\n  - nothing"))
+    assert f"{path}, line 5: " in run_command("run", path)[1].err

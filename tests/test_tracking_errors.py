@@ -56,7 +56,7 @@ def test_a_database_whose_folder_cannot_be_created_is_reported(monkeypatch, tmp_
 
 
 def test_a_locked_database_is_reported(monkeypatch, database):
-    monkeypatch.setattr(mlflow_client, "_LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr(mlflow_client, "DATABASE_TIMEOUT", 0.1)
     with closing(sqlite3.connect(database)) as other:
         other.execute("BEGIN EXCLUSIVE")
         assert "locked" in refusal() and str(database) in refusal()

@@ -1,24 +1,20 @@
 """Connecting to MLflow, and closing the runs of processes that are gone."""
 
 import os
-import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
+from urllib.parse import unquote
 
 import pytest
 from mlflow import MlflowClient
 
 from neuroscope.errors import TrackingError
-from neuroscope.reporting.tracking import PROCESS_TAG, Tracker
+from neuroscope.reporting.tracking import PROCESS_TAG, PROMPTS_TAG, Tracker
 from neuroscope.reporting.tracking_server import (
-    SERVER_SETTINGS,
-    embedded_database,
-    server_arguments,
     tracking_uri,
-    without_password,
 )
 
 
@@ -119,31 +115,12 @@ def test_the_embedded_database_is_in_the_home(home):
     assert tracking_uri() == f"sqlite:///{home / 'mlflow.db'}"
 
 
-def test_the_serving_command_starts_the_server_of_the_database(tracker, home):
-    with tracker.run("compare", "x") as run:
+def test_the_address_of_the_embedded_database_is_that_of_a_local_server(tracker):
+    with tracker.run("compare", "x", tags={PROMPTS_TAG: "abc"}) as run:
         pass
-    arguments = shlex.split(tracker.serving_command(port=5001))
-    assert arguments[: len(SERVER_SETTINGS)] == [f"{k}={v}" for k, v in SERVER_SETTINGS.items()]
-    assert arguments[len(SERVER_SETTINGS) :] == [sys.executable, *server_arguments(home, 5001)]
-    expected = f"http://127.0.0.1:5001/#/experiments/{run.experiment_id}/runs/{run.id}"
-    assert tracker.address(run.id, port=5001) == expected
-
-
-def test_another_database_is_served_in_place(monkeypatch, tmp_path, database):
-    other = embedded_database(tmp_path)
-    database.rename(tmp_path / "mlflow.db")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
-    arguments = shlex.split(Tracker.connect().serving_command())
-    assert arguments[arguments.index("--backend-store-uri") + 1] == other
-
-
-@pytest.mark.parametrize(
-    "uri, expected",
-    [
-        ("http://me:pass@host:1/x", "http://me:***@host:1/x"),
-        ("sqlite:////tmp/a@b/c:d.db", "sqlite:////tmp/a@b/c:d.db"),
-        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
-    ],
-)
-def test_passwords_are_hidden(uri, expected):
-    assert without_password(uri) == expected
+    page = f"http://127.0.0.1:5001/#/experiments/{run.experiment_id}/runs"
+    training = "?workflowType=machine_learning"
+    assert tracker.address(run.id, port=5001) == f"{page}/{run.id}{training}"
+    charts = tracker.charts_address(run.id, port=5001)
+    assert charts.startswith(f"{page}{training}&compareRunsMode=CHART&searchFilter=")
+    assert "'abc'" in unquote(charts)

@@ -3,7 +3,16 @@
 Large libraries are imported only when a command needs them, so that `neuroscope --help` is fast.
 """
 
-from flows.cli import compare, extract, layers, run, store, up  # each adds its commands
+from flows.cli import (  # each adds its commands
+    compare,
+    extract,
+    layers,
+    report,
+    run,
+    store,
+    up,
+    version,
+)
 from flows.cli.app import app, main
 
-__all__ = ["app", "compare", "extract", "layers", "main", "run", "store", "up"]
+__all__ = ["app", "compare", "extract", "layers", "main", "report", "run", "store", "up", "version"]

@@ -9,7 +9,9 @@ import typer
 from typer.core import TyperGroup
 
 from flows.environment import prepare_environment
+from flows.output import guard_streams
 from flows.startup import quick_exit
+from flows.unforeseen import report_unforeseen
 from neuroscope.errors import NeuroscopeError, Option
 
 
@@ -19,11 +21,25 @@ class Group(TyperGroup):
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run a command; report its error with the options that this command has."""
         try:
+            prepare_environment()
             return super().invoke(ctx)
         except NeuroscopeError as error:
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             print(f"error: {error.message(command_spelling(command))}", file=sys.stderr)
             ctx.exit(error.exit_code)
+        except typer.BadParameter as error:
+            error.message = _reworded(error)
+            raise
+
+
+def _reworded(error: typer.BadParameter) -> str:
+    """Return why a value is refused; typer uses the words of pydantic."""
+    from pydantic import ValidationError
+
+    from neuroscope.experiment_faults import expectation
+
+    cause = error.__cause__
+    return expectation(cause.errors()[0]) if isinstance(cause, ValidationError) else error.message
 
 
 def command_spelling(command: Any) -> Callable[[Option], str | None]:
@@ -38,11 +54,13 @@ def command_spelling(command: Any) -> Callable[[Option], str | None]:
     }
 
     def spell(option: Option) -> str | None:
-        parameter = parameters.get(option.name)
+        # the parameter `no_label_columns`, whose flag is --no-labels, stands for an empty list
+        name = f"no_{option.name}" if option.value == [] else option.name
+        parameter = parameters.get(name)
         if parameter is None:
             return None
-        if isinstance(option.value, bool):
-            flags = parameter.opts if option.value else parameter.secondary_opts
+        if isinstance(option.value, bool) or option.value == []:
+            flags = parameter.secondary_opts if option.value is False else parameter.opts
             return flags[0] if flags else None
         return f"{parameter.opts[0]} {shlex.quote(str(option.value))}"
 
@@ -52,15 +70,28 @@ def command_spelling(command: Any) -> Callable[[Option], str | None]:
 app = typer.Typer(
     cls=Group,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Shows what the neurons of transformer language models do.",
 )
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; an unforeseen error becomes one sentence and exit code 70."""
+    guard_streams()
     quick_exit()
-    prepare_environment()
-    app()
+    try:
+        app()
+    except Exception as error:
+        sys.exit(report_unforeseen(error))
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Write what is still buffered; this may fail for the first time here."""
+    try:
+        sys.stdout.flush()
+    except NeuroscopeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -14,19 +14,20 @@ from flows.cli.options import (
     Layers,
     MemoryOption,
     ModelName,
+    PromptsFile,
     TextColumn,
     Truncate,
+    completed,
 )
 from flows.signals import interruptible, watched
 from neuroscope.options import Pool, TokenRule
+from neuroscope.sites import COMPONENTS
 
 
 @app.command()
 @interruptible("the finished parts are stored; run the same command again to resume")
 def extract(
-    file: Annotated[
-        Path, typer.Argument(help="File of prompts: .txt, .csv, .tsv, .jsonl or .parquet.")
-    ],
+    file: PromptsFile,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the Parquet files. [default: in the store]")
     ] = None,
@@ -34,7 +35,8 @@ def extract(
     site: Annotated[
         list[str] | None,
         typer.Option(
-            help="Site to read, such as mlp_act.3 or logits. Repeatable. [default: resid_post]"
+            help="Site to read, such as mlp_act.3 or logits. Repeatable. [default: resid_post]",
+            autocompletion=completed(*COMPONENTS),
         ),
     ] = None,
     layers: Layers = "all",

@@ -7,7 +7,7 @@ import typer
 
 from flows.cli.app import app
 from flows.cli.options import Json
-from flows.cli.study import RUNS_CLOSED
+from flows.cli.study import kept, run_study
 from flows.signals import interruptible, watched
 
 if TYPE_CHECKING:
@@ -15,23 +15,33 @@ if TYPE_CHECKING:
 
 
 @app.command()
-@interruptible(RUNS_CLOSED)
+@interruptible(kept)
 def run(
     file: Annotated[
-        Path, typer.Argument(help="Experiment file, such as experiments/engineer.yaml.")
+        Path, typer.Argument(help="Experiment file, such as experiments/cat_dog.yaml.")
     ],
+    no_record: Annotated[
+        bool, typer.Option("--no-record", help="Record nothing in MLflow and Prefect.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Run an experiment file as a Prefect flow."""
     from neuroscope.errors import NeuroscopeError
     from neuroscope.experiment import key_spelling
-    from neuroscope.studies.study import load_experiment
+    from neuroscope.experiment_files import ExperimentFile
+    from neuroscope.studies.study import experiment_of
 
-    experiment = load_experiment(file)
+    document = ExperimentFile.read(file)
+    experiment = experiment_of(document)
     try:
-        _run(experiment, file, json=json)
+        if no_record:
+            run_study(experiment.kind, lambda: experiment, record=False, json=json)
+        else:
+            _run(experiment, file, json=json)
     except NeuroscopeError as error:
-        raise error.on(key_spelling(type(experiment))) from error
+        where = document.where(error.keys) if error.keys else ""
+        message = error.message(key_spelling(type(experiment)))
+        raise type(error)(where + message) from error
 
 
 def _run(experiment: "Experiment", file: Path, *, json: bool) -> None:
@@ -51,4 +61,4 @@ def _run(experiment: "Experiment", file: Path, *, json: bool) -> None:
         from flows.study_flow import run_as_flow
 
         results = run_as_flow(experiment, file, watched(progress))
-    show_results(study, experiment, results, Tracker.open(), json=json)
+    show_results(study, results, Tracker.open(), json=json)

@@ -24,9 +24,8 @@ app.add_typer(store, name="store")
 @store.command("list")
 def list_(json: Json = False) -> None:
     """List stored activations, the most recently used first."""
-    from flows.display import print_text, show_table
+    from flows.display import print_json, print_text, show_table
     from neuroscope.files import size_text
-    from neuroscope.json_text import json_text
     from neuroscope.storage.activation_store import store_root
     from neuroscope.storage.housekeeping import list_store
 
@@ -34,7 +33,7 @@ def list_(json: Json = False) -> None:
     total = sum(entry.bytes for entry in entries)
     if json:
         document = {"bytes": total, "folders": [entry.to_dict() for entry in entries]}
-        print(json_text(document))
+        print_json(document)
         return
     if entries:
         show_table(_table(entries))
@@ -52,9 +51,8 @@ def prune(
     """Remove stored activations; they are computed again when a study needs them."""
     from datetime import timedelta
 
-    from flows.display import counted, print_text
+    from flows.display import counted, print_json, print_text
     from neuroscope.files import size_text
-    from neuroscope.json_text import json_text
     from neuroscope.storage.housekeeping import prune_store
 
     if older_than is not None and not 0 <= older_than < 1e6:
@@ -77,7 +75,7 @@ def prune(
             "in_use": [str(folder) for folder in pruned.in_use],
             "bytes": pruned.bytes_freed,
         }
-        print(json_text(document))
+        print_json(document)
         return
     freed = f"removed {counted(len(pruned.removed), 'folder')}, {size_text(pruned.bytes_freed)}"
     skipped = f"; skipped {counted(len(pruned.in_use), 'folder')} in use" if pruned.in_use else ""

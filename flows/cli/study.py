@@ -1,21 +1,28 @@
 """Shared code of the study commands: run a study without Prefect and show its results."""
 
-from collections.abc import Callable
+import contextlib
+import sys
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
+
+from flows.signals import deferred, watched
 
 if TYPE_CHECKING:
     from neuroscope.experiment import Experiment
+    from neuroscope.reporting.recorded import RunStatus
 
-RUNS_CLOSED = "unfinished MLflow runs are marked as killed"
-"""Message on what remains of an interrupted study."""
+_STORED = "what was extracted stays in the store"
 
 
-def run_study(kind: str, experiment: "Callable[[], Experiment]", *, json: bool) -> None:
+def run_study(
+    kind: str, experiment: "Callable[[], Experiment]", *, record: bool, json: bool
+) -> None:
     """Run a study in this process and a second one, which loads the model; show the results.
 
     Args:
         kind: kind of study.
         experiment: function that returns the experiment to run.
+        record: whether to record the results in MLflow.
         json: whether to print one JSON document instead of tables.
     """
     from flows.startup import quick_start
@@ -23,7 +30,6 @@ def run_study(kind: str, experiment: "Callable[[], Experiment]", *, json: bool) 
     with quick_start() as executor:
         settings = experiment()
         from flows.display import progress_bar, show_log, show_results
-        from flows.signals import deferred, watched
 
         with show_log(), progress_bar() as progress:
             progress("starting", 0, 1)
@@ -33,6 +39,32 @@ def run_study(kind: str, experiment: "Callable[[], Experiment]", *, json: bool) 
             study = study_of(kind)
             study.check(settings)  # before MLflow's database is created
             with deferred():
-                tracker = Tracker.open()
+                tracker = Tracker.open() if record else None
                 results = study.run(settings, tracker, executor, watched(progress))
-    show_results(study, settings, results, tracker, json=json)
+    show_results(study, results, tracker, json=json)
+
+
+def kept() -> str:
+    """Return what remains of a study that was interrupted in this process."""
+    with contextlib.suppress(BaseException):  # a second signal, or an import that was interrupted
+        if statuses := _statuses_of_own_runs():
+            runs = ", ".join(f"{number} {status.lower()}" for status, number in statuses.items())
+            return f"MLflow runs: {runs}; {_STORED}"
+    return _STORED
+
+
+def _statuses_of_own_runs() -> Mapping[str, int]:
+    """Return the statuses of the runs of this process, each with the number of runs."""
+    if "mlflow" not in sys.modules:  # so no run was opened
+        return {}
+    from neuroscope.reporting.run_owner import this_process
+    from neuroscope.reporting.tracking import PROCESS_TAG, Tracker
+    from neuroscope.studies.study import STUDIES
+
+    tracker, own = Tracker.connect(), {PROCESS_TAG: this_process()}
+    statuses: tuple[RunStatus, ...] = ("FINISHED", "KILLED", "FAILED", "RUNNING")
+    return {
+        status: number
+        for status in statuses
+        if (number := sum(len(tracker.find_runs(kind, own, status=[status])) for kind in STUDIES))
+    }

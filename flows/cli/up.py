@@ -1,4 +1,4 @@
-"""The commands `neuroscope up` and `neuroscope version`."""
+"""The command `neuroscope up`."""
 
 from typing import Annotated
 
@@ -13,6 +13,9 @@ from flows.signals import interruptible
 def up(
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server.")] = 5000,
     prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server.")] = 4200,
+    flows_at_once: Annotated[
+        int, typer.Option(min=1, help="Maximum number of flows that run at once.")
+    ] = 2,
 ) -> None:
     """Run MLflow, Prefect and a worker on this machine until Ctrl-C."""
     from flows.display import errors, show_addresses
@@ -22,12 +25,4 @@ def up(
         errors.print(f"{message} …", highlight=False)
 
     ports = {"mlflow": mlflow_port, "prefect": prefect_port}
-    run_stack(ports, on_ready=show_addresses, say=say)
-
-
-@app.command()
-def version() -> None:
-    """Print the version."""
-    from importlib.metadata import version
-
-    print(version("neuroscope"))
+    run_stack(ports, flows_at_once=flows_at_once, on_ready=show_addresses, say=say)

@@ -114,35 +114,3 @@ _SUPPORTED = (
 )
 ARCHITECTURES = {architecture.family: architecture for architecture in _SUPPORTED}
 """Architecture of each supported family, by `model_type`."""
-
-
-def architecture_of(config: Mapping[str, Any], name: str) -> Architecture:
-    """Return the architecture of a model, given its `config.json`.
-
-    Args:
-        config: contents of config.json.
-        name: name of the model, for error messages.
-
-    Raises:
-        ModelError: the family is not supported, the model is configured as a decoder although its
-            family is supported as an encoder, or config.json lacks a required key.
-    """
-    family = config.get("model_type")
-    if family not in ARCHITECTURES:
-        raise ModelError(
-            f"model '{name}' cannot be loaded: its config.json has model_type {family!r}, and"
-            f" neuroscope supports {', '.join(ARCHITECTURES)}"
-        )
-    architecture = ARCHITECTURES[family]
-    if not architecture.causal and config.get("is_decoder"):
-        raise ModelError(
-            f"model '{name}' cannot be loaded: its config.json sets is_decoder, and neuroscope"
-            f" supports {family} models as encoders only"
-        )
-    required = (architecture.layer_count, architecture.limit, architecture.width, "vocab_size")
-    if missing := [key for key in required if key not in config]:
-        raise ModelError(
-            f"model '{name}' cannot be loaded: its config.json lacks {', '.join(missing)}",
-            remedy="check that the folder holds the complete config.json of the model",
-        )
-    return architecture

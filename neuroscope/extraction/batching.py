@@ -22,39 +22,62 @@ if TYPE_CHECKING:
 def tokenise(model: Model, prompts: Sequence[Prompt], *, truncate: bool = False) -> TokenBlock:
     """Tokenise prompts as the model reads them, special tokens included, on all CPU cores.
 
+    The limit is the number of the model's positions, whatever `model_max_length` says.
+
     Args:
         model: model whose tokenizer is used.
         prompts: one or more prompts.
-        truncate: whether to cut prompts at the model's limit instead of refusing them.
+        truncate: whether to cut prompts at the model's limit instead of refusing them, on the side
+            that the tokenizer's `truncation_side` names.
 
     Raises:
-        PromptError: a prompt is longer than the model can read, or has only special tokens.
+        PromptError: a prompt is longer than the model can read, has only special tokens, or
+            contains a token for which the model has no embedding.
     """
     limit = model.checkpoint.token_limit
     backend = model.tokenizer.backend_tokenizer
     backend.no_padding()
     if truncate:
-        backend.enable_truncation(limit)
+        backend.enable_truncation(limit, direction=model.tokenizer.truncation_side)
     else:
         backend.no_truncation()
     encodings = backend.encode_batch_fast([prompt.text for prompt in prompts])
     lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
     ids = np.concatenate([np.array(encoding.ids, dtype=np.int32) for encoding in encodings])
+    _refuse_unembedded(model, prompts, ids, lengths)
     block = TokenBlock(ids, np.cumsum(lengths), model.vocabulary)
     for index in np.flatnonzero(lengths > limit).tolist():
         raise PromptError(
-            f"prompt '{prompts[index].id}' has {lengths[index]} tokens, but '{model.name}' reads at"
-            f" most {limit}",
+            f"{prompts[index]} has {lengths[index]} tokens, but '{model.name}' reads at most"
+            f" {limit}",
             options=[Option("truncate", True, "cut prompts at the limit")],
             remedy="shorten it",
         )
     for index in np.flatnonzero(block.kept_counts("content") == 0).tolist():
         raise PromptError(
-            f"prompt '{prompts[index].id}' ({prompts[index].text!r}) has only special tokens, or"
-            f" only characters that the tokenizer of '{model.name}' drops",
+            f"{prompts[index]} has only special tokens, or only characters that the tokenizer of"
+            f" '{model.name}' drops",
             remedy="change its text",
         )
     return block
+
+
+def _refuse_unembedded(
+    model: Model,
+    prompts: Sequence[Prompt],
+    ids: NDArray[np.int32],
+    lengths: NDArray[np.int64],
+) -> None:
+    """Raise PromptError if a token has no embedding, such as one added to the tokenizer alone."""
+    size = model.checkpoint.config["vocab_size"]
+    for position in np.flatnonzero(ids >= size)[:1].tolist():
+        index = int(np.searchsorted(np.cumsum(lengths), position, side="right"))
+        id = int(ids[position])
+        raise PromptError(
+            f"{prompts[index]} contains the token {model.vocabulary.texts[id]!r} with id {id}, but"
+            f" '{model.name}' has embeddings for the ids below {size}",
+            remedy="resize the model's embeddings, or change the text",
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec
@@ -11,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from neuroscope.errors import ModelError
-from neuroscope.extraction.architectures import Architecture, architecture_of
+from neuroscope.extraction.architectures import Architecture
+from neuroscope.extraction.configuration import architecture_of
+from neuroscope.extraction.model_folder import refuse_adapter, weight_files
 from neuroscope.files import absolute
 
 BUILT_IN = {
@@ -37,9 +38,13 @@ READING: Any = SAFE | {
 
 _FILES = (
     *("config.json", "tokenizer*", "*.model", "vocab*", "merges.txt"),
-    *("*special_tokens_map*", "added_tokens*"),
+    *("*special_tokens_map*", "added_tokens*", "tekken.json"),
 )
 _WEIGHTS = "*.safetensors"
+_BESIDE = (
+    *("adapter_config.json", "hf_quant_config.json", "quantize_config.json", "quant_config.json"),
+)
+"""Files that are not read, but because of which a model is refused."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,15 @@ class Checkpoint:
         """Contents of config.json."""
         return _read_config(self.folder / "config.json", self.name)
 
-    @property
+    @cached_property
     def architecture(self) -> Architecture:
         """Module paths of the model's family."""
         return architecture_of(self.config, self.name)
+
+    @cached_property
+    def weight_files(self) -> list[Path]:
+        """Files with the weights, sorted by name."""
+        return weight_files(self.folder, self.name, self.config)
 
     @property
     def layer_count(self) -> int:
@@ -78,7 +88,7 @@ class Checkpoint:
     @property
     def quantised(self) -> bool:
         """Whether the weights are stored in a format of few bits, such as 4-bit integers."""
-        return "quantization_config" in self.config
+        return self.config.get("quantization_config") is not None
 
     @property
     def pinned_name(self) -> str:
@@ -107,10 +117,12 @@ class Checkpoint:
         paths = {
             path for folder in folders for pattern in patterns for path in folder.glob(pattern)
         }
-        digest = hashlib.sha256()
-        for line in sorted(f"{path.name} {_sha256(path)}\n" for path in paths):
-            digest.update(line.encode())
-        return digest.hexdigest()
+        lines = sorted(f"{path.name} {_sha256(path)}\n" for path in paths)
+        shards = [path.name for path in self.weight_files]
+        stored = {path.name for path in self.folder.glob(_WEIGHTS)}
+        if shards != ["model.safetensors"] and set(shards) != stored:
+            lines += [f"read {name}\n" for name in shards]  # the index decides
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def find_checkpoint(name: str) -> Checkpoint:
@@ -131,23 +143,8 @@ def find_checkpoint(name: str) -> Checkpoint:
     else:
         checkpoint = _from_hub(name)
     _check_config(checkpoint)
-    _check_weights(checkpoint)
+    _ = checkpoint.weight_files  # raises unless there are weights that may be read
     return checkpoint
-
-
-def refuse_unfit(checkpoint: Checkpoint, unfit: Iterable[str]) -> None:
-    """Raise ModelError if weights that a site needs are missing or have the wrong shape.
-
-    Args:
-        checkpoint: files of the model.
-        unfit: names of the weights that are missing or have the wrong shape.
-    """
-    needed = sorted(name for name in unfit if not name.startswith("pooler."))  # no site needs it
-    if needed:
-        raise ModelError(
-            f"model '{checkpoint.name}' cannot be loaded: its weights do not fit its config.json"
-            f" (missing or of another shape: {', '.join(needed[:3])})"
-        )
 
 
 def _built_in(name: str) -> Checkpoint:
@@ -173,8 +170,8 @@ def _from_hub(name: str) -> Checkpoint:
     """Download a model of the Hugging Face hub, after a check of its config.json."""
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise _unknown(name, "there is no such folder")
-    _check_config(_download(name, ["config.json"]))  # before any weights are downloaded
-    return _download(name, [*_FILES, f"{_WEIGHTS}*"])
+    _check_config(_download(name, ["config.json", *_BESIDE]))  # before weights are downloaded
+    return _download(name, [*_FILES, *_BESIDE, f"{_WEIGHTS}*"])
 
 
 def _download(name: str, patterns: list[str]) -> Checkpoint:
@@ -220,6 +217,7 @@ def _unknown(name: str, reason: str) -> ModelError:
 
 def _check_config(checkpoint: Checkpoint) -> None:
     """Raise ModelError unless config.json exists, is safe and has a supported architecture."""
+    refuse_adapter(checkpoint.folder, checkpoint.name)
     if not (checkpoint.folder / "config.json").is_file():
         raise ModelError(
             f"unknown model '{checkpoint.name}': the folder {checkpoint.folder} has no config.json"
@@ -231,20 +229,6 @@ def _check_config(checkpoint: Checkpoint) -> None:
             remedy="use a version of the model that transformers supports without that code",
         )
     architecture_of(checkpoint.config, checkpoint.name)
-
-
-def _check_weights(checkpoint: Checkpoint) -> None:
-    """Raise ModelError unless the weights are safetensors."""
-    folder = checkpoint.folder
-    if any(folder.glob(_WEIGHTS)):
-        return
-    pickles = [path.name for ending in ("bin", "pt", "pth") for path in folder.glob(f"*.{ending}")]
-    others = f"only {', '.join(sorted(pickles))}" if pickles else "nor any other weights"
-    raise ModelError(
-        f"model '{checkpoint.name}' cannot be loaded: it has no *.safetensors, {others}; pickled"
-        " weights can run code when they are loaded",
-        remedy="convert the weights to safetensors",
-    )
 
 
 def _read_config(path: Path, name: str) -> dict[str, Any]:

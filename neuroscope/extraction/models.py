@@ -2,23 +2,28 @@
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from neuroscope.errors import ModelError, Option, ResourceError, SiteError
+from neuroscope.errors import ModelError, NeuroscopeError, Option, ResourceError, SiteError
 from neuroscope.extraction.architectures import Architecture
-from neuroscope.extraction.checkpoints import (
-    READING,
-    SAFE,
-    Checkpoint,
-    find_checkpoint,
+from neuroscope.extraction.checkpoints import SAFE, Checkpoint, find_checkpoint
+from neuroscope.extraction.fit import (
+    body_path,
+    build_empty,
+    check_fit,
+    log_ignored_entries,
     refuse_unfit,
+    refuse_unused,
 )
 from neuroscope.extraction.hardware import resolve_device, resolve_dtype
 from neuroscope.extraction.memory import free_memory, keep_few_kernels
+from neuroscope.extraction.messages import passed_on
 from neuroscope.extraction.streaming import LayerStream, load_streamed
-from neuroscope.extraction.weights import weight_bytes
+from neuroscope.extraction.tokenizers import load_tokenizer, vocabulary_of
+from neuroscope.extraction.weights import WeightFiles, weight_bytes
 from neuroscope.options import (
     Attention,
     Dtype,
@@ -116,17 +121,7 @@ class Model:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """Vocabulary of the tokenizer."""
-        tokenizer = self.tokenizer
-        texts = tuple(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
-        ids = (
-            tokenizer.cls_token_id,
-            tokenizer.sep_token_id,
-            tokenizer.bos_token_id,
-            tokenizer.eos_token_id,
-            tokenizer.pad_token_id,
-        )
-        special = frozenset(id for id in ids if id is not None)
-        return Vocabulary(texts, special, tokenizer.unk_token_id)
+        return vocabulary_of(self.tokenizer)
 
     def layer(self, index: int) -> "torch.nn.Module":
         """Return the module of one layer; layers are counted from 0."""
@@ -198,14 +193,16 @@ def load_model(
     checkpoint = name if isinstance(name, Checkpoint) else find_checkpoint(name)
     streamed = _must_stream(checkpoint, memory, device, dtype, head)
     stream: LayerStream | None = None
+    tokenizer = load_tokenizer(checkpoint)
     with _loading(checkpoint.name):
-        tokenizer = _load_tokenizer(checkpoint)
+        files = WeightFiles(checkpoint)
+        module = build_empty(checkpoint, dtype, attention, head=head)
+        check_fit(checkpoint, files, module)
+        log_ignored_entries(checkpoint, module)
         if streamed:
-            module, stream = load_streamed(
-                checkpoint, dtype=dtype, attention=attention, device=device
-            )
+            stream = load_streamed(checkpoint, files, module, device)
         else:
-            module = _load_resident(checkpoint, device, dtype, attention, head)
+            module = _load_resident(checkpoint, files, module, device)
     return Model(checkpoint, module, tokenizer, padding_side, stream)
 
 
@@ -240,42 +237,37 @@ def _must_stream(
     return True
 
 
-def _load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """Load the tokenizer; raise ModelError unless it has a fast implementation."""
-    from transformers import AutoTokenizer
+def _load_resident(checkpoint: Checkpoint, files: WeightFiles, empty: Any, device: str) -> Any:
+    """Load a model with all weights; raise ModelError unless they match config.json.
 
-    folder = checkpoint.tokenizer_folder or checkpoint.folder
-    tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE)
-    if not tokenizer.is_fast:
-        raise ModelError(f"model '{checkpoint.name}' cannot be loaded: it has no tokenizer.json")
-    return tokenizer
-
-
-def _load_resident(
-    checkpoint: Checkpoint, device: str, dtype: Dtype, attention: Attention, head: bool
-) -> Any:
-    """Load the module with all weights; raise ModelError unless they match config.json."""
-    import torch
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
-
-    with_head = AutoModelForCausalLM if checkpoint.architecture.causal else AutoModelForMaskedLM
-    load: Any = (with_head if head else AutoModel).from_pretrained
-    module, report = load(
+    Args:
+        checkpoint: files of the model.
+        files: weights of the model, which have passed `check_fit`.
+        empty: model from `build_empty`, with or without its head.
+        device: device of the model, from `resolve_device`.
+    """
+    module, report = type(empty).from_pretrained(
         checkpoint.folder,
+        config=empty.config,  # so that both modes compute alike
         use_safetensors=True,
-        dtype=getattr(torch, dtype),
-        attn_implementation=attention,
+        dtype=empty.dtype,
+        attn_implementation=empty.config._attn_implementation,
         # directly to the device: main memory may be smaller, and quantised weights cannot move
         device_map="auto" if device == "all" else {"": device},
+        # transformers removes no prefixes but its own, such as `bert.`
+        key_mapping={f"^{re.escape(prefix)}": "" for prefix in files.prefixes},
         output_loading_info=True,
-        **READING,
+        ignore_mismatched_sizes=True,  # they are refused below, with their names
+        **SAFE,
     )
     # transformers fills missing weights with random numbers
-    missing = list(report["missing_keys"])
-    if head:
+    missing, body = list(report["missing_keys"]), body_path(module)
+    if body:
         _refuse_headless(checkpoint, module, missing)
-    mismatched = [key for key, *shapes in report.get("mismatched_keys", ())]
-    refuse_unfit(checkpoint, [*missing, *mismatched])
+    refuse_unfit(checkpoint, module, [*missing, *(key for key, *_ in report["mismatched_keys"])])
+    if checkpoint.quantised:  # only transformers knows the names of the weights' parts
+        unexpected = [name.removeprefix(body) for name in report["unexpected_keys"]]
+        refuse_unused(checkpoint, module, unexpected)
     return module.eval()
 
 
@@ -284,7 +276,7 @@ def _refuse_headless(checkpoint: Checkpoint, module: Any, missing: Sequence[str]
 
     Weights that the head shares with the embeddings are not missing.
     """
-    body = f"{module.base_model_prefix}."
+    body = body_path(module)
     if missing_head := sorted(name for name in missing if not name.startswith(body)):
         raise ModelError(
             f"model '{checkpoint.name}' has no language-model head: its files lack"
@@ -295,34 +287,12 @@ def _refuse_headless(checkpoint: Checkpoint, module: Any, missing: Sequence[str]
 
 @contextlib.contextmanager
 def _loading(name: str) -> Iterator[None]:
-    """Silence the libraries while they load, and convert their exceptions to ModelError."""
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
+    """Pass on the warnings of the libraries that load, and convert exceptions to ModelError."""
     try:
-        with _quiet():
+        with passed_on(name):
             yield
-    except (
-        *(OSError, ValueError, RuntimeError, AssertionError, SafetensorError),
-        StrictDataclassError,  # config.json contradicts itself
-        ImportError,  # a package that a quantised checkpoint needs
-    ) as error:
-        raise ModelError(f"model '{name}' cannot be loaded: {error}") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Turn off the progress bars and log messages of transformers."""
-    import transformers.utils.logging
-
-    transformers_logging: Any = transformers.utils.logging
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+    except NeuroscopeError:
+        raise
+    except Exception as error:  # whatever the libraries run into where files contradict themselves
+        reason = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else error
+        raise ModelError(f"model '{name}' cannot be loaded: {reason}") from error

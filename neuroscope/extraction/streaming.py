@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 from greenlet import getcurrent, greenlet
 
 from neuroscope.errors import ModelError, Option, ResourceError
-from neuroscope.extraction.checkpoints import READING, Checkpoint, refuse_unfit
+from neuroscope.extraction.checkpoints import Checkpoint
 from neuroscope.extraction.memory import free_memory
 from neuroscope.extraction.weights import WeightFiles
-from neuroscope.options import Attention, Dtype
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +33,7 @@ _DRIVER: ContextVar[Any] = ContextVar("the greenlet that drives the current pass
 class LayerStream:
     """Layers of a model, which are empty until they run, and the files with their weights.
 
-    >>> module, stream = load_streamed(checkpoint, dtype="float32", attention="sdpa", device="cpu")
+    >>> stream = load_streamed(checkpoint, WeightFiles(checkpoint), module, "cpu")
     >>> for layer in stream.run(passes, 6):   # passes: functions that call the module
     ...     print(f"all passes have gone through layer {layer}")
 
@@ -195,32 +194,25 @@ def _stop(running: Sequence[Any]) -> None:
 
 
 def load_streamed(
-    checkpoint: Checkpoint, *, dtype: Dtype, attention: Attention, device: str
-) -> tuple[Any, LayerStream]:
-    """Load a model without its head and without the weights of its layers, which are streamed.
+    checkpoint: Checkpoint, files: WeightFiles, module: Any, device: str
+) -> LayerStream:
+    """Load the weights of a model, except those of its layers, which are streamed.
 
     Everything outside the layers (embeddings, final norm, buffers) is loaded.
 
     Args:
         checkpoint: files of the model.
-        dtype: number format of the loaded weights.
-        attention: attention implementation.
+        files: weights of the model, which have passed `check_fit`.
+        module: model without its head, from `build_empty`.
         device: device on which the model runs, from `resolve_device`.
 
-    Returns:
-        Module of transformers, and the stream of its layers.
-
     Raises:
-        ModelError: the weights are quantised, damaged, or do not match config.json; or `device` is
-            `all`.
+        ModelError: the weights are quantised or damaged, or `device` is `all`.
         ResourceError: there is not enough memory for two layers.
     """
     import torch
 
     _refuse_unstreamable(checkpoint, device)
-    files = WeightFiles(checkpoint)
-    module = _build_empty(checkpoint, dtype, attention)
-    refuse_unfit(checkpoint, _unfit(module, files))
     _check_memory(checkpoint, module, device)
     _fill_buffers(module, device)
     path = checkpoint.architecture.layers
@@ -233,7 +225,7 @@ def load_streamed(
         files.read(name, weight)
     module.load_state_dict(outside_layers, assign=True, strict=False)
     layers = module.get_submodule(path)
-    return module, LayerStream(layers, path, files, torch.device(device))
+    return LayerStream(layers, path, files, torch.device(device))
 
 
 def _refuse_unstreamable(checkpoint: Checkpoint, device: str) -> None:
@@ -249,27 +241,6 @@ def _refuse_unstreamable(checkpoint: Checkpoint, device: str) -> None:
             f"model '{checkpoint.name}' cannot be streamed over all GPUs",
             options=[Option("device", "cuda", "stream it on one GPU"), _RESIDENT],
         )
-
-
-def _build_empty(checkpoint: Checkpoint, dtype: Dtype, attention: Attention) -> Any:
-    """Return the model on the meta device, where tensors have shapes but no values."""
-    import torch
-    from transformers import AutoConfig, AutoModel
-
-    config = AutoConfig.from_pretrained(checkpoint.folder, **READING)
-    build: Any = AutoModel.from_config
-    with torch.device("meta"):
-        module = build(config, dtype=getattr(torch, dtype), attn_implementation=attention)
-    return module.eval().requires_grad_(False)
-
-
-def _unfit(module: Any, files: WeightFiles) -> list[str]:
-    """Return the names of weights that are missing from the files or have another shape there."""
-    return [
-        name
-        for name, empty in module.state_dict().items()
-        if name not in files.stored or files.stored[name].shape != tuple(empty.shape)
-    ]
 
 
 def _check_memory(checkpoint: Checkpoint, module: Any, device: str) -> None:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuroscope.errors import ModelError, Option
+from neuroscope.errors import ModelError
 from neuroscope.extraction.checkpoints import Checkpoint
 from neuroscope.options import Dtype
 
 if TYPE_CHECKING:
     import torch
 
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Name of each number format in torch, by its name in safetensors; others are quantised."""
 
 
@@ -43,9 +43,9 @@ class WeightFiles:
     (384, 1536)
     >>> files.read("encoder.layer.0.output.dense.weight", into=torch.empty(384, 1536))
 
-    Names are those of the loaded model: if the checkpoint was saved with a head, the prefix of
-    names is removed and the weights of the head are left out. `bytes_read` is the number of bytes
-    that `read` has read.
+    The names of `stored` are those of the loaded model: if the checkpoint was saved with a head,
+    the prefix of names is removed. Weights without this prefix, such as those of the head, are in
+    `outside`. `bytes_read` is the number of bytes that `read` has read.
     """
 
     def __init__(self, checkpoint: Checkpoint):
@@ -57,10 +57,19 @@ class WeightFiles:
         self._name = checkpoint.name
         tensors = _stored_tensors(checkpoint)
         prefix = _prefix(tensors, checkpoint.architecture.layers)
+        parent = re.sub(r"[^.]+\.$", "", prefix)  # beside `model.bert.` is the head `model.cls.`
+        self.prefixes = [path for path in (prefix, parent) if path]
         self.stored: Mapping[str, StoredTensor] = {
             _modern(key.removeprefix(prefix)): tensor
             for key, tensor in tensors.items()
             if key.startswith(prefix)
+        }
+        if doubled := [key for key in tensors if key != (name := _modern(key)) and name in tensors]:
+            raise _unloadable(checkpoint.name, f"{doubled[0]} and {_modern(doubled[0])} are stored")
+        self.outside: Mapping[str, StoredTensor] = {
+            key.removeprefix(parent): tensor
+            for key, tensor in tensors.items()
+            if not key.startswith(prefix)
         }
         self.bytes_read = 0
 
@@ -68,22 +77,16 @@ class WeightFiles:
         """Copy one weight from its file into a tensor.
 
         Args:
-            name: name of the weight.
+            name: name of a weight in a floating-point format.
             into: tensor of the weight's shape, of any dtype and on any device.
 
         Raises:
-            ModelError: the file cannot be read, or the weight's number format is not supported.
+            ModelError: the file cannot be read.
         """
         import torch
 
         tensor = self.stored[name]
-        if tensor.dtype not in _DTYPES:
-            raise ModelError(
-                f"model '{self._name}' cannot be streamed: {name} is stored as {tensor.dtype}",
-                options=[Option("memory", "resident", "keep all weights in memory")],
-                remedy="convert the weights to a floating-point format",
-            )
-        dtype = getattr(torch, _DTYPES[tensor.dtype])
+        dtype = getattr(torch, DTYPES[tensor.dtype])
         if into.dtype == dtype and into.device.type == "cpu":
             self._fill(into, name)
         else:
@@ -130,25 +133,9 @@ def _stored_tensors(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
     """Return the tensors by their names in the files, from the headers of the files."""
     return {
         key: tensor
-        for file in _files(checkpoint)
+        for file in checkpoint.weight_files
         for key, tensor in _read_header(file, checkpoint.name)
     }
-
-
-def _files(checkpoint: Checkpoint) -> list[Path]:
-    """Return the weight files: a single file, or the files that an index lists."""
-    single = checkpoint.folder / "model.safetensors"
-    index = checkpoint.folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _unloadable(
-            checkpoint.name,
-            f"{checkpoint.folder} has neither {single.name} nor a readable {index.name} ({error})",
-        ) from error
-    return [checkpoint.folder / name for name in sorted(set(names))]
 
 
 def _read_header(file: Path, model: str) -> Iterator[tuple[str, StoredTensor]]:

@@ -4,12 +4,14 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from neuroscope.errors import ResourceError
+from neuroscope.errors import ResourceError, TrackingError
 from neuroscope.files import size_text
+from neuroscope.home import home
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,34 @@ class ArtifactFolder:
             return None
         parent = str(parts.parent)
         return self.entries("" if parent == "." else parent).get(parts.name)
+
+    def check(self, path: str, run_id: str) -> None:
+        """Raise TrackingError unless there is an entry at a path, which is that of a run."""
+        if self.find(path) is None:
+            raise TrackingError(f"run '{run_id}' has no artifact '{path}' in {self.uri}")
+
+    def local_path(self, path: str, run_id: str, *, again: bool) -> Path:
+        """Return a path on this machine of an artifact, which is downloaded from a server.
+
+        Args:
+            path: path below this folder.
+            run_id: id of the run.
+            again: whether to download again what was downloaded before.
+
+        Raises:
+            TrackingError: there is no such artifact.
+            ResourceError: the disk is full.
+        """
+        self.check(path, run_id)
+        if self.local is not None:
+            return self.local / path
+        key = sha256(f"{self.tracking_uri} {run_id} {path}".encode()).hexdigest()
+        copy = stored_once(
+            home() / "artifact_copies" / key,
+            lambda new: self.download(self.files(path), new),
+            again=again,
+        )
+        return copy / path
 
     def files(self, path: str) -> dict[str, int]:
         """Return the size in bytes of each file at or below a path, by the path of the file."""

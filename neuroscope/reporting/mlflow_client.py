@@ -4,11 +4,17 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neuroscope.reporting.moved_home import follow_home
 from neuroscope.reporting.tracking_errors import mlflow_errors, schema_errors
-from neuroscope.reporting.tracking_server import check_reachable, opened_alone
+from neuroscope.reporting.tracking_server import (
+    DATABASE_TIMEOUT,
+    check_reachable,
+    is_sqlite,
+    opened_alone,
+    sqlite_file,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,11 +26,12 @@ _SETTINGS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 """Environment variables of MLflow, set unless the user has set them."""
-_LOCK_TIMEOUT = 20  # seconds to wait while another process holds the database, as in MLflow
 
 
 def open_client(uri: str) -> "MlflowClient":
     """Connect to a server or database; create the tables of a new database.
+
+    In a home that was moved or copied, the addresses of the artifacts are corrected.
 
     Args:
         uri: address of the server or database.
@@ -44,6 +51,7 @@ def open_client(uri: str) -> "MlflowClient":
         with schema_errors(uri):
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
+        follow_home(uri)
     # this logger repeats each error that is raised, with its traceback
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return client
@@ -51,13 +59,13 @@ def open_client(uri: str) -> "MlflowClient":
 
 def _check_sqlite(uri: str) -> None:
     """Open an SQLite database once, because MLflow retries for 100 seconds before it fails."""
-    if not uri.startswith("sqlite:"):
+    if not is_sqlite(uri):
         return
     from sqlalchemy import create_engine, text
 
-    engine = create_engine(uri, connect_args={"timeout": _LOCK_TIMEOUT})
-    if (file := engine.url.database) and not file.startswith((":", "file:")):
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(uri, connect_args={"timeout": DATABASE_TIMEOUT})
+    if file := sqlite_file(uri):
+        file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with engine.connect() as connection:
             connection.execute(text("PRAGMA schema_version"))

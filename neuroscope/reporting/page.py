@@ -4,9 +4,20 @@ import base64
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from neuroscope.reporting.tables import number
+from neuroscope.reporting.tables import Table, number
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+class NamedFigure(NamedTuple):
+    """Figure with its file name and its caption."""
+
+    name: str
+    caption: str
+    figure: Any
 
 
 @dataclass(frozen=True)
@@ -40,14 +51,27 @@ class Page:
     date: datetime.datetime
 
 
-def render_page(package: str, page: Page, **parts: Any) -> str:
+def render_page(template: tuple[str, str], page: Page, **parts: Any) -> str:
     """Return the page of a study as HTML, in which all values are escaped.
 
     Args:
-        package: package with the study's template `page.html.j2`, which extends `base.html.j2`.
+        template: package and file name of a template that extends `base.html.j2`, such as
+            `("neuroscope.studies.compare", "page.html.j2")`.
         page: contents of the base page.
         parts: values for the study's template.
     """
+    package, name = template
+    return _environment(package).get_template(name).render(page=page, **parts)
+
+
+def table_html(table: Table) -> str:
+    """Return a table with its title and notes as HTML, in which all values are escaped."""
+    template = _environment("neuroscope.reporting").get_template("one_table.html.j2")
+    return template.render(table=table)
+
+
+def _environment(package: str) -> "Environment":
+    """Return the environment of the templates in a package and of those that all studies share."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -60,4 +84,4 @@ def render_page(package: str, page: Page, **parts: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
-    return environment.get_template("page.html.j2").render(page=page, **parts)
+    return environment

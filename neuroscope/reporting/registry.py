@@ -14,7 +14,7 @@ from neuroscope.reporting.artifacts import ArtifactFolder, stored_once
 from neuroscope.reporting.mlflow_client import open_client
 from neuroscope.reporting.recorded import quoted
 from neuroscope.reporting.tracking_errors import mlflow_errors
-from neuroscope.reporting.tracking_server import tracking_uri, without_password
+from neuroscope.reporting.tracking_server import tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -178,7 +178,7 @@ class Registry:
         if model is None:
             similar = difflib.get_close_matches(name, names, n=_MAX_NAMES)
             raise ModelError(
-                f"no model '{name}' is registered in MLflow at {without_password(self._uri)}",
+                f"no model '{name}' is registered in MLflow at {self._uri}",
                 remedy=_choice(similar or names, "register a model first"),
             )
         return model

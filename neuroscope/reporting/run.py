@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from neuroscope.prompts import Prompts
+from neuroscope.reporting.logged_models import ModelEntry, create_logged_model
+from neuroscope.reporting.mlflow_pages import report_page
+from neuroscope.reporting.recorded import RunStatus
+from neuroscope.reporting.tables import plain_markdown
 from neuroscope.reporting.tracking_errors import mlflow_errors
 
 if TYPE_CHECKING:
@@ -15,6 +19,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+ERROR_TAG = "neuroscope.error"
+"""Tag with the reason why a run did not finish."""
+_DESCRIPTION_TAG = "mlflow.note.content"
+_TAG_LENGTH = 8000  # characters; MLflow refuses longer values
 _POINTS = 1000  # most metric values that MLflow accepts in one request
 _PARAMS = 100  # most params that MLflow accepts in one request
 _PARAM_LENGTH = 6000  # characters; MLflow would cut longer values silently
@@ -22,11 +30,11 @@ _PARAM_LENGTH = 6000  # characters; MLflow would cut longer values silently
 
 @dataclass(frozen=True)
 class Point:
-    """Value of a metric at a step, which is the layer."""
+    """Value of a metric at a step, which is the layer; None for a value of the whole run."""
 
     metric: str
     value: float
-    step: int = 0
+    step: int | None = None
 
 
 class Run:
@@ -37,14 +45,49 @@ class Run:
     """
 
     def __init__(
-        self, client: "MlflowClient", uri: str, id: str, experiment_id: str, links: dict[str, str]
+        self,
+        client: "MlflowClient",
+        uri: str,
+        id: str,
+        experiment_id: str,
+        links: dict[str, str],
+        note: str = "",
     ):
         self._client = client
         self._uri = uri
+        self._note = note
+        self._attached: dict[str, str] = {}
         self.id = id
         self.experiment_id = experiment_id
         self.links = links
         """Addresses of the pages that belong to the run, by their names."""
+
+    def describe(self, sentence: str, report: str = "") -> None:
+        """Put a sentence before the note in the description of the run.
+
+        Args:
+            sentence: sentence that says what was found.
+            report: path of the artifact with the report, to which a link is added.
+        """
+        address = report and report_page("", self.experiment_id, self.id, report)
+        link = f"[Open the report]({address})" if address else ""
+        self._set_tags(description_tags(plain_markdown(sentence), link, self._note))
+
+    def end(self, status: RunStatus, reason: str = "") -> None:
+        """Close the run.
+
+        Args:
+            status: status at the end.
+            reason: reason why it did not finish, for its description and the tag
+                `neuroscope.error`.
+        """
+        try:
+            if reason:
+                self._set_tags({ERROR_TAG: reason[:_TAG_LENGTH]})
+                self.describe(f"{status.capitalize()}: {reason}")
+        finally:
+            with mlflow_errors(self._uri):
+                self._client.set_terminated(self.id, status)
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Record settings; a value that is too long for MLflow is cut and ends with an ellipsis."""
@@ -63,7 +106,12 @@ class Run:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        entries = [Metric(point.metric, point.value, now, point.step) for point in points]
+        entries = [
+            Metric(point.metric, point.value, now, 0, **self._attached)
+            if point.step is None
+            else Metric(point.metric, point.value, now, point.step)
+            for point in points
+        ]
         for batch in _batches(entries, _POINTS):
             with mlflow_errors(self._uri):
                 self._client.log_batch(self.id, metrics=batch)
@@ -89,11 +137,45 @@ class Run:
         context = InputTag("mlflow.data.context", "prompts")
         with mlflow_errors(self._uri):
             self._client.log_inputs(self.id, datasets=[DatasetInput(dataset, [context])])
+        self._attached |= {"dataset_name": name, "dataset_digest": dataset.digest}
+
+    def log_models(self, models: Sequence[ModelEntry]) -> None:
+        """Record the models that the run reads.
+
+        Points without a layer are also recorded as metrics of a single model.
+        """
+        from mlflow.entities import LoggedModelInput
+
+        with mlflow_errors(self._uri):
+            ids = [
+                create_logged_model(self._client, self.experiment_id, self.id, model)
+                for model in models
+            ]
+            self._client.log_inputs(self.id, models=[LoggedModelInput(id) for id in ids])
+        if len(ids) == 1:
+            self._attached["model_id"] = ids[0]
 
     def log_folder(self, folder: Path) -> None:
         """Record every file below a folder as an artifact with the same relative path."""
         with mlflow_errors(self._uri):
             self._client.log_artifacts(self.id, str(folder))
+
+    def _set_tags(self, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        with mlflow_errors(self._uri):
+            self._client.log_batch(self.id, tags=[RunTag(*tag) for tag in tags.items()])
+
+
+def description_tags(*parts: str) -> dict[str, str]:
+    """Return the tag with the description of a run, from paragraphs in Markdown."""
+    text = "\n\n".join(filter(None, parts))
+    return {_DESCRIPTION_TAG: text[:_TAG_LENGTH]} if text else {}
+
+
+def description_of(tags: Mapping[str, str]) -> str:
+    """Return the description of a run in Markdown, given its tags; empty if there is none."""
+    return tags.get(_DESCRIPTION_TAG, "")
 
 
 def _batches(entries: list[T], size: int) -> Iterator[list[T]]:

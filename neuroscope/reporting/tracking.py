@@ -2,23 +2,21 @@
 
 import contextlib
 import logging
-import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuroscope.errors import NeuroscopeError, TrackingError
-from neuroscope.home import home
+from neuroscope.errors import NeuroscopeError
 from neuroscope.options import check_choice, choices
-from neuroscope.reporting.artifacts import ArtifactFolder, stored_once
+from neuroscope.redaction import public_address
+from neuroscope.reporting.artifacts import ArtifactFolder
 from neuroscope.reporting.experiments import (
     all_experiment_ids,
     ensure_experiment_id,
     find_experiment_id,
 )
 from neuroscope.reporting.mlflow_client import open_client
+from neuroscope.reporting.mlflow_pages import charts_page, report_page, run_page
 from neuroscope.reporting.recorded import (
     RecordedRun,
     RunStatus,
@@ -26,15 +24,13 @@ from neuroscope.reporting.recorded import (
     record_of,
     search_runs,
 )
-from neuroscope.reporting.run import Run
+from neuroscope.reporting.run import Run, description_of, description_tags
+from neuroscope.reporting.run_origin import reason_of, source_tags
 from neuroscope.reporting.run_owner import is_gone, this_process
 from neuroscope.reporting.tracking_errors import mlflow_errors
 from neuroscope.reporting.tracking_server import (
-    SERVER_SETTINGS,
     check_no_outer_run,
     is_server,
-    run_address,
-    server_arguments,
     tracking_uri,
 )
 
@@ -50,9 +46,12 @@ FLOW_RUN_TAG = "prefect.flow_run_id"
 """Tag with the id of the Prefect flow run that recorded a run."""
 FLOW_RUN_URL_TAG = "prefect.flow_run_url"
 """Tag with the address of that flow run."""
+PROMPTS_TAG = "neuroscope.prompts_digest"
+"""Tag with the digest of the prompts; runs with the same prompts can be overlaid."""
 _KIND_TAG = "neuroscope.kind"
-_NOTE_TAG = "mlflow.note.content"
-_REPORT = "report.html"
+REPORT = "report.html"
+"""Path of the artifact with the report of a run."""
+_UNCLOSED = "the process ended before the run was closed"
 
 _log = logging.getLogger("neuroscope")
 
@@ -61,10 +60,10 @@ class Tracker:
     """Connection to MLflow, which records runs and reads them.
 
     >>> tracker = Tracker.open()
-    >>> with tracker.run("compare", "minilm engineer") as run:
-    ...     run.log_points([Point("aligned/cosine", 0.9, step=2)])
+    >>> with tracker.run("compare", "minilm animals") as run:
+    ...     run.log_points([Point("span/cosine_z", 0.5, step=2)])
     >>> tracker.find_runs("compare")[0].name
-    'minilm engineer'
+    'minilm animals'
 
     A run ends as FINISHED, as FAILED if the block raises an exception, or as KILLED if the block is
     interrupted.
@@ -112,6 +111,7 @@ class Tracker:
         name: str,
         *,
         group: str = "",
+        source: str = "",
         tags: Mapping[str, str] | None = None,
         note: str = "",
     ) -> Iterator[Run]:
@@ -122,8 +122,10 @@ class Tracker:
             name: name of the run.
             group: group that the runs of one experiment share; MLflow's *Group by* shows them
                 together.
+            source: text of MLflow's column *Source*, such as `resid_post compare`.
             tags: tags in addition to those given to `open`.
-            note: description in Markdown.
+            note: description in Markdown; `Run.describe` puts a sentence before it, and so does
+                an error that ends the run.
 
         Yields:
             Open run, in which the block records results.
@@ -132,30 +134,33 @@ class Tracker:
             TrackingError: MLflow cannot be reached or refuses the request.
             ResourceError: the disk is full.
         """
-        run_tags = self._run_tags(kind, group, tags or {}, note)
+        run_tags = self._run_tags(kind, group, source or kind, tags or {})
         run = None
         try:
-            run = self._create_run(kind, name, run_tags)
+            run = self._create_run(kind, name, run_tags, note)
             yield run
         except BaseException as error:
             self._close_after(error, run, run_tags[PROCESS_TAG])
             raise
-        self._end_run(run.id, "FINISHED")
+        run.end("FINISHED")
 
-    def close_runs(self, tag: str, value: str, status: RunStatus) -> list[str]:
+    def close_runs(
+        self, tag: str, value: str, status: RunStatus, reason: str = _UNCLOSED
+    ) -> list[str]:
         """Close the open runs that have a tag.
 
         Args:
             tag: name of the tag.
             value: value of the tag.
             status: `FAILED` or `KILLED`.
+            reason: reason for the end, for the description of the runs.
 
         Returns:
             Ids of the closed runs.
         """
         open_runs = self._open_runs({tag: value})
         for run in open_runs:
-            self._end_run(run.info.run_id, status)
+            self._open(run).end(status, reason)
         return [run.info.run_id for run in open_runs]
 
     def sweep(self) -> list[str]:
@@ -223,16 +228,7 @@ class Tracker:
         run = self._run(run_id)
         folder = ArtifactFolder(run.info.artifact_uri, self.uri)
         with mlflow_errors(self.uri):
-            _check_artifact(folder, run_id, path)
-            if folder.local is not None:
-                return folder.local / path
-            key = sha256(f"{self.uri} {run_id} {path}".encode()).hexdigest()
-            copy = stored_once(
-                home() / "artifact_copies" / key,
-                lambda new: folder.download(folder.files(path), new),
-                again=run.info.end_time is None,
-            )
-            return copy / path
+            return folder.local_path(path, run_id, again=run.info.end_time is None)
 
     def report_location(self, run_id: str) -> str:
         """Return the location at which a browser opens a run's report: a path or a server address.
@@ -241,72 +237,82 @@ class Tracker:
             TrackingError: there is no such run, or it has no report.
         """
         if not is_server(self.uri):
-            return str(self.artifact(run_id, _REPORT))
+            return str(self.artifact(run_id, REPORT))
         run = self._run(run_id)
         with mlflow_errors(self.uri):
-            _check_artifact(ArtifactFolder(run.info.artifact_uri, self.uri), run_id, _REPORT)
-        return f"{self._address_of(run)}/artifacts/{_REPORT}"
+            ArtifactFolder(run.info.artifact_uri, self.uri).check(REPORT, run_id)
+        return report_page(self._server(), run.info.experiment_id, run_id, REPORT)
 
     def links(self, run_id: str) -> dict[str, str]:
         """Return the addresses of the pages that belong to a run, by the names of the pages.
 
+        The pages of MLflow are its report, the run, and the charts of all runs with the same
+        prompts, in which they are overlaid. The embedded database has no pages.
+
         Raises:
             TrackingError: there is no such run, or MLflow cannot be reached.
         """
-        return self._links(run_id, self._run(run_id).info.experiment_id)
+        run = self._run(run_id)
+        return self._links(run_id, run.info.experiment_id, run.data.tags)
 
     def address(self, run_id: str, *, port: int = 5000) -> str:
-        """Return the address of a run's page; for the embedded database, see `serving_command`.
+        """Return the address of a run's page.
 
         Args:
             run_id: id of the run.
-            port: port given to `serving_command`; ignored if a server is used.
+            port: port at which the embedded database is served; ignored if a server is used.
 
         Raises:
             TrackingError: there is no such run, or MLflow cannot be reached.
         """
         return self._address_of(self._run(run_id), port)
 
-    def serving_command(self, *, port: int = 5000) -> str | None:
-        """Return the shell command that serves the embedded database; None if a server is used."""
-        if is_server(self.uri):
-            return None
-        settings = [f"{name}={value}" for name, value in SERVER_SETTINGS.items()]
-        arguments = server_arguments(home(), port, database=self.uri)
-        return f"{' '.join(settings)} {shlex.join([sys.executable, *arguments])}"
+    def charts_address(self, run_id: str, *, port: int = 5000) -> str:
+        """Return the address of the charts that overlay all runs with the prompts of a run.
+
+        Args:
+            run_id: id of the run.
+            port: port at which the embedded database is served; ignored if a server is used.
+
+        Raises:
+            TrackingError: there is no such run, or MLflow cannot be reached.
+        """
+        run = self._run(run_id)
+        digest = run.data.tags.get(PROMPTS_TAG, "")
+        return charts_page(self._server(port), run.info.experiment_id, PROMPTS_TAG, digest)
 
     def _run_tags(
-        self, kind: str, group: str, tags: Mapping[str, str], note: str
+        self, kind: str, group: str, source: str, tags: Mapping[str, str]
     ) -> dict[str, str]:
         """Return the tags of a new run."""
-        run_tags = {_KIND_TAG: kind, PROCESS_TAG: this_process(), **self._tags, **tags}
-        if group:
-            run_tags[GROUP_TAG] = group
-        if FLOW_RUN_URL_TAG in run_tags:
-            note = f"{note}\n\n[Prefect flow run]({run_tags[FLOW_RUN_URL_TAG]})".strip()
-        if note:
-            run_tags[_NOTE_TAG] = note
-        return run_tags
+        own = {_KIND_TAG: kind, PROCESS_TAG: this_process(), **source_tags(source)}
+        run_tags = own | self._tags | dict(tags)
+        return run_tags | {GROUP_TAG: group} if group else run_tags
 
-    def _create_run(self, kind: str, name: str, tags: dict[str, str]) -> Run:
+    def _create_run(self, kind: str, name: str, tags: dict[str, str], note: str) -> Run:
+        if FLOW_RUN_URL_TAG in tags:
+            note = f"{note}\n\n[Prefect flow run]({tags[FLOW_RUN_URL_TAG]})".strip()
+        described = tags | description_tags(note)
         with mlflow_errors(self.uri):
             experiment_id = ensure_experiment_id(self._client, self.uri, kind)
-            info = self._client.create_run(experiment_id, tags=tags, run_name=name).info
-        links = self._links(info.run_id, experiment_id)
-        return Run(self._client, self.uri, info.run_id, experiment_id, links)
+            info = self._client.create_run(experiment_id, tags=described, run_name=name).info
+        links = self._links(info.run_id, experiment_id, tags)
+        return Run(self._client, self.uri, info.run_id, experiment_id, links, note)
 
-    def _end_run(self, run_id: str, status: RunStatus) -> None:
-        with mlflow_errors(self.uri):
-            self._client.set_terminated(run_id, status)
+    def _open(self, run: "MlflowRun") -> Run:
+        """Return an open run of another process, in order to close it."""
+        note = description_of(run.data.tags)
+        return Run(self._client, self.uri, run.info.run_id, run.info.experiment_id, {}, note)
 
     def _close_after(self, error: BaseException, run: Run | None, owner: str) -> None:
         """Close the run after its block raised an error; if MLflow fails, only log a warning."""
         status: RunStatus = "FAILED" if isinstance(error, Exception) else "KILLED"
+        reason = reason_of(error)
         try:
             if run is not None:
-                self._end_run(run.id, status)
+                run.end(status, reason)
             elif status == "KILLED":  # MLflow may have created the run before the interruption
-                self.close_runs(PROCESS_TAG, owner, status)
+                self.close_runs(PROCESS_TAG, owner, status, reason)
         except NeuroscopeError as failure:
             _log.warning("an MLflow run stays open until the next start: %s", failure)
 
@@ -321,20 +327,22 @@ class Tracker:
             ids = all_experiment_ids(self._client)
             return list(search_runs(self._client, ids, tags, "RUNNING")) if ids else []
 
-    def _links(self, run_id: str, experiment_id: str) -> dict[str, str]:
+    def _links(self, run_id: str, experiment_id: str, tags: Mapping[str, str]) -> dict[str, str]:
         links = {}
         if is_server(self.uri):  # no server shows the embedded database yet
-            links["MLflow run"] = run_address(self.uri, experiment_id, run_id)
-        if FLOW_RUN_URL_TAG in self._tags:
-            links["Prefect flow run"] = self._tags[FLOW_RUN_URL_TAG]
+            server = self._server()
+            links["MLflow run"] = run_page(server, experiment_id, run_id)
+            if digest := tags.get(PROMPTS_TAG):
+                links["all runs with these prompts"] = charts_page(
+                    server, experiment_id, PROMPTS_TAG, digest
+                )
+        if FLOW_RUN_URL_TAG in tags:
+            links["Prefect flow run"] = tags[FLOW_RUN_URL_TAG]
         return links
 
     def _address_of(self, run: "MlflowRun", port: int = 5000) -> str:
-        server = self.uri if is_server(self.uri) else f"http://127.0.0.1:{port}"
-        return run_address(server, run.info.experiment_id, run.info.run_id)
+        return run_page(self._server(port), run.info.experiment_id, run.info.run_id)
 
-
-def _check_artifact(folder: ArtifactFolder, run_id: str, path: str) -> None:
-    """Raise TrackingError unless a run has an artifact."""
-    if folder.find(path) is None:
-        raise TrackingError(f"run '{run_id}' has no artifact '{path}' in {folder.uri}")
+    def _server(self, port: int = 5000) -> str:
+        """Return the address of the server, or of the one that serves the embedded database."""
+        return public_address(self.uri) if is_server(self.uri) else f"http://127.0.0.1:{port}"

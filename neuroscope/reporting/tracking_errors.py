@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuroscope.errors import NeuroscopeError, ResourceError, TrackingError
-from neuroscope.reporting.tracking_server import is_server, unreachable, without_password
+from neuroscope.redaction import redacted
+from neuroscope.reporting.tracking_server import is_server, unreachable
 
 if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
@@ -60,7 +61,7 @@ def mlflow_errors(uri: str, *, requested: str = "") -> Iterator[None]:
         raise _from_system(error, uri, requested) from error
     except ImportError as error:  # the driver of a database
         raise TrackingError(
-            f"MLflow at {without_password(uri)} needs the module '{error.name}', which is missing",
+            f"MLflow at {uri} needs the module '{error.name}', which is missing",
             remedy="install the package that provides this module",
         ) from error
 
@@ -98,7 +99,7 @@ def _schema_error(uri: str) -> TrackingError | None:
     schema, expected = _schema_of(uri), scripts.get_current_head()
     if schema is None or schema == expected:
         return None
-    shown = without_password(uri)
+    shown = uri
     problem = f"has the schema {schema}; MLflow {mlflow.__version__} expects {expected}"
     try:
         scripts.get_revision(schema)
@@ -135,7 +136,7 @@ def _from_mlflow(error: "MlflowException", uri: str, requested: str) -> Neurosco
         return _from_system(error.__cause__, uri, requested)
     if isinstance(error.__context__, RequestException):  # MLflow raises these without a cause
         return _from_system(error.__context__, uri, requested)
-    shown = without_password(uri)
+    shown = uri
     if error.error_code in _ABSENT and requested:
         return TrackingError(f"{requested} does not exist in MLflow at {shown}")
     problem = f"MLflow at {shown} reports {error.error_code}: {_shortened(error.message)}"
@@ -149,7 +150,7 @@ def _from_mlflow(error: "MlflowException", uri: str, requested: str) -> Neurosco
 
 def _from_database(error: Exception, uri: str) -> NeuroscopeError:
     """Translate an error by SQLite's result code, which other databases do not have."""
-    shown = without_password(uri)
+    shown = uri
     code = getattr(getattr(error, "orig", None) or error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return ResourceError(f"no disk space is left for the database {shown}", remedy=_FREE_SPACE)
@@ -166,7 +167,7 @@ def _from_system(error: OSError, uri: str, requested: str) -> NeuroscopeError:
     """Translate an error of the network or of a file."""
     from requests import HTTPError, RequestException
 
-    shown = without_password(uri)
+    shown = uri
     if isinstance(error, HTTPError) and error.response is not None:
         if error.response.status_code == 404 and requested:
             return TrackingError(f"{requested} does not exist in MLflow at {shown}")
@@ -183,6 +184,6 @@ def _from_system(error: OSError, uri: str, requested: str) -> NeuroscopeError:
 
 
 def _shortened(message: str) -> str:
-    """Return a message as one line, cut to a readable length."""
-    line = " ".join(message.split())
+    """Return a message as one line without secrets, cut to a readable length."""
+    line = redacted(" ".join(message.split()))
     return line if len(line) <= _LENGTH else f"{line[:_LENGTH]}…"

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,8 @@ from neuroscope.errors import TrackingError
 from neuroscope.home import create_home, home
 
 _TIMEOUT = 10  # seconds in which a server must respond
+DATABASE_TIMEOUT = 20
+"""Seconds to wait while another process holds the SQLite database, as in MLflow."""
 
 SERVER_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -28,6 +29,16 @@ def embedded_database(home: Path) -> str:
     return f"sqlite:///{home / 'mlflow.db'}"
 
 
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of an SQLite database; None for a server, another database or memory."""
+    if not is_sqlite(uri):
+        return None
+    from sqlalchemy.engine import make_url
+
+    file = make_url(uri).database
+    return None if not file or file.startswith((":", "file:")) else Path(file)
+
+
 def artifact_location(kind: str) -> str:
     """Return the URI of the folder in which the embedded database keeps a study's artifacts."""
     return (home() / "artifacts" / kind).as_uri()
@@ -38,35 +49,25 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def without_password(uri: str) -> str:
-    """Return an address without its password, to show it in messages.
-
-    >>> without_password("postgresql://me:secret@db/mlflow")
-    'postgresql://me:***@db/mlflow'
-    """
-    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", uri)
+def is_sqlite(uri: str) -> bool:
+    """Return whether an MLflow address is that of an SQLite database."""
+    return uri.startswith(("sqlite:", "sqlite+"))
 
 
-def server_arguments(home: Path, port: int, *, database: str = "") -> list[str]:
+def server_arguments(home: Path, port: int) -> list[str]:
     """Return the arguments of `python` that serve the embedded MLflow on 127.0.0.1.
 
     Args:
         home: home folder, with the database and the artifacts.
         port: port of the server.
-        database: address of a database to serve instead of the one in the home folder.
     """
     artifacts = (home / "artifacts").as_uri()
     return [
         *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", database or embedded_database(home)),
+        *("--backend-store-uri", embedded_database(home)),
         # plain files, which stay readable when the database is used without a server
         *("--default-artifact-root", artifacts, "--artifacts-destination", artifacts),
     ]
-
-
-def run_address(server: str, experiment_id: str, run_id: str) -> str:
-    """Return the address of a run's page in MLflow's interface."""
-    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def check_tracking() -> None:
@@ -105,7 +106,7 @@ def check_reachable(uri: str) -> None:
         raise unreachable(uri, error) from error
     if response.status_code == httpx.codes.FORBIDDEN:
         raise TrackingError(
-            f"the tracking server {without_password(uri)} responds with 403 Forbidden",
+            f"the tracking server {uri} responds with 403 Forbidden",
             remedy="add its host name to the server's MLFLOW_SERVER_ALLOWED_HOSTS",
         )
 
@@ -113,7 +114,7 @@ def check_reachable(uri: str) -> None:
 def unreachable(uri: str, error: Exception) -> TrackingError:
     """Return the error for a server that does not respond."""
     return TrackingError(
-        f"cannot reach the tracking server {without_password(uri)} ({error})",
+        f"cannot reach the tracking server {uri} ({error})",
         remedy="start the server, or unset MLFLOW_TRACKING_URI to use the embedded database",
     )
 
@@ -121,7 +122,7 @@ def unreachable(uri: str, error: Exception) -> TrackingError:
 @contextlib.contextmanager
 def opened_alone(uri: str) -> Iterator[None]:
     """Lock an SQLite database while it is opened: two processes cannot both create its tables."""
-    if not uri.startswith("sqlite:"):
+    if not is_sqlite(uri):
         yield
         return
     from filelock import FileLock

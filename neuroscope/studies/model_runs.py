@@ -1,225 +1,231 @@
-"""MLflow runs of an experiment, one per model: the models, their runs and shared records."""
+"""MLflow runs of an experiment: one per model, and an overview of several models."""
 
 import datetime
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from neuroscope.experiment import Fingerprints, ModelsExperiment
-from neuroscope.extraction.checkpoints import Checkpoint
-from neuroscope.extraction.models import Model, load_model
-from neuroscope.labels import model_label
-from neuroscope.options import Pool, TokenRule
-from neuroscope.reporting.run import Run
-from neuroscope.reporting.tracking import Tracker
-from neuroscope.sites import Site, resolve_sites
-from neuroscope.studies.models import find_model
-from neuroscope.studies.run_folder import RunFolder
-from neuroscope.studies.steps import Steps
-from neuroscope.studies.store.spec import ExtractionSpec
-from neuroscope.studies.study import Result
+from neuroscope.experiment import ModelsExperiment
+from neuroscope.reporting.logged_models import FINGERPRINT_TAG, ModelEntry
+from neuroscope.reporting.run import Point, Run
+from neuroscope.reporting.tracking import PROMPTS_TAG, REPORT, Tracker
+from neuroscope.studies.overview import Overview, write_overview
+from neuroscope.studies.steps import Pending, Steps
+from neuroscope.studies.study import Findings, Result, Results
+from neuroscope.studies.subjects import Subject
 
 E = TypeVar("E", bound=ModelsExperiment)
-R = TypeVar("R", bound=Result)
 X = TypeVar("X")
+R = TypeVar("R", bound=Result)
 
 _NOT_PARAMS = {"schema", "kind", "name", "note", "models", "prompts", "published", "fingerprints"}
 """Keys of an experiment that are recorded elsewhere or do not hold a single value."""
+_USUAL = {"resid_post", "float32"}
+"""Settings that are not part of a run's name."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """Model under study, with the sites that are read in it."""
+class ModelStudy(Generic[E, X, R]):
+    """Functions with which a study treats one model, and compares several.
 
-    checkpoint: Checkpoint
-    sites: tuple[Site, ...]
-
-    @property
-    def label(self) -> str:
-        """Display name of the model."""
-        return model_label(self.checkpoint.name)
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Layers of the sites, in order."""
-        return tuple(site.layer for site in self.sites)
-
-
-def subjects_of(experiment: ModelsExperiment) -> list[Subject]:
-    """Return each model of an experiment with its sites, without loading any model.
-
-    Raises:
-        ModelError, SiteError: a model or a layer does not exist.
+    `write` and `overview` run as steps: their arguments are paths and immutable values.
     """
-    return [
-        Subject(
-            checkpoint,
-            tuple(resolve_sites(experiment.site, experiment.layers, checkpoint.layer_count)),
-        )
-        for checkpoint in map(find_model, experiment.models)
-    ]
+
+    extract: Callable[[E, Subject], X]
+    """Function that stores what is read of a model."""
+    measure: Callable[[Subject, X], R]
+    """Function that submits the steps that study a model, given what `extract` returned."""
+    write: Callable[[E, Subject, X, R, Mapping[str, str], Path], None]
+    """Function that writes the files of a model's run to a folder; it gets the run's links."""
+    points: Callable[[R], list[Point]]
+    """Function that returns the metrics of a model's run."""
+    overview: Callable[[E, Sequence[Subject], Sequence[R]], Overview]
+    """Function that returns what differs between two or more models."""
 
 
-def extraction_spec(
-    experiment: ModelsExperiment,
-    subject: Subject,
-    *,
-    pool: Pool = "mean",
-    token_rule: TokenRule = "content",
-) -> ExtractionSpec:
-    """Return what an experiment extracts from one model."""
-    return ExtractionSpec(
-        checkpoint=subject.checkpoint,
-        prompts=experiment.prompt_set,
-        sites=subject.sites,
-        pool=pool,
-        token_rule=token_rule,
-        truncate=experiment.truncate,
-        dtype=experiment.dtype,
-        attention=experiment.attention,
-    )
+def step_count(
+    subjects: Sequence[Subject], tracker: Tracker | None, measures: Callable[[Subject], int]
+) -> int:
+    """Return the number of steps of a study.
 
-
-def model_loader(experiment: ModelsExperiment, subject: Subject) -> Callable[[], Model]:
-    """Return a function that loads the model of a subject when it is first called."""
-
-    @cache
-    def load() -> Model:
-        return load_model(
-            subject.checkpoint,
-            device=experiment.device,
-            dtype=experiment.dtype,
-            attention=experiment.attention,
-            memory=experiment.memory,
-        )
-
-    return load
+    Args:
+        subjects: models that are studied.
+        tracker: tracker that records the runs, if any.
+        measures: function that returns how many steps `ModelStudy.measure` submits for a model.
+    """
+    measured = sum(1 + measures(subject) for subject in subjects)  # and an extraction
+    reports = len(subjects) + (len(subjects) > 1) if tracker else 0
+    return measured + reports
 
 
 def study_models(
     experiment: E,
     subjects: Sequence[Subject],
-    tracker: Tracker,
+    tracker: Tracker | None,
     steps: Steps,
-    *,
-    extract: Callable[[E, Subject], X],
-    study: Callable[[Subject, X, Run], R],
-) -> list[R]:
+    study: ModelStudy[E, X, R],
+) -> Results[R]:
     """Study the models of an experiment one by one, each in an MLflow run.
 
     Args:
         experiment: experiment to run.
         subjects: its models.
-        tracker: open tracker that records the runs, and one more with the rows of several models.
-        steps: steps to which one extraction per model is submitted.
-        extract: function that stores what is read of a model.
-        study: function that studies a model, given what `extract` returned and the open run.
+        tracker: open tracker that records the runs; None to record nothing.
+        steps: steps to which the work is submitted.
+        study: functions of the study.
 
     Returns:
-        One result per model, in the order of the experiment.
+        One result per model, in the order of the experiment, and the overview of several.
     """
-    group = f"{experiment.name} {datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
     extractions = [
-        steps.submit(f"extract {subject.label}", extract, experiment, subject, loads_model=True)
+        steps.submit(
+            f"extract {subject.label}", study.extract, experiment, subject, loads_model=True
+        )
         for subject in subjects
     ]
-    results = []
-    for subject, extraction in zip(subjects, extractions, strict=True):
-        with _model_run(tracker, experiment, subject, group) as run:
-            results.append(study(subject, steps.wait(extraction), run))
-    if len(results) > 1:
-        _record_overview(tracker, experiment, group, results)
-    return results
+    if tracker is None:
+        results = [
+            study.measure(subject, steps.wait(extraction))
+            for subject, extraction in zip(subjects, extractions, strict=True)
+        ]
+        return Results(results, _overview(experiment, subjects, results, study))
+    recording = _Recording(tracker, experiment, datetime.datetime.now())
+    results = [
+        _study_model(recording, subject, extraction, steps, study)
+        for subject, extraction in zip(subjects, extractions, strict=True)
+    ]
+    if len(results) == 1:
+        return Results(results)
+    with recording.run(subjects) as run:
+        with _files(run) as path:
+            arguments = (study.overview, experiment, subjects, results, run.links, path)
+            findings = steps.wait(steps.submit("report overview", write_overview, *arguments))
+        run.describe(findings.headline, REPORT)
+    return Results(results, replace(findings, run_id=run.id))
 
 
-def record_files(
-    run: Run, steps: Steps, label: str, write: Callable[..., None], *arguments: Any
-) -> None:
-    """Write the files of a run in a step of its own, and record them.
+def _study_model(
+    recording: "_Recording",
+    subject: Subject,
+    extraction: Pending[X],
+    steps: Steps,
+    study: ModelStudy[Any, X, R],
+) -> R:
+    """Study one model and record its run."""
+    with recording.run([subject]) as run:
+        extracted = steps.wait(extraction)
+        result = study.measure(subject, extracted)
+        with _files(run) as path:
+            arguments = (recording.experiment, subject, extracted, result, run.links, path)
+            steps.wait(steps.submit(f"report {subject.label}", study.write, *arguments))
+        run.log_points(study.points(result))
+        run.describe(result.headline, REPORT)
+    recorded: R = replace(result, run_id=run.id)  # type: ignore[type-var]
+    return recorded
 
-    Args:
-        run: open run.
-        steps: steps to which the writing is submitted.
-        label: name of the model in the name of the step.
-        write: function that is called with the arguments, the links of the run, and the folder
-            that gets the files.
-        arguments: first arguments of `write`.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)
-        steps.wait(steps.submit(f"report {label}", write, *arguments, run.links, path))
-        run.log_folder(path)
+
+def _overview(
+    experiment: E, subjects: Sequence[Subject], results: Sequence[R], study: ModelStudy[E, X, R]
+) -> Findings | None:
+    """Return what differs between several models, without drawing figures."""
+    return study.overview(experiment, subjects, results).findings if len(results) > 1 else None
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """Recording of the runs of one experiment, which share a group and a date."""
+
+    tracker: Tracker
+    experiment: ModelsExperiment
+    date: datetime.datetime
+
+    @contextmanager
+    def run(self, subjects: Sequence[Subject]) -> Iterator[Run]:
+        """Open the run of one model or the overview of several, with its settings and inputs."""
+        experiment = self.experiment
+        with self.tracker.run(
+            experiment.kind,
+            self._name(subjects),
+            group=f"{experiment.name} {self.date:%Y-%m-%d %H:%M:%S}",
+            source=f"{experiment.site} {experiment.kind}",
+            tags=self._tags(subjects),
+            note=experiment.note,
+        ) as run:
+            run.log_params(run_params(experiment, subjects))
+            run.log_prompts(experiment.prompt_set, prompts_label(experiment), "tables/prompts.csv")
+            run.log_models([_entry(subject) for subject in subjects])
+            yield run
+
+    def _name(self, subjects: Sequence[Subject]) -> str:
+        """Return the name of a run: model, unusual settings, date, experiment.
+
+        MLflow shows about 24 characters in its table and 18 in the legend of a chart.
+        """
+        model = f"{len(subjects)} models" if len(subjects) > 1 else _short_name(subjects[0])
+        settings = [self.experiment.component, self.experiment.dtype]
+        unusual = [setting for setting in settings if setting not in _USUAL]
+        return " ".join([model, *unusual, f"{self.date:%m-%d %H:%M}", self.experiment.name])
+
+    def _tags(self, subjects: Sequence[Subject]) -> dict[str, str]:
+        """Return the tags of a run; an overview has no metrics, and no tags to find it by."""
+        experiment = self.experiment
+        shared = {
+            "neuroscope.site": experiment.component,
+            "neuroscope.experiment": experiment.name,
+        }
+        if len(subjects) > 1:
+            return shared
+        checkpoint = subjects[0].checkpoint
+        return shared | {
+            "neuroscope.model": checkpoint.name,
+            FINGERPRINT_TAG: checkpoint.fingerprint,
+            PROMPTS_TAG: experiment.prompt_set.digest,
+        }
+
+
+def _short_name(subject: Subject) -> str:
+    """Return the label of a model; for a hub id, without the organisation."""
+    is_hub_id = subject.label == subject.checkpoint.name
+    return subject.label.rpartition("/")[2] if is_hub_id else subject.label
 
 
 @contextmanager
-def _model_run(
-    tracker: Tracker, experiment: ModelsExperiment, subject: Subject, group: str
-) -> Iterator[Run]:
-    """Open the MLflow run of one model, with its tags, params and dataset."""
-    prompts = experiment.prompt_set
-    tags = {
-        "neuroscope.model": subject.checkpoint.name,
-        "neuroscope.model_sha": subject.checkpoint.fingerprint,
-        "neuroscope.prompts_digest": prompts.digest,
-        "neuroscope.site": experiment.component,
-        "neuroscope.experiment": experiment.name,
-    }
-    name = f"{subject.label} {experiment.name}"
-    with tracker.run(experiment.kind, name, group=group, tags=tags, note=experiment.note) as run:
-        run.log_params(run_params(experiment, subject))
-        run.log_prompts(prompts, experiment.name, "tables/prompts.csv")
-        yield run
-
-
-def _record_overview(
-    tracker: Tracker, experiment: ModelsExperiment, group: str, results: Sequence[Result]
-) -> None:
-    """Record another run in the group, with one table of all models."""
-    import pandas as pd
-
-    frames = [result.to_frame().assign(model=result.model) for result in results]
-    name = f"{len(frames)} models {experiment.name}"
-    with (
-        tracker.run(experiment.kind, name, group=group, note=experiment.note) as run,
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        RunFolder(Path(folder)).table(experiment.kind, pd.concat(frames))
+def _files(run: Run) -> Iterator[Path]:
+    """Yield an empty folder, and record what the block has written into it."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
         run.log_folder(Path(folder))
 
 
-def run_params(experiment: ModelsExperiment, subject: Subject) -> dict[str, object]:
-    """Return the settings of one model's run as flat params."""
+def _entry(subject: Subject) -> ModelEntry:
+    """Return the entry of a model in MLflow."""
+    checkpoint = subject.checkpoint
+    params = {
+        "model": checkpoint.pinned_name,
+        "architecture": checkpoint.architecture.family,
+        "layers": str(checkpoint.layer_count),
+    }
+    return ModelEntry(subject.label, checkpoint.fingerprint, params)
+
+
+def prompts_label(experiment: ModelsExperiment) -> str:
+    """Return the name of an experiment's prompts: that of their only file, or the experiment's."""
+    files = [source.file for source in experiment.prompt_sources()]
+    return Path(files[0]).stem if len(files) == 1 and files[0] else experiment.name
+
+
+def run_params(experiment: ModelsExperiment, subjects: Sequence[Subject]) -> dict[str, Any]:
+    """Return the settings of a run as flat params."""
     settings = {
         key: value for key, value in experiment.document().items() if key not in _NOT_PARAMS
     }
+    layers = {",".join(map(str, subject.layers)) for subject in subjects}
     return settings | {
-        "model": subject.checkpoint.name,
-        "layers": ",".join(map(str, subject.layers)),
+        "model": ", ".join(subject.label for subject in subjects),
+        "model_name": ", ".join(subject.checkpoint.name for subject in subjects),
+        "layers": layers.pop() if len(layers) == 1 else experiment.layers,
         "prompts": len(experiment.prompt_set),
     }
-
-
-def fingerprints_of(experiment: ModelsExperiment, subject: Subject) -> Fingerprints:
-    """Return the digests of the model and the prompts that a run reads."""
-    return Fingerprints(
-        models={subject.checkpoint.pinned_name: subject.checkpoint.fingerprint},
-        prompts=experiment.prompt_set.digest,
-    )
-
-
-def changes_since(experiment: ModelsExperiment, subject: Subject) -> tuple[str, ...]:
-    """Return sentences on what has changed since the run of which an experiment is a copy."""
-    recorded = experiment.fingerprints
-    if recorded is None:
-        return ()
-    checkpoint = subject.checkpoint
-    notes = []
-    if recorded.models.get(checkpoint.name, checkpoint.fingerprint) != checkpoint.fingerprint:
-        notes.append(f"the files of model '{subject.label}' have changed since the recorded run")
-    if recorded.prompts and recorded.prompts != experiment.prompt_set.digest:
-        notes.append("the prompts have changed since the recorded run")
-    return tuple(notes)

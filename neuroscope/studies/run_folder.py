@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from neuroscope.activations import Provenance
 from neuroscope.experiment import Experiment, Fingerprints, PromptSource
 from neuroscope.experiment_files import yaml_text
 from neuroscope.prompts import Prompts
-from neuroscope.reporting.page import Page, PageFigure, render_page
+from neuroscope.reporting.page import NamedFigure, Page, PageFigure, render_page
 from neuroscope.reporting.tables import rows_to_frame
 from neuroscope.storage.manifest import MANIFEST
 from neuroscope.tokens import Tokens
@@ -25,14 +25,6 @@ MOST_COPIED = 64 * 2**20
 """Maximum bytes of activations that are copied into a run; else only the manifest is copied."""
 MOST_SHOWN = 1000
 """Maximum number of prompts whose tokens are listed in a table."""
-
-
-class NamedFigure(NamedTuple):
-    """Figure with its file name and its caption."""
-
-    name: str
-    caption: str
-    figure: Any
 
 
 @dataclass(frozen=True)
@@ -97,27 +89,27 @@ class RunFolder:
 
     def report(
         self,
-        package: str,
+        template: tuple[str, str],
         title: str,
         *,
-        provenance: Provenance,
+        provenance: Mapping[str, Any],
         headline: str = "",
         note: str = "",
         warnings: Sequence[str] = (),
         links: Mapping[str, str] | None = None,
         **parts: Any,
     ) -> None:
-        """Write `report.html` from the template of a study; see `render_page`."""
+        """Write `report.html` from a template, given its package and file; see `render_page`."""
         page = Page(
             title=title,
             headline=headline,
             note=note,
             warnings=warnings,
-            provenance=provenance.to_dict(),
+            provenance=provenance,
             links=links or {},
             date=datetime.datetime.now().astimezone(),
         )
-        self._text("report.html", render_page(package, page, **parts))
+        self._text("report.html", render_page(template, page, **parts))
 
     def activations(self, source: Path) -> None:
         """Copy stored activations to `activations/`.

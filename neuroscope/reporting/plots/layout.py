@@ -3,6 +3,7 @@
 Nothing here changes matplotlib's global settings, so figures can be drawn in any thread.
 """
 
+import io
 import os
 from collections.abc import Sequence
 from math import ceil, log2
@@ -36,6 +37,15 @@ _GUTTER = 0.16  # inches between the columns of a table
 _SHIFTS = (0.0, -1.1, 1.1)  # vertical shifts of a label beside its point, in label heights
 
 
+class NotebookFigure(Figure):
+    """Figure that notebooks show although it was not drawn with pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        save_png(self, png)
+        return png.getvalue()
+
+
 def save_png(figure: Figure, path: str | os.PathLike[str] | IO[bytes], *, dpi: float = DPI) -> None:
     """Write a figure as PNG to a path or binary file; equal figures give equal bytes.
 
@@ -63,7 +73,7 @@ def page(height: float, title: str, notes: Sequence[str], width: float = WIDTH) 
     note_lines = [line for note in notes for line in wrap(plain(note), 10, room, 2)]
     title_height = 0.03 + 0.25 * len(title_lines)
     total = height + MARGIN + title_height + 0.18 * len(note_lines) + 0.08
-    figure = Figure(figsize=(width, total), dpi=DPI, facecolor="white")
+    figure = NotebookFigure(figsize=(width, total), dpi=DPI, facecolor="white")
     style: dict[str, Any] = {"ha": "left", "va": "top", "family": FONT}
     left, top = MARGIN / width, 1 - MARGIN / total
     below = top - title_height / total

@@ -1,22 +1,22 @@
 """Experiment of a comparison: groups of prompts, of which every pair is compared."""
 
 import itertools
-import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from neuroscope.errors import ExperimentError
 from neuroscope.experiment import (
     ModelsExperiment,
     PromptSource,
     Settings,
-    checked,
-    layers_text,
     make_experiment,
 )
+from neuroscope.experiment_faults import about, checked, validator
+from neuroscope.experiment_values import layers_text, plain_name
 from neuroscope.labels import pair_labels
 from neuroscope.prompts import PromptSet
 from neuroscope.sites import Site
@@ -29,18 +29,13 @@ def _plot_layers_text(value: Any) -> str:
     return "middle" if value == "middle" else layers_text(value)
 
 
-def _site_with_layer(text: str) -> str:
-    checked(lambda: Site.parse(text))
-    return text
-
-
 class PromptGroup(PromptSource):
     """Group of prompts that are compared with each other."""
 
     @model_validator(mode="after")
     def _comparable(self) -> Self:
         if not self.file:  # a file is read when the study is checked
-            self._check(checked(self.prompt_texts))
+            checked(self.prompt_texts)
         return self
 
     def prompt_texts(self) -> list[str]:
@@ -48,28 +43,28 @@ class PromptGroup(PromptSource):
 
         Raises:
             PromptError: the file is missing or malformed.
-            ExperimentError: the file contains fewer than two prompts, too many, or one twice.
+            ExperimentError: there are fewer than two prompts, too many, or one twice.
         """
         texts = [prompt.text for prompt in itertools.islice(self.prompts(), MOST_PROMPTS + 1)]
-        if self.file:
-            try:
-                self._check(texts)
-            except ValueError as error:
-                raise ExperimentError(f"{self.file}: {error}") from error
+        _check_texts(texts, f"{self.file}: " if self.file else "")
         return texts
 
-    @staticmethod
-    def _check(texts: Sequence[str]) -> None:
-        repeated = next((text for text in texts if texts.count(text) > 1), None)
-        if repeated is not None:
-            raise ValueError(f"prompt {repeated!r} appears twice; remove one")
-        if len(texts) < 2:
-            raise ValueError(f"there is only one prompt ({texts[0]!r}); give at least two")
-        if len(texts) > MOST_PROMPTS:
-            raise ValueError(
-                f"a group has more than {MOST_PROMPTS} prompts, of which every pair would be"
-                " compared; divide it into smaller groups, or use the study `layers`"
-            )
+
+def _check_texts(texts: Sequence[str], source: str) -> None:
+    """Raise ExperimentError unless prompts can be compared; the message begins with `source`."""
+    repeated = next((text for text in texts if texts.count(text) > 1), None)
+    if repeated is not None:
+        raise ExperimentError(f"{source}prompt {repeated!r} appears twice", remedy="remove one")
+    if len(texts) < 2:
+        raise ExperimentError(
+            f"{source}there is only one prompt ({texts[0]!r})", remedy="give at least two"
+        )
+    if len(texts) > MOST_PROMPTS:
+        raise ExperimentError(
+            f"{source}there are more than {MOST_PROMPTS} prompts, of which every pair would be"
+            " compared",
+            remedy="give fewer, or use the study `layers`",
+        )
 
 
 class PublishedPair(Settings):
@@ -85,7 +80,7 @@ class PublishedFigures(Settings):
     """Published figures, shown beside the measured ones; they hold for one model and site only."""
 
     model: str = Field(description="Model for which the figures were measured, as in `models`")
-    site: Annotated[str, AfterValidator(_site_with_layer)] = Field(
+    site: Annotated[str, validator(Site.parse)] = Field(
         description="Site at which the figures were measured, with its layer"
     )
     source: str = Field(description="Source of the figures, such as a citation")
@@ -101,7 +96,7 @@ class CompareExperiment(ModelsExperiment):
         "compare", description="`compare`: compare prompts with each other"
     )
     prompts: list[PromptGroup] = Field(
-        description="Groups of prompts; pairs are formed within a group"
+        min_length=1, description="Groups of prompts; pairs are formed within a group"
     )
     plot_layers: Annotated[str, BeforeValidator(_plot_layers_text)] = Field(
         "middle",
@@ -112,22 +107,17 @@ class CompareExperiment(ModelsExperiment):
         None, description="Published figures to show beside the measured ones"
     )
 
-    @field_validator("prompts")
-    @classmethod
-    def _some_prompts(cls, groups: list[PromptGroup]) -> list[PromptGroup]:
-        if not groups:
-            raise ValueError(
-                "no prompts are given; give at least two 'texts', a 'template' or a 'file'"
-            )
-        return groups
-
     def prompt_sources(self) -> list[PromptSource]:
         return list(self.prompts)
 
     @cached_property
     def groups(self) -> list[list[str]]:
         """Texts of each group; a file is read once."""
-        return [group.prompt_texts() for group in self.prompts]
+        groups = []
+        for index, group in enumerate(self.prompts):
+            with about("prompts", index):
+                groups.append(group.prompt_texts())
+        return groups
 
     @cached_property
     def prompt_set(self) -> PromptSet:
@@ -147,23 +137,22 @@ class CompareExperiment(ModelsExperiment):
 
 
 def compare_experiment(
-    models: Sequence[str], group: dict[str, Any], **settings: Any
+    models: Sequence[str], group: dict[str, Any], *, name: str = "", **settings: Any
 ) -> CompareExperiment:
     """Create the experiment of a comparison of one group of prompts without a YAML file.
 
-    Its name says in which words its first two prompts differ, such as `cat-vs-dog`.
-
     Args:
         models: names of the models.
-        group: keys and values of a `PromptGroup`; all values are empty if no prompts are given.
+        group: keys and values of a `PromptGroup`.
+        name: name of the experiment; by default that of the file, or the words in which the first
+            two prompts differ, such as `cat-vs-dog`.
         settings: other keys of the experiment, with their values.
 
     Raises:
         ExperimentError: as in `make_experiment`.
     """
-    prompts = [group] if any(group.values()) else []
-    data = {"kind": "compare", "name": "compare", "models": list(models), "prompts": prompts}
+    data = {"kind": "compare", "name": name or "compare", "models": [*models], "prompts": [group]}
     experiment = make_experiment(CompareExperiment, data | settings)
-    label = next(iter(pair_labels(experiment.pairs()).values()))
-    name = re.sub(r"[^\w.-]+", "-", label).strip("-.") or "compare"
-    return experiment.model_copy(update={"name": name})
+    (prompts,) = experiment.prompts
+    label = Path(prompts.file).stem or next(iter(pair_labels(experiment.pairs()).values()))
+    return experiment.model_copy(update={"name": name or plain_name(label, "compare")})

@@ -6,17 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neuroscope.activations import Activations, Floats
-from neuroscope.align import VIEWS
 from neuroscope.extraction.baseline import read_baseline
 from neuroscope.labels import model_label, pair_labels
 from neuroscope.reporting import plots
 from neuroscope.reporting.metrics import Metric
+from neuroscope.reporting.page import NamedFigure
 from neuroscope.sites import Site
-from neuroscope.studies.compare.result import METRICS, Comparison
-from neuroscope.studies.run_folder import NamedFigure
+from neuroscope.studies.compare.result import (
+    LEADING,
+    METRICS,
+    MOST_PAIRS,
+    VIEW_NAMES,
+    Comparison,
+)
 
+_BY_LAYER = (LEADING, "cosine", "mse")
+"""Metrics of the rows of curves."""
 _MOST_DRAWN = 12
 """Maximum number of prompts, and of pairs, that are drawn neuron by neuron at a layer."""
 _ROUNDING = 1e-3  # in baseline standard deviations; smaller differences are arithmetic noise
@@ -25,53 +33,85 @@ _UNIT = "mean over content tokens, in baseline standard deviations"
 
 def layer_figures(comparison: Comparison) -> Iterator[NamedFigure]:
     """Yield the figures by layer."""
-    labels = pair_labels(comparison.text_pairs)
     title = f"{model_label(comparison.model)} · {comparison.component}"
-    counts = f"pairs of prompts: {len(labels):,}; layers: {len(comparison.layers)}"
-    by_view = {view: [row for row in comparison.rows if row.view == view] for view in VIEWS}
-
-    def values(metric: Metric, view: str) -> dict[str, list[float]]:
-        by_pair: dict[str, list[float]] = {label: [] for label in labels.values()}
-        for row in sorted(by_view[view], key=lambda row: row.layer):
-            by_pair[labels[row.a, row.b]].append(getattr(row, metric.name))
-        return by_pair
+    counts = f"pairs of prompts: {len(comparison.pairs):,}; layers: {len(comparison.layers)}"
 
     def panel(metric: Metric, view: str) -> plots.Panel:
-        by_pair = values(metric, view).items()
-        curves = {pair: plots.Curve(comparison.layers, by_layer) for pair, by_layer in by_pair}
-        return plots.Panel(
-            metric, curves, view if metric.name == "cosine" else "", log=metric.name == "mse"
-        )
+        values = comparison.values(metric.name, view)
+        curves = {
+            pair: plots.Curve(comparison.layers, by_layer)
+            for pair, by_layer in zip(comparison.labels, values, strict=True)
+        }
+        heading = VIEW_NAMES[view] if metric.name == _BY_LAYER[0] else ""
+        return plots.Panel(metric, curves, heading, log=metric.name == "mse")
 
     yield NamedFigure(
         "by_layer.png",
-        "Cosine similarity and mean squared error by layer, for every pair in the three views.",
+        "Similarity of every pair by layer: standardised cosine, cosine, mean squared error.",
         plots.plot_curves(
-            [
-                [panel(metric, view) for view in VIEWS]
-                for metric in (METRICS["cosine"], METRICS["mse"])
-            ],
+            [[panel(METRICS[name], view) for view in VIEW_NAMES] for name in _BY_LAYER],
             title=title,
             notes=[counts],
             noun="pair",
             ends=("most alike", "least alike"),
         ),
     )
-    # for a single pair, a second map would only repeat the curves
-    matrices = [METRICS["cosine"], *([METRICS["cosine_z"]] if len(labels) > 1 else [])]
-    for metric in matrices:
-        by_pair = values(metric, "aligned")
+    if 1 < len(comparison.pairs) <= MOST_PAIRS:  # a single pair would repeat the curves
+        values = comparison.values(LEADING, "span")
         yield NamedFigure(
-            f"pairs_by_layer_{metric.name}.png",
-            f"Pairs by layers: {metric.meaning}, aligned view.",
+            "pairs_by_layer.png",
+            "Pairs by layers: standardised cosine of the replaced words.",
             plots.plot_matrix(
-                list(by_pair.values()),
-                list(by_pair),
+                values,
+                comparison.labels,
                 comparison.layers,
-                metric=metric,
+                metric=METRICS[LEADING],
                 title=title,
-                notes=[f"{metric.axis_label}; view: aligned", counts],
+                notes=["standardised cosine of the replaced words", counts],
                 noun="pair",
+            ),
+        )
+    if len(comparison.pairs) > 1:
+        yield from _prompt_matrices(comparison, title)
+
+
+def prompt_matrix(comparison: Comparison, layer: int) -> NDArray[np.float64]:
+    """Return the standardised cosine of the replaced words, (prompts, prompts), at one layer.
+
+    NaN where two prompts are not compared; 1 on the diagonal.
+    """
+    index = {prompt: number for number, prompt in enumerate(comparison.prompts)}
+    matrix = np.full((len(index), len(index)), np.nan)
+    np.fill_diagonal(matrix, 1)
+    values = comparison.values(LEADING, "span")[:, comparison.layers.index(layer)]
+    for (a, b), value in zip(comparison.text_pairs, values, strict=True):
+        matrix[index[a], index[b]] = matrix[index[b], index[a]] = value
+    return matrix
+
+
+def _prompt_matrices(comparison: Comparison, title: str) -> Iterator[NamedFigure]:
+    """Yield a matrix of prompts by prompts for each layer that is drawn."""
+    for layer in comparison.focus:
+        matrix = prompt_matrix(comparison, layer)
+        off_diagonal = matrix[~np.eye(len(matrix), dtype=bool)]
+        if not np.isfinite(off_diagonal).any():
+            continue
+        low, high = np.nanmin(off_diagonal), np.nanmax(off_diagonal)
+        yield NamedFigure(
+            f"prompts_{comparison.component}.{layer}.png",
+            f"Prompts by prompts at layer {layer}: standardised cosine of the words in which two"
+            " prompts differ.",
+            plots.plot_matrix(
+                matrix,
+                comparison.prompts,
+                comparison.prompts,
+                metric=METRICS[LEADING],
+                title=f"{title}.{layer}",
+                notes=["standardised cosine of the replaced words"],
+                x_label="",
+                noun="prompt",
+                limits=(low, high) if low < high else None,
+                square=True,
             ),
         )
 

@@ -3,8 +3,11 @@
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from neuroscope.align import VIEWS
 from neuroscope.labels import pair_labels
@@ -12,45 +15,44 @@ from neuroscope.reporting.run import Point
 from neuroscope.sites import Site
 from neuroscope.storage.activation_store import read_activations
 from neuroscope.studies.compare.experiment import CompareExperiment
+from neuroscope.studies.compare.extraction import Extracted
 from neuroscope.studies.compare.figures import layer_figures, neuron_figures, omitted_note
 from neuroscope.studies.compare.published import published_checks
-from neuroscope.studies.compare.result import METRICS, VIEW_MEANINGS, Comparison
+from neuroscope.studies.compare.result import (
+    LEADING,
+    METRICS,
+    MOST_PAIRS,
+    Comparison,
+    mean_over_pairs,
+)
 from neuroscope.studies.compare.tables import layers_table, summary_table
 from neuroscope.studies.compare.text import to_text
-from neuroscope.studies.model_runs import Subject, fingerprints_of
 from neuroscope.studies.run_folder import RunFolder
-
-_PAIR_METRICS = ("cosine", "mse", "cosine_z")
-"""Metrics that are charted pair by pair; all metrics are charted as means over pairs."""
+from neuroscope.studies.subjects import Subject, fingerprints_of
 
 
 def metric_points(comparison: Comparison) -> list[Point]:
-    """Return the comparison as MLflow metrics whose step is the layer, and summary scalars."""
-    labels = pair_labels(comparison.text_pairs)
-    names = dict(zip(labels, _metric_names(labels.values()), strict=True))
+    """Return the comparison as MLflow metrics whose step is the layer, and summary scalars.
+
+    Each metric in each view is a mean over the pairs. Up to `MOST_PAIRS` pairs have a metric of
+    their own, the standardised cosine of the replaced words; the values of more are in tables.
+    """
     points: list[Point] = []
     for view, metric in itertools.product(VIEWS, METRICS):
-        values: dict[int, list[float]] = {}
-        for row in comparison.rows:
-            value = getattr(row, metric)
-            if row.view != view or math.isnan(value):  # the view contains no word
-                continue
-            values.setdefault(row.layer, []).append(value)
-            if metric in _PAIR_METRICS:
-                name = names[row.a, row.b]
-                points.append(Point(f"pairs {view} {metric}/{name}", value, row.layer))
-        means = {layer: sum(at_layer) / len(at_layer) for layer, at_layer in values.items()}
-        points += [Point(f"mean {view}/{metric}", mean, layer) for layer, mean in means.items()]
-        points += _summary(f"summary/{view}_{metric}", means)
-    return points
+        means = mean_over_pairs(comparison.values(metric, view))
+        points += _curve(f"{view}/{metric}", comparison.layers, means)
+    spans = comparison.values(LEADING, "span")
+    if 1 < len(spans) <= MOST_PAIRS:
+        for name, values in zip(_metric_names(comparison.labels), spans, strict=True):
+            points += _curve(f"pairs/{name}", comparison.layers, values)
+    return points + _summary(comparison.layers, mean_over_pairs(spans))
 
 
 def write_outputs(
     experiment: CompareExperiment,
     subject: Subject,
+    extracted: Extracted,
     comparison: Comparison,
-    activations: Path,
-    baseline: Path,
     links: Mapping[str, str],
     path: Path,
 ) -> None:
@@ -59,59 +61,68 @@ def write_outputs(
     Args:
         experiment: experiment that was run.
         subject: model with the sites that were read.
+        extracted: what the extraction has stored.
         comparison: result in this model.
-        activations: folder of the activations at token level.
-        baseline: file of the model's baseline statistics.
         links: name -> address of the links in the report.
         path: folder that receives the files, under the names that they have in the run.
     """
     folder, prompts = RunFolder(path), experiment.prompt_set
     focus = [Site(comparison.component, layer) for layer in comparison.focus]
-    read = read_activations(activations, focus)
-    folder.experiment(experiment, fingerprints_of(experiment, subject))
+    read = read_activations(extracted.activations, focus)
+    folder.experiment(experiment, fingerprints_of(experiment, [subject]))
     folder.provenance(read.provenance)
     folder.table("compare", comparison.rows)
     folder.table("pairs", comparison.pairs)
     folder.prompts(prompts, read.tokens)
-    folder.activations(activations)
+    folder.activations(extracted.activations)
     figures = folder.figures(
-        itertools.chain(layer_figures(comparison), neuron_figures(comparison, read, baseline))
+        itertools.chain(
+            layer_figures(comparison), neuron_figures(comparison, read, extracted.baseline)
+        )
     )
     tokens = dict(zip(read.prompts.texts, read.tokens, strict=True))
     published = published_checks(experiment.published, comparison)
     text = to_text(comparison, experiment.note, tokens, published)
     (path / "report.txt").write_text(text, encoding="utf-8")
+    few = len(comparison.pairs) <= MOST_PAIRS
     folder.report(
-        "neuroscope.studies.compare",
+        ("neuroscope.studies.compare", "page.html.j2"),
         f"{experiment.name}: {subject.label}, {comparison.component}",
+        headline=comparison.headline,
         note=experiment.note,
         warnings=comparison.notes,
-        provenance=read.provenance,
+        provenance=read.provenance.to_dict(),
         links=links,
         comparison=comparison,
         labels=pair_labels(comparison.text_pairs),
-        summary=summary_table(experiment, comparison),
-        layers={layer: layers_table(comparison, [layer]) for layer in comparison.layers},
-        view_meanings=VIEW_MEANINGS,
-        causal=subject.checkpoint.architecture.causal,
+        summary=summary_table(comparison),
+        layers={layer: layers_table(comparison, [layer]) for layer in comparison.layers if few},
         tokens=tokens,
-        published=published,
         figures=figures,
+        causal=subject.checkpoint.architecture.causal,
+        published=published,
         omitted=omitted_note(comparison, read),
     )
 
 
-def _summary(name: str, means: Mapping[int, float]) -> list[Point]:
-    """Return the mean over layers, the smallest and largest value, and their layers."""
-    if not means:
-        return []
-    least, greatest = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+def _curve(metric: str, layers: Sequence[int], values: NDArray[np.float64]) -> list[Point]:
+    """Return the values of a metric by layer, without those that are missing."""
     return [
-        Point(f"{name}_mean", sum(means.values()) / len(means)),
-        Point(f"{name}_min", means[least]),
-        Point(f"{name}_min_layer", least),
-        Point(f"{name}_max", means[greatest]),
-        Point(f"{name}_max_layer", greatest),
+        Point(metric, value, layer)
+        for layer, value in zip(layers, values.tolist(), strict=True)
+        if not math.isnan(value)
+    ]
+
+
+def _summary(layers: Sequence[int], means: NDArray[np.float64]) -> list[Point]:
+    """Return the scalars that MLflow's table of runs shows."""
+    if not np.isfinite(means).any():
+        return []
+    least = int(np.nanargmin(means))
+    return [
+        Point(f"summary/span_{LEADING}_mean", float(np.nanmean(means))),
+        Point(f"summary/span_{LEADING}_min", float(means[least])),
+        Point(f"summary/span_{LEADING}_min_layer", layers[least]),
     ]
 
 

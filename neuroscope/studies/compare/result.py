@@ -1,11 +1,18 @@
 """Result of a comparison: tidy rows, and the metrics in them."""
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from neuroscope.align import VIEWS
+from neuroscope.labels import counted, pair_labels, short_model, short_repr
 from neuroscope.reporting.metrics import Metric
 from neuroscope.reporting.tables import rows_to_frame
+from neuroscope.studies.compare.headline import headline
+from neuroscope.studies.study import Shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,15 +36,14 @@ METRICS = {
         ),
         Metric(
             "cosine_z",
-            "cos z",
+            "standardised cosine",
             "cosine similarity of standardised activations",
             "high",
-            "standardised cosine similarity",
         ),
         Metric("spearman", "Spearman", "rank correlation of standardised activations", "high"),
         Metric(
             "rms_z",
-            "RMS z",
+            "standardised difference",
             "root mean square difference of standardised activations, in baseline standard"
             " deviations",
             "low",
@@ -51,10 +57,18 @@ METRICS = {
 }
 """Name -> metric, in the order of the columns."""
 
+LEADING = "cosine_z"
+"""Metric that is shown first: a raw cosine can be determined by one to three neurons."""
+MOST_PAIRS = 12
+"""Number of pairs up to which each is shown; of more, the extremes and a matrix are shown."""
+
+VIEW_NAMES = {"span": "replaced words", "context": "shared words", "aligned": "all tokens"}
+"""View -> its name in words, in the order in which views are shown."""
+
 VIEW_MEANINGS = {
-    "aligned": "all tokens, special ones included; the replaced words are pooled to one position",
-    "span": "the replaced words only",
-    "context": "the shared words only: the replaced word can enter through attention alone",
+    "span": "the words in which the prompts differ",
+    "context": "the replaced words enter through attention alone",
+    "aligned": "shared tokens match themselves, which pulls it towards 1",
 }
 """View -> its meaning."""
 
@@ -88,11 +102,13 @@ class PairTokens:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Shown):
     """Result of a comparison of prompts in one model: a row per layer, pair and view.
 
-    >>> ns.compare(model, ["The engineer is a man.", "The engineer is a woman."]).to_frame()
+    >>> ns.compare(model, ["The cat is on the mat", "The dog is on the mat"]).to_frame()
     """
+
+    kind: ClassVar[str] = "compare"
 
     model: str
     component: str
@@ -101,6 +117,11 @@ class Comparison:
     focus: tuple[int, ...]  # layers shown first and drawn neuron by neuron
     notes: tuple[str, ...] = ()  # sentences on what limits the meaning of the values
     run_id: str | None = None  # id of the MLflow run; None if not recorded
+
+    def __repr__(self) -> str:
+        counts = f"{counted(len(self.layers), 'layer')}, {counted(len(self.pairs), 'pair')}"
+        source = f"{short_model(self.model)}, {self.component}"
+        return short_repr(self, f"{source}, {counts}: {self.headline}")
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -111,6 +132,32 @@ class Comparison:
     def text_pairs(self) -> list[tuple[str, str]]:
         """Pairs of prompts as texts, in order."""
         return [(pair.a, pair.b) for pair in self.pairs]
+
+    @property
+    def prompts(self) -> list[str]:
+        """Prompts that are compared, in order."""
+        return list(dict.fromkeys(prompt for pair in self.text_pairs for prompt in pair))
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Short, distinct name of each pair, in order."""
+        return list(pair_labels(self.text_pairs).values())
+
+    @property
+    def headline(self) -> str:
+        """Sentence on the pairs and layers that are most and least alike."""
+        by_view = {view: self.values("cosine_z", view) for view in ("span", "aligned")}
+        return headline(self.labels, self.layers, by_view)
+
+    def values(self, metric: str, view: str) -> NDArray[np.float64]:
+        """Return the values of a metric in a view, (pairs, layers); NaN if there is none."""
+        pairs = {pair: index for index, pair in enumerate(self.text_pairs)}
+        columns = {layer: index for index, layer in enumerate(self.layers)}
+        values = np.full((len(pairs), len(columns)), np.nan)
+        for row in self.rows:
+            if row.view == view:
+                values[pairs[row.a, row.b], columns[row.layer]] = getattr(row, metric)
+        return values
 
     def by_pair(self, layer: int) -> list[dict[str, ComparisonRow]]:
         """Return a mapping view -> row for each pair, at one layer."""
@@ -131,7 +178,19 @@ class Comparison:
             "model": self.model,
             "site": self.component,
             "views": list(VIEWS),
+            "headline": self.headline,
             "notes": list(self.notes),
             "rows": [asdict(row) for row in self.rows],
             "pairs": [asdict(pair) for pair in self.pairs],
         }
+
+
+def mean_over_pairs(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean of (pairs, layers) values over the pairs, (layers,); NaN if there is none.
+
+    Pairs without a value, whose view contains no word, are left out.
+    """
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        means: NDArray[np.float64] = np.where(known, values, 0).sum(axis=0) / known.sum(axis=0)
+    return means

@@ -2,48 +2,31 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-from neuroscope.extraction.baseline import baseline_path, ensure_baseline
+from neuroscope.experiment_faults import about
+from neuroscope.extraction.baseline import ensure_baseline
 from neuroscope.extraction.budget import FIXED_BUDGET
 from neuroscope.extraction.extract import extract
 from neuroscope.extraction.models import Model, check_model
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
-from neuroscope.reporting.run import Run
 from neuroscope.reporting.tracking import Tracker
 from neuroscope.sites import Site
-from neuroscope.storage.activation_store import read_activations, store_folder
+from neuroscope.storage.activation_store import read_activations
 from neuroscope.studies.compare.experiment import CompareExperiment, compare_experiment
+from neuroscope.studies.compare.extraction import Extracted, extract_subject
+from neuroscope.studies.compare.figures import layer_figures
 from neuroscope.studies.compare.focus import focus_layers
+from neuroscope.studies.compare.models import compare_models
 from neuroscope.studies.compare.outputs import metric_points, write_outputs
 from neuroscope.studies.compare.result import Comparison, ComparisonRow
 from neuroscope.studies.compare.rows import compare_site, pair_tokens, token_notes
 from neuroscope.studies.compare.tables import summary_table
-from neuroscope.studies.model_runs import (
-    Subject,
-    changes_since,
-    extraction_spec,
-    model_loader,
-    record_files,
-    study_models,
-    subjects_of,
-)
+from neuroscope.studies.model_runs import ModelStudy, step_count, study_models
 from neuroscope.studies.steps import InlineExecutor, Steps
-from neuroscope.studies.store.store import store_activations
-from neuroscope.studies.study import Study
-
-
-@dataclass(frozen=True)
-class Extracted:
-    """Paths at which the extraction of one model stored what its comparisons read."""
-
-    activations: Path
-    """Folder of the activations at token level."""
-    baseline: Path
-    """File of the model's baseline statistics."""
+from neuroscope.studies.study import Results, Study
+from neuroscope.studies.subjects import Subject, changes_since, subjects_of
 
 
 def compare(
@@ -105,15 +88,15 @@ def compare(
 
 def run_comparison(
     experiment: CompareExperiment,
-    tracker: Tracker,
+    tracker: Tracker | None = None,
     executor: Executor | None = None,
     progress: Progress = silent,
-) -> list[Comparison]:
+) -> Results[Comparison]:
     """Run a comparison and record one run per model, and an overview of several models.
 
     Args:
         experiment: experiment of kind `compare`.
-        tracker: tracker that records the runs.
+        tracker: tracker that records the runs; None to record nothing in MLflow.
         executor: executor that runs the steps; by default they run in this thread. The steps of a
             model are the extraction, the comparison at each layer, and the report.
         progress: callback that receives the current step and how many steps are done.
@@ -126,15 +109,16 @@ def run_comparison(
             marked FAILED; none is opened if a model or layer does not exist.
     """
     subjects = _subjects(experiment)
-    steps = Steps(executor or InlineExecutor(), progress, total=_step_count(subjects))
-    return study_models(
-        experiment,
-        subjects,
-        tracker,
-        steps,
+    total = step_count(subjects, tracker, lambda subject: len(subject.sites))
+    steps = Steps(executor or InlineExecutor(), progress, total=total)
+    study = ModelStudy(
         extract=extract_subject,
-        study=partial(_compare_model, experiment, steps),
+        measure=partial(_compare_model, experiment, steps),
+        write=write_outputs,
+        points=metric_points,
+        overview=compare_models,
     )
+    return study_models(experiment, subjects, tracker, steps, study)
 
 
 def check(experiment: CompareExperiment) -> None:
@@ -151,8 +135,9 @@ def check(experiment: CompareExperiment) -> None:
 def _subjects(experiment: CompareExperiment) -> list[Subject]:
     """Return each model with its sites; raise SiteError if no layer to draw is among them."""
     subjects = subjects_of(experiment)
-    for subject in subjects:
-        _focus(experiment, subject)
+    with about("plot_layers"):
+        for subject in subjects:
+            _focus(experiment, subject)
     return subjects
 
 
@@ -161,56 +146,24 @@ def _focus(experiment: CompareExperiment, subject: Subject) -> tuple[int, ...]:
     return focus_layers(experiment.plot_layers, subject.layers, subject.checkpoint.layer_count)
 
 
-def _step_count(subjects: Sequence[Subject]) -> int:
-    """Return the number of steps: an extraction, the sites and a report per model."""
-    return sum(1 + len(subject.sites) + 1 for subject in subjects)
-
-
 def _compare_model(
-    experiment: CompareExperiment, steps: Steps, subject: Subject, extracted: Extracted, run: Run
+    experiment: CompareExperiment, steps: Steps, subject: Subject, extracted: Extracted
 ) -> Comparison:
-    """Compare the layers of one model and record the result in its run."""
+    """Compare the layers of one model."""
     pending_rows = [
         steps.submit(f"compare {subject.label} {site}", compare_stored, experiment, extracted, site)
         for site in subject.sites
     ]
     rows = [row for pending in pending_rows for row in steps.wait(pending)]
     activations, pairs = read_activations(extracted.activations, []), experiment.pairs()
-    comparison = Comparison(
+    return Comparison(
         subject.checkpoint.name,
         experiment.component,
         tuple(rows),
         pair_tokens(activations, pairs),
         _focus(experiment, subject),
         changes_since(experiment, subject) + token_notes(activations, pairs),
-        run.id,
     )
-    record_files(
-        run,
-        steps,
-        subject.label,
-        write_outputs,
-        experiment,
-        subject,
-        comparison,
-        extracted.activations,
-        extracted.baseline,
-    )
-    run.log_points(metric_points(comparison))
-    return comparison
-
-
-def extract_subject(experiment: CompareExperiment, subject: Subject) -> Extracted:
-    """Store every token's activations and the baseline of one model, unless already stored."""
-    spec = extraction_spec(experiment, subject, pool="none", token_rule="all")
-    load = model_loader(experiment, subject)
-    stored = store_activations(spec, store_folder(spec.key), load, budget=FIXED_BUDGET)
-    baseline = baseline_path(
-        subject.checkpoint, experiment.component, experiment.dtype, experiment.attention
-    )
-    if not baseline.is_file():
-        ensure_baseline(load(), experiment.component)
-    return Extracted(stored.folder, baseline)
 
 
 def compare_stored(
@@ -221,4 +174,4 @@ def compare_stored(
     return tuple(compare_site(activations, site, extracted.baseline, experiment.pairs()))
 
 
-STUDY = Study(CompareExperiment, check, run_comparison, summary_table)
+STUDY = Study(CompareExperiment, check, run_comparison, summary_table, layer_figures)

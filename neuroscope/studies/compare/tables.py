@@ -1,71 +1,128 @@
 """Tables of a comparison."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from neuroscope.align import VIEWS
+import numpy as np
+from numpy.typing import NDArray
+
 from neuroscope.labels import model_label, pair_labels
 from neuroscope.reporting.tables import Cell, Column, Section, Table
-from neuroscope.studies.compare.experiment import CompareExperiment
-from neuroscope.studies.compare.result import METRICS, Comparison, ComparisonRow
+from neuroscope.studies.compare.result import (
+    LEADING,
+    METRICS,
+    MOST_PAIRS,
+    VIEW_MEANINGS,
+    VIEW_NAMES,
+    Comparison,
+    ComparisonRow,
+)
 
 ViewMetrics = Mapping[str, Sequence[str]]
 """View -> names of its metrics that are shown."""
 
-_BY_LAYER: ViewMetrics = {
-    "aligned": ("cosine", "mse", "cosine_z", "rms_z"),
-    "span": ("cosine", "cosine_z"),
-    "context": ("cosine", "cosine_z"),
-}
-_BY_PAIR: ViewMetrics = {
-    "aligned": ("cosine", "cosine_z"),
-    "span": ("cosine", "cosine_z"),
-    "context": ("cosine_z",),
-}
+_MOST_LAYERS = 8  # columns of layers, so that a table fits into a terminal
+_EXTREMES = 5  # pairs at each end
+_SCALE = "Cosines: 1 is the same pattern of neurons, 0 an unrelated one, -1 the opposite one."
+_OF_A_PAIR = ("cosine_z", "cosine", "rms_z", "mse")
 _EVERY: ViewMetrics = {
-    view: tuple(METRICS) if view == "aligned" else ("cosine", "cosine_z", "rms_z") for view in VIEWS
+    "span": ("cosine_z", "cosine", "rms_z"),
+    "context": ("cosine_z", "cosine", "rms_z"),
+    "aligned": tuple(METRICS),
 }
-_MOST_ROWS = 60  # a screen or two
 
 
-def summary_table(experiment: CompareExperiment, comparison: Comparison) -> Table:
-    """Return the summary table: each pair by layer, or for many pairs only the focus layers."""
+def summary_table(comparison: Comparison) -> Table:
+    """Return the summary table, with one section per view and the headline below.
+
+    Of one pair it shows several metrics at every layer, of several pairs the standardised cosine,
+    and of many pairs that of the most and the least alike.
+    """
     title = f"{model_label(comparison.model)}, {comparison.component}"
-    labels = pair_labels(comparison.text_pairs)
-    if len(labels) * len(comparison.layers) > _MOST_ROWS:
-        return layers_table(comparison, comparison.focus, _BY_PAIR, title)
-    rows: dict[str, list[list[Cell]]] = {label: [] for label in labels.values()}
-    for layer in comparison.layers:
-        for views in comparison.by_pair(layer):
-            label = labels[views["aligned"].a, views["aligned"].b]
-            rows[label].append([layer, *_cells(_BY_LAYER, views)])
-    sections = [Section(label, cells) for label, cells in rows.items()]
-    return Table(title, [Column("layer"), *_columns(_BY_LAYER)], sections)
+    if len(comparison.pairs) == 1:
+        return _table_of_one_pair(comparison, f"{title}: {comparison.labels[0]}")
+    return _table_of_pairs(comparison, f"{title}: {METRICS[LEADING].heading} by layer")
 
 
-def layers_table(
-    comparison: Comparison,
-    layers: Sequence[int],
-    shown: ViewMetrics = _EVERY,
-    title: str = "",
-) -> Table:
+def layers_table(comparison: Comparison, layers: Sequence[int]) -> Table:
     """Return a table of all pairs at some layers, with one section per layer."""
     labels = pair_labels(comparison.text_pairs)
     sections = [
         Section(
             f"{comparison.component}.{layer}",
             [
-                [labels[views["aligned"].a, views["aligned"].b], *_cells(shown, views)]
+                [labels[views["aligned"].a, views["aligned"].b], *_cells(views)]
                 for views in comparison.by_pair(layer)
             ],
         )
         for layer in layers
     ]
-    return Table(title, [Column("pair"), *_columns(shown)], sections)
+    columns = [
+        Column.of(METRICS[name], group=f"{VIEW_NAMES[view]} ({view})")
+        for view, names in _EVERY.items()
+        for name in names
+    ]
+    return Table("", [Column("pair"), *columns], sections)
 
 
-def _columns(shown: ViewMetrics) -> list[Column]:
-    return [Column.of(METRICS[name], group=view) for view, names in shown.items() for name in names]
+def shown_layers(layers: Sequence[int], focus: Iterable[int]) -> list[int]:
+    """Return the layers that a table has room for: the first, the last, the focus, and others."""
+    if len(layers) <= _MOST_LAYERS:
+        return list(layers)
+    spread = np.linspace(0, len(layers) - 1, _MOST_LAYERS - 1).round().astype(int)
+    chosen = {layers[index] for index in spread} | set(list(focus)[:1])
+    return sorted(chosen)
 
 
-def _cells(shown: ViewMetrics, views: Mapping[str, ComparisonRow]) -> list[Cell]:
-    return [getattr(views[view], name) for view, names in shown.items() for name in names]
+def _table_of_one_pair(comparison: Comparison, title: str) -> Table:
+    sections = [
+        Section(
+            _view_title(view),
+            [
+                [row.layer, *(getattr(row, name) for name in _OF_A_PAIR)]
+                for row in comparison.rows
+                if row.view == view
+            ],
+        )
+        for view in VIEW_NAMES
+    ]
+    columns = [Column("layer"), *(Column.of(METRICS[name]) for name in _OF_A_PAIR)]
+    return Table(title, columns, sections, [_SCALE, comparison.headline])
+
+
+def _table_of_pairs(comparison: Comparison, title: str) -> Table:
+    layers = shown_layers(comparison.layers, comparison.focus)
+    columns = [Column("pair"), *(Column(f"layer {layer}", digits=3) for layer in layers)]
+    places = [comparison.layers.index(layer) for layer in layers]
+    views = VIEW_NAMES if len(comparison.pairs) <= MOST_PAIRS else ("span",)
+    sections = []
+    for view in views:
+        values = comparison.values(LEADING, view)
+        rows: list[list[Cell]] = [
+            [label, *map(float, row)]
+            for label, row in zip(comparison.labels, values[:, places], strict=True)
+        ]
+        if len(rows) <= MOST_PAIRS:
+            sections.append(Section(_view_title(view), rows))
+        else:
+            sections += _extremes(values, rows, _view_title(view))
+    return Table(title, columns, sections, [_SCALE, comparison.headline])
+
+
+def _extremes(values: NDArray[np.float64], rows: list[list[Cell]], title: str) -> list[Section]:
+    """Return the rows of the least and the most alike pairs, by their mean over layers."""
+    known = np.flatnonzero(np.isfinite(values).any(axis=1))
+    order = known[np.argsort(np.nanmean(values[known], axis=1), kind="stable")].tolist()
+    ends = {"least": order[:_EXTREMES], "most": order[::-1][:_EXTREMES]}
+    return [
+        Section(f"{title}, {end} alike of {len(rows):,} pairs", [rows[index] for index in indices])
+        for end, indices in ends.items()
+    ]
+
+
+def _view_title(view: str) -> str:
+    """Return the line above the values of a view, which explains it."""
+    return f"{VIEW_NAMES[view]} ({view}): {VIEW_MEANINGS[view]}"
+
+
+def _cells(views: Mapping[str, ComparisonRow]) -> list[Cell]:
+    return [getattr(views[view], name) for view, names in _EVERY.items() for name in names]

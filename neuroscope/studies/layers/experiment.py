@@ -1,11 +1,14 @@
 """Experiment of a study of layers: labelled prompts, and what probes read."""
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from neuroscope.experiment import ModelsExperiment, PromptSource, make_experiment
+from neuroscope.experiment_faults import about
+from neuroscope.experiment_values import plain_name
 from neuroscope.prompts import Prompts
 from neuroscope.studies.layers.labels import LEAST_PROBE_PROMPTS, studied_label
 
@@ -45,7 +48,8 @@ class LayersExperiment(ModelsExperiment):
         Raises:
             PromptError: the file is missing or malformed.
         """
-        return self.prompts.prompts()
+        with about("prompts", "file"):
+            return self.prompts.prompts()
 
     @cached_property
     def studied_label(self) -> str:
@@ -54,7 +58,8 @@ class LayersExperiment(ModelsExperiment):
         Raises:
             ExperimentError: as in `labels.studied_label`.
         """
-        return studied_label(self.prompt_set, self.label, probes=self.probes)
+        with about("label") if self.label else about("prompts", "file"):
+            return studied_label(self.prompt_set, self.label, probes=self.probes)
 
 
 def layers_experiment(
@@ -63,7 +68,7 @@ def layers_experiment(
     """Create the experiment of a study of layers without a YAML file.
 
     Args:
-        name: name of the experiment.
+        name: name of the experiment; if empty, that of the file.
         models: names of the models.
         source: keys and values of a `PromptSource`.
         settings: other keys of the experiment, with their values.
@@ -71,5 +76,6 @@ def layers_experiment(
     Raises:
         ExperimentError: as in `make_experiment`.
     """
+    name = name or plain_name(Path(source.get("file", "")).stem, "layers")
     data = {"kind": "layers", "name": name, "models": models, "prompts": source}
     return make_experiment(LayersExperiment, data | settings)

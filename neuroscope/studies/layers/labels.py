@@ -10,6 +10,7 @@ LEAST_PROBE_PROMPTS = 8
 """Smallest number of prompts to which probes may be limited: 4 for each of two values."""
 _LEAST_PROMPTS = 4
 """Smallest number of prompts for which debiased CKA is defined."""
+_NO_LABELS = Option("label_columns", [], "study the prompts without labels")
 
 
 def studied_label(prompts: Prompts, name: str, *, probes: bool) -> str:
@@ -55,7 +56,7 @@ def _choose(prompts: Prompts, name: str) -> str:
     if not name and len(names) > 1:
         raise ExperimentError(
             f"the prompts have several labels: {', '.join(names)}",
-            options=[Option("label", names[0], "choose the one to study")],
+            options=[Option("label", names[0], "choose the one to study"), _NO_LABELS],
         )
     return name or "".join(names)
 
@@ -67,13 +68,13 @@ def _check_values(prompts: Prompts, label: str) -> None:
     if len(counts) < 2:
         raise ExperimentError(
             f"every prompt has the {label} {next(iter(counts))!r}, but a probe needs two values",
-            options=[without_probes],
+            options=[without_probes, _NO_LABELS],
         )
     rarest = min(counts, key=counts.__getitem__)
     if counts[rarest] < LEAST_PER_CLASS:
         raise ExperimentError(
             f"too few prompts have the {label} {rarest!r}: {counts[rarest]}, but a probe needs at"
             f" least {LEAST_PER_CLASS} per value",
-            options=[without_probes],
+            options=[without_probes, _NO_LABELS],
             remedy="add prompts with this value, or remove those that have it",
         )

@@ -1,13 +1,15 @@
 """Result of a study of layers: one row per layer, and the similarity of every two layers."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroscope.labels import counted, short_model, short_repr
 from neuroscope.reporting.metrics import Metric
 from neuroscope.reporting.tables import rows_to_frame
+from neuroscope.studies.study import Shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,13 +150,15 @@ class ProbeBaselines:
 
 
 @dataclass(frozen=True, eq=False)
-class LayersResult:
+class LayersResult(Shown):
     """Result of a study of layers: how information evolves through the layers of one model.
 
     >>> result = ns.layers(model, prompts)
     >>> result.to_frame()[["layer", "label_accuracy", "anisotropy"]]
     >>> result.cka   # (layers, layers)
     """
+
+    kind: ClassVar[str] = "layers"
 
     model: str
     component: str
@@ -170,6 +174,11 @@ class LayersResult:
     """Sentences on what limits the meaning of the values."""
     run_id: str | None = None
     """Id of the MLflow run; None if the result was not recorded."""
+
+    def __repr__(self) -> str:
+        counts = f"{counted(len(self.layers), 'layer')}, {counted(self.prompts, 'prompt')}"
+        source = f"{short_model(self.model)}, {self.component}"
+        return short_repr(self, f"{source}, {counts}: {self.headline}")
 
     @property
     def layers(self) -> tuple[int, ...]:

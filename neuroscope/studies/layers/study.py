@@ -3,18 +3,17 @@
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from neuroscope.extraction.models import Model, check_model
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import Prompts, PromptSet
-from neuroscope.reporting.run import Run
 from neuroscope.reporting.tracking import Tracker
 from neuroscope.sites import resolve_sites
 from neuroscope.storage.activation_store import store_folder
 from neuroscope.studies.layers.experiment import LayersExperiment
+from neuroscope.studies.layers.figures import layers_figures
 from neuroscope.studies.layers.labels import studied_label
 from neuroscope.studies.layers.measures import (
     Extracted,
@@ -25,21 +24,21 @@ from neuroscope.studies.layers.measures import (
     probe_layer,
     probe_token_counts,
 )
+from neuroscope.studies.layers.models import compare_models
 from neuroscope.studies.layers.outputs import metric_points, write_outputs
 from neuroscope.studies.layers.result import LayersResult
 from neuroscope.studies.layers.tables import summary_table
-from neuroscope.studies.model_runs import (
+from neuroscope.studies.model_runs import ModelStudy, step_count, study_models
+from neuroscope.studies.steps import InlineExecutor, Steps
+from neuroscope.studies.store.spec import ExtractionSpec
+from neuroscope.studies.study import Results, Study
+from neuroscope.studies.subjects import (
     Subject,
     changes_since,
     extraction_spec,
     model_loader,
-    record_files,
-    study_models,
     subjects_of,
 )
-from neuroscope.studies.steps import InlineExecutor, Steps
-from neuroscope.studies.store.spec import ExtractionSpec
-from neuroscope.studies.study import Study
 
 
 def layers(
@@ -108,15 +107,15 @@ def layers(
 
 def run_layers(
     experiment: LayersExperiment,
-    tracker: Tracker,
+    tracker: Tracker | None = None,
     executor: Executor | None = None,
     progress: Progress = silent,
-) -> list[LayersResult]:
+) -> Results[LayersResult]:
     """Run a study of layers and record one run per model, and an overview of several models.
 
     Args:
         experiment: experiment of kind `layers`.
-        tracker: tracker that records the runs.
+        tracker: tracker that records the runs; None to record nothing in MLflow.
         executor: executor that runs the steps; by default they run in this thread. The steps of a
             model are the extraction, geometry and similarity, the probes of each layer, the probe
             on token counts, and the report.
@@ -131,15 +130,16 @@ def run_layers(
     """
     experiment = experiment.model_copy(update={"label": experiment.studied_label})  # to record it
     subjects, plan = subjects_of(experiment), plan_of(experiment)
-    steps = Steps(executor or InlineExecutor(), progress, total=_step_count(subjects))
-    return study_models(
-        experiment,
-        subjects,
-        tracker,
-        steps,
+    total = step_count(subjects, tracker, lambda subject: 1 + len(subject.sites) + 1)
+    steps = Steps(executor or InlineExecutor(), progress, total=total)
+    study = ModelStudy(
         extract=partial(extract_subject, plan),
-        study=partial(_study_model, experiment, plan, steps),
+        measure=partial(_study_model, experiment, plan, steps),
+        write=write_outputs,
+        points=metric_points,
+        overview=compare_models,
     )
+    return study_models(experiment, subjects, tracker, steps, study)
 
 
 def check(experiment: LayersExperiment) -> None:
@@ -151,11 +151,6 @@ def check(experiment: LayersExperiment) -> None:
     """
     _ = experiment.studied_label
     subjects_of(experiment)
-
-
-def _step_count(subjects: Sequence[Subject]) -> int:
-    """Return the number of steps: extraction, measures, sites, token counts, report per model."""
-    return sum(1 + 1 + len(subject.sites) + 1 + 1 for subject in subjects)
 
 
 def plan_of(experiment: LayersExperiment) -> ProbePlan:
@@ -185,9 +180,8 @@ def _study_model(
     steps: Steps,
     subject: Subject,
     extracted: Extracted,
-    run: Run,
 ) -> LayersResult:
-    """Measure the layers of one model and record the result in its run."""
+    """Measure the layers of one model."""
     label = subject.label
     measures = steps.submit(
         f"measure {label}", measure_layers, extracted, subject.sites, plan.label
@@ -197,7 +191,7 @@ def _study_model(
         for site in subject.sites
     ]
     bag = steps.submit(f"probe {label} tokens", probe_token_counts, extracted, plan.seed)
-    result = layers_result(
+    return layers_result(
         subject.checkpoint.name,
         subject.checkpoint.layer_count,
         subject.sites,
@@ -208,12 +202,6 @@ def _study_model(
         plan,
         changes_since(experiment, subject),
     )
-    result = replace(result, run_id=run.id)
-    record_files(
-        run, steps, label, write_outputs, experiment, subject, result, extracted.activations
-    )
-    run.log_points(metric_points(result))
-    return result
 
 
-STUDY = Study(LayersExperiment, check, run_layers, summary_table)
+STUDY = Study(LayersExperiment, check, run_layers, summary_table, layers_figures)

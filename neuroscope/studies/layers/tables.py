@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from neuroscope.labels import model_label
 from neuroscope.reporting.tables import Column, Section, Table
-from neuroscope.studies.layers.experiment import LayersExperiment
 from neuroscope.studies.layers.result import METRICS, LayersResult, measured
 
 _LONGEST_HEADING = 7  # characters of a label, so that the table fits into 80 columns
@@ -14,7 +13,7 @@ _SUMMARY = (
 )
 
 
-def summary_table(experiment: LayersExperiment, result: LayersResult) -> Table:
+def summary_table(result: LayersResult) -> Table:
     """Return the summary table: what probes read at each layer, and its geometry."""
     title = f"{model_label(result.model)}, {result.component}: {result.prompts:,} prompts"
     label = result.baselines.label

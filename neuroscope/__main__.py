@@ -1,0 +1,5 @@
+"""Entry point of `python -m neuroscope`, which is the command line."""
+
+from flows.cli import main
+
+main()

@@ -1,0 +1,41 @@
+"""Addresses of pages in MLflow's interface.
+
+An address without a server, which begins with `#`, leads from one page to another. Without
+`workflowType`, a browser that opens MLflow for the first time shows traces, not runs.
+"""
+
+from urllib.parse import quote, urlencode
+
+_TRAINING = {"workflowType": "machine_learning"}
+
+
+def run_page(server: str, experiment_id: str, run_id: str) -> str:
+    """Return the address of a run's page."""
+    return _page(server, f"experiments/{experiment_id}/runs/{run_id}")
+
+
+def report_page(server: str, experiment_id: str, run_id: str, artifact: str) -> str:
+    """Return the address of a run's page that shows one of its artifacts, such as `report.html`."""
+    return _page(server, f"experiments/{experiment_id}/runs/{run_id}/artifacts/{quote(artifact)}")
+
+
+def charts_page(server: str, experiment_id: str, tag: str, value: str) -> str:
+    """Return the address of charts that overlay all finished runs that have a tag.
+
+    Args:
+        server: address of the MLflow server.
+        experiment_id: id of the MLflow experiment.
+        tag: name of the tag.
+        value: value of the tag, without quotation marks.
+    """
+    filter = f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'"
+    return _page(
+        server,
+        f"experiments/{experiment_id}/runs",
+        {"compareRunsMode": "CHART", "searchFilter": filter},
+    )
+
+
+def _page(server: str, path: str, query: dict[str, str] | None = None) -> str:
+    root = f"{server.rstrip('/')}/" if server else ""
+    return f"{root}#/{path}?{urlencode(_TRAINING | (query or {}), quote_via=quote)}"

@@ -1,0 +1,141 @@
+"""Overview of several models: what differs between them, in one report."""
+
+import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroscope.experiment import ModelsExperiment
+from neuroscope.provenance import library_versions
+from neuroscope.reporting.page import NamedFigure
+from neuroscope.studies.run_folder import RunFolder
+from neuroscope.studies.study import Findings
+from neuroscope.studies.subjects import Subject, fingerprints_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What differs between the models of an experiment, of which the first is the reference."""
+
+    findings: Findings
+    """Headline and tables."""
+    figures: Iterable[NamedFigure]
+    """Figures in which the models are overlaid."""
+    frames: "Mapping[str, pd.DataFrame]"
+    """Complete tables, by the names of their files."""
+
+
+def write_overview(
+    overview_of: Callable[..., Overview],
+    experiment: ModelsExperiment,
+    subjects: Sequence[Subject],
+    results: Sequence[Any],
+    links: Mapping[str, str],
+    path: Path,
+) -> Findings:
+    """Write the files of an overview and return its findings.
+
+    Args:
+        overview_of: function of the study that returns the overview.
+        experiment: experiment that was run.
+        subjects: its models.
+        results: results in these models, in the same order.
+        links: name -> address of the links in the report.
+        path: folder that receives the files, under the names that they have in the run.
+    """
+    overview, folder = overview_of(experiment, subjects, results), RunFolder(path)
+    folder.experiment(experiment, fingerprints_of(experiment, subjects))
+    findings = overview.findings
+    for name, frame in overview.frames.items():
+        folder.table(name, frame)
+    prompts = experiment.prompt_set
+    digests = fingerprints_of(experiment, subjects).models
+    models = {
+        subject.label: f"{name} (SHA-256 {digest})"
+        for subject, (name, digest) in zip(subjects, digests.items(), strict=True)
+    }
+    folder.report(
+        ("neuroscope.reporting", "overview.html.j2"),
+        f"{experiment.name}: {', '.join(models)}, {experiment.component}",
+        headline=findings.headline,
+        note=experiment.note,
+        warnings=findings.notes,
+        provenance={
+            **models,
+            "prompts": f"{len(prompts):,} (digest {prompts.digest})",
+            "dtype": experiment.dtype,
+            "attention": experiment.attention,
+            "versions": library_versions(),
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        },
+        links=links,
+        figures=folder.figures(overview.figures),
+        tables=findings.tables,
+    )
+    return findings
+
+
+def differences(
+    frames: "Mapping[Subject, pd.DataFrame]", keys: Sequence[str], metrics: Sequence[str]
+) -> "pd.DataFrame":
+    """Return the values in each model minus those in the first, the reference.
+
+    Layers are matched by number, or by relative depth if the models differ in depth: to a layer of
+    a model belongs the layer of the reference whose depth, (layer + 1) / layers, is nearest.
+
+    Args:
+        frames: tidy rows with a column `layer`, by model.
+        keys: columns that identify a row besides the layer, such as the prompts of a pair.
+        metrics: columns with values.
+
+    Returns:
+        Data frame with the columns `model`, `reference`, `layer`, `reference_layer`, the keys, and
+        per metric the difference and, as `<metric>_model` and `<metric>_reference`, both values.
+    """
+    import pandas as pd
+
+    (reference, base), *others = frames.items()
+    parts = []
+    for subject, frame in others:
+        matches = _matching_layers(subject, reference)
+        rows = frame.assign(reference_layer=frame["layer"].map(matches))
+        base_rows = base.rename(columns={"layer": "reference_layer"})
+        columns = ["reference_layer", *keys]
+        both = rows.merge(
+            base_rows[[*columns, *metrics]], on=columns, suffixes=("_model", "_reference")
+        )
+        for metric in metrics:
+            both[metric] = both[f"{metric}_model"] - both[f"{metric}_reference"]
+        both = both.assign(model=subject.label, reference=reference.label)
+        parts.append(both)
+    values = [f"{metric}{end}" for metric in metrics for end in ("", "_model", "_reference")]
+    order = ["model", "reference", "layer", "reference_layer", *keys, *values]
+    return pd.concat(parts, ignore_index=True)[order]
+
+
+def same_depth(subjects: Iterable[Subject]) -> bool:
+    """Return whether all models have the same number of layers."""
+    return len({subject.checkpoint.layer_count for subject in subjects}) == 1
+
+
+def depth_notes(subjects: Sequence[Subject]) -> list[str]:
+    """Return a sentence on how the layers of models of different depth are matched."""
+    if same_depth(subjects):
+        return []
+    return ["the models differ in depth; their layers are matched by relative depth"]
+
+
+def _matching_layers(subject: Subject, reference: Subject) -> dict[int, int]:
+    """Return the layer of the reference that belongs to each layer of a model."""
+    count, base_count = subject.checkpoint.layer_count, reference.checkpoint.layer_count
+    return {
+        layer: min(
+            reference.layers,
+            key=lambda other: abs((other + 1) / base_count - (layer + 1) / count),
+        )
+        for layer in subject.layers
+    }

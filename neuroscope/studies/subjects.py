@@ -1,0 +1,118 @@
+"""Models under study: their labels, sites and settings, without loading them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from neuroscope.experiment import Fingerprints, ModelsExperiment
+from neuroscope.experiment_faults import about
+from neuroscope.extraction.checkpoints import Checkpoint
+from neuroscope.extraction.models import Model, load_model
+from neuroscope.labels import distinct_labels
+from neuroscope.options import Pool, TokenRule
+from neuroscope.sites import Site, resolve_sites
+from neuroscope.studies.models import find_model
+from neuroscope.studies.store.spec import ExtractionSpec
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Model under study, with the sites that are read in it."""
+
+    label: str
+    """Display name of the model, distinct among the models of an experiment."""
+    checkpoint: Checkpoint
+    sites: tuple[Site, ...]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers of the sites, in order."""
+        return tuple(site.layer for site in self.sites)
+
+
+def subjects_of(experiment: ModelsExperiment) -> list[Subject]:
+    """Return each model of an experiment with its sites, without loading any model.
+
+    Raises:
+        ModelError, SiteError: a model or a layer does not exist.
+    """
+    checkpoints = [_find(index, name) for index, name in enumerate(experiment.models)]
+    labels = distinct_labels([_label_source(checkpoint) for checkpoint in checkpoints])
+    return [
+        Subject(label, checkpoint, _sites(experiment, checkpoint))
+        for label, checkpoint in zip(labels, checkpoints, strict=True)
+    ]
+
+
+def _find(index: int, name: str) -> Checkpoint:
+    with about("models", index):
+        return find_model(name)
+
+
+def _sites(experiment: ModelsExperiment, checkpoint: Checkpoint) -> tuple[Site, ...]:
+    with about("site" if experiment.layers == "all" else "layers"):
+        return resolve_sites(experiment.site, experiment.layers, checkpoint.layer_count)
+
+
+def _label_source(checkpoint: Checkpoint) -> str:
+    """Return the name from which a label is made: a path, a registered version, or as given."""
+    is_hub_id = checkpoint.revision and not checkpoint.name.startswith("models:")
+    return checkpoint.name if is_hub_id else checkpoint.pinned_name
+
+
+def extraction_spec(
+    experiment: ModelsExperiment,
+    subject: Subject,
+    *,
+    pool: Pool = "mean",
+    token_rule: TokenRule = "content",
+) -> ExtractionSpec:
+    """Return what an experiment extracts from one model."""
+    return ExtractionSpec(
+        checkpoint=subject.checkpoint,
+        prompts=experiment.prompt_set,
+        sites=subject.sites,
+        pool=pool,
+        token_rule=token_rule,
+        truncate=experiment.truncate,
+        dtype=experiment.dtype,
+        attention=experiment.attention,
+    )
+
+
+def model_loader(experiment: ModelsExperiment, subject: Subject) -> Callable[[], Model]:
+    """Return a function that loads the model of a subject when it is first called."""
+
+    @cache
+    def load() -> Model:
+        return load_model(
+            subject.checkpoint,
+            device=experiment.device,
+            dtype=experiment.dtype,
+            attention=experiment.attention,
+            memory=experiment.memory,
+        )
+
+    return load
+
+
+def fingerprints_of(experiment: ModelsExperiment, subjects: Sequence[Subject]) -> Fingerprints:
+    """Return the digests of the models and the prompts that a run reads."""
+    models = {
+        subject.checkpoint.pinned_name: subject.checkpoint.fingerprint for subject in subjects
+    }
+    return Fingerprints(models=models, prompts=experiment.prompt_set.digest)
+
+
+def changes_since(experiment: ModelsExperiment, subject: Subject) -> tuple[str, ...]:
+    """Return sentences on what has changed since the run of which an experiment is a copy."""
+    recorded = experiment.fingerprints
+    if recorded is None:
+        return ()
+    checkpoint = subject.checkpoint
+    notes = []
+    if recorded.models.get(checkpoint.name, checkpoint.fingerprint) != checkpoint.fingerprint:
+        notes.append(f"the files of model '{subject.label}' have changed since the recorded run")
+    if recorded.prompts and recorded.prompts != experiment.prompt_set.digest:
+        notes.append("the prompts have changed since the recorded run")
+    return tuple(notes)

@@ -1,0 +1,197 @@
+"""Runs of comparisons in a real MLflow database: names, metrics, and the overview of models."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+from compared import MAN, WOMAN, all_runs, experiment_for
+from mlflow import MlflowClient
+
+from neuroscope import Tracker, run_comparison
+from neuroscope.errors import PromptError
+from neuroscope.reporting.tables import plain_markdown
+from neuroscope.sites import Site
+from neuroscope.studies.overview import depth_notes, differences
+from neuroscope.studies.study import load_experiment
+from neuroscope.studies.subjects import Subject
+
+VERBS = ("sits", "walks", "runs", "is", "sleeps", "eats", "falls", "jumps", "reads", "sings")
+
+
+def test_one_run_per_model_and_an_overview_share_a_group(recorded, family_folder):
+    comparisons, client = recorded
+    names = [str(family_folder("bert")), str(family_folder("llama"))]
+    assert [comparison.model for comparison in comparisons] == names
+    runs = [client.get_run(comparison.run_id) for comparison in comparisons]
+    group = runs[0].data.tags["neuroscope.group"]
+    together = client.search_runs(
+        [runs[0].info.experiment_id], filter_string=f"tags.`neuroscope.group` = '{group}'"
+    )
+    assert len(together) == 3 and group.startswith("engineer ")
+    assert {run.info.status for run in together} == {"FINISHED"}
+    assert runs[0].data.tags["neuroscope.model"] == comparisons[0].model
+    assert len(runs[0].data.tags["neuroscope.model_sha"]) == 64
+    assert runs[0].data.params["layers"] == "0,1" and runs[0].data.params["site"] == "resid_post"
+    assert runs[0].data.params["model"] == family_folder("bert").name
+    assert runs[0].data.params["model_name"] == comparisons[0].model
+
+
+def test_names_begin_with_the_model_then_what_is_unusual_then_the_date(family_folder, database):
+    tracker = Tracker.open()
+    experiment = experiment_for(family_folder("bert"), site="mlp_act", dtype="bfloat16")
+    (comparison,) = run_comparison(experiment, tracker)
+    (run,) = tracker.find_runs("compare")
+    model, site, dtype, date, time, name = run.name.split()
+    assert (model, site, dtype, name) == (
+        *(family_folder("bert").name, "mlp_act", "bfloat16", "engineer"),
+    )
+    recorded_at = f"{run.started.astimezone():%m-%d %H:%M}"
+    assert f"{date} {time}" <= recorded_at and comparison.run_id == run.id
+
+
+def test_every_run_tells_its_model_prompts_source_and_finding(recorded):
+    comparisons, client = recorded
+    for run, finding in zip(
+        map(client.get_run, comparisons.run_ids),
+        [*(comparison.headline for comparison in comparisons), comparisons.overview.headline],
+        strict=True,
+    ):
+        assert run.inputs.dataset_inputs[0].dataset.name == "engineer"
+        assert run.data.tags["mlflow.source.name"] == "resid_post compare"
+        assert run.data.tags["mlflow.user"]
+        description = run.data.tags["mlflow.note.content"]
+        assert description.startswith(plain_markdown(finding)) and description.endswith("\n\nwhy")
+        assert f"{run.info.run_id}/artifacts/report.html" in description
+        models = [client.get_logged_model(model.model_id) for model in run.inputs.model_inputs]
+        names = run.data.params["model"].split(", ")
+        assert sorted(model.name for model in models) == sorted(names)
+
+
+def test_a_model_has_the_summary_of_its_run_on_these_prompts(recorded):
+    comparisons, client = recorded
+    run = client.get_run(comparisons[0].run_id)
+    model = client.get_logged_model(run.inputs.model_inputs[0].model_id)
+    assert model.source_run_id == run.info.run_id and model.status == "READY"
+    assert model.tags["neuroscope.model_sha"] == run.data.tags["neuroscope.model_sha"]
+    assert model.params["model"] == comparisons[0].model
+    values = {metric.key: (metric.value, metric.dataset_name) for metric in model.metrics}
+    expected = run.data.metrics["summary/span_cosine_z_mean"]
+    assert len(values) == 3 and values["summary/span_cosine_z_mean"] == (expected, "engineer")
+
+
+def test_metrics_are_means_over_pairs_with_the_layer_as_step(recorded):
+    comparisons, client = recorded
+    frame = comparisons[0].to_frame()
+    for view in ("aligned", "span", "context"):
+        means = frame[frame["view"] == view].groupby("layer")["rms_z"].mean()
+        history = client.get_metric_history(comparisons[0].run_id, f"{view}/rms_z")
+        assert {point.step: point.value for point in history} == pytest.approx(means.to_dict())
+    spans = frame[frame["view"] == "span"]
+    rows = spans[(spans["a"] == MAN) & (spans["b"] == WOMAN)]
+    history = client.get_metric_history(comparisons[0].run_id, "pairs/man vs woman")
+    assert {point.step: point.value for point in history} == pytest.approx(
+        dict(zip(rows["layer"], rows["cosine_z"], strict=True))
+    )
+    metrics = client.get_run(comparisons[0].run_id).data.metrics
+    means = spans.groupby("layer")["cosine_z"].mean()
+    assert metrics["summary/span_cosine_z_min"] == pytest.approx(means.min())
+    assert metrics["summary/span_cosine_z_min_layer"] == means.idxmin()
+    assert metrics["summary/span_cosine_z_mean"] == pytest.approx(means.mean())
+
+
+@pytest.mark.parametrize("count", [2, 5, 6, 20])
+def test_a_run_has_at_most_forty_metrics(count, family_folder, database):
+    words = [f"the {word} {verb} ." for word in ("cat", "dog") for verb in VERBS][:count]
+    tracker = Tracker.open()
+    experiment = experiment_for(family_folder("bert"), prompts=[{"texts": words}])
+    (comparison,) = run_comparison(experiment, tracker)
+    metrics = tracker.metrics(comparison.run_id)
+    pairs = count * (count - 1) // 2
+    shown = pairs if 1 < pairs <= 12 else 0
+    assert len([name for name in metrics if name.startswith("pairs/")]) == shown
+    assert len(metrics) == 18 + 3 + shown <= 40
+    plots = tracker.artifact(comparison.run_id, "plots")
+    assert (plots / "prompts_resid_post.0.png").is_file() == (pairs > 1)
+    assert (plots / "pairs_by_layer.png").is_file() == (1 < pairs <= 12)
+
+
+def test_the_overview_says_what_differs_per_pair_and_layer(recorded, tmp_path, family_folder):
+    comparisons, client = recorded
+    client.download_artifacts(comparisons.overview.run_id, "", str(tmp_path))
+    table = pd.read_csv(tmp_path / "tables" / "compare.csv")
+    assert len(table) == sum(len(comparison.rows) for comparison in comparisons)
+    bert, llama = family_folder("bert").name, family_folder("llama").name
+    assert set(table["model"]) == {bert, llama}
+    changes = pd.read_csv(tmp_path / "tables" / "differences.csv")
+    assert set(changes["model"]) == {llama} and set(changes["reference"]) == {bert}
+    first, second = (comparison.values("cosine_z", "span") for comparison in comparisons)
+    spans = changes[changes["view"] == "span"].pivot(index="pair", columns="layer")
+    labels = comparisons[0].labels
+    assert spans["cosine_z"].loc[labels].to_numpy() == pytest.approx(second - first, abs=1e-9)
+    overview = comparisons.overview
+    assert f"{np.abs(second - first).mean():.3f}" in overview.headline
+    assert overview.tables[0].title.startswith(f"{llama} minus {bert}")
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert overview.headline in report and report.count("data:image/png") == 1
+    assert load_experiment(tmp_path / "experiment.yaml").models == [
+        str(family_folder("bert")),
+        str(family_folder("llama")),
+    ]
+
+
+class Depth(NamedTuple):
+    layer_count: int
+
+
+def test_layers_of_models_of_different_depth_are_matched_by_relative_depth():
+    def subject(name, count):
+        checkpoint = Depth(count)
+        return Subject(name, checkpoint, tuple(Site("resid_post", i) for i in range(count)))
+
+    frames = {
+        subject("deep", 6): pd.DataFrame({"layer": range(6), "value": np.arange(6.0)}),
+        subject("flat", 3): pd.DataFrame({"layer": range(3), "value": np.zeros(3)}),
+    }
+    changes = differences(frames, (), ["value"])
+    assert changes["reference_layer"].tolist() == [1, 3, 5]
+    assert changes["value"].tolist() == [-1, -3, -5]
+    assert depth_notes(list(frames)) and not depth_notes(list(frames)[:1])
+
+
+def test_nothing_is_recorded_without_a_tracker(family_folder, database):
+    experiment = experiment_for(family_folder("bert"), family_folder("llama"))
+    results = run_comparison(experiment)
+    assert [result.run_id for result in results] == [None, None] and results.run_ids == []
+    assert results.overview.headline
+    assert not database.exists() or not all_runs(MlflowClient(f"sqlite:///{database}"))
+
+
+def test_a_single_model_has_one_run(family_folder, database):
+    tracker = Tracker.open()
+    run_comparison(experiment_for(family_folder("bert")), tracker)
+    assert len(all_runs(MlflowClient(tracking_uri=tracker.uri))) == 1
+
+
+def test_a_prompt_over_the_limit_leaves_a_failed_run_that_says_why(family_folder, database):
+    tracker = Tracker.open()
+    long = [{"texts": [MAN, " ".join(["cat"] * 80)]}]
+    with pytest.raises(PromptError, match=r"\b64\b") as raised:
+        run_comparison(experiment_for(family_folder("bert"), prompts=long), tracker)
+    (run,) = all_runs(MlflowClient(tracking_uri=tracker.uri))
+    assert run.info.status == "FAILED"
+    assert run.data.tags["neuroscope.error"] == str(raised.value)
+    assert run.data.tags["mlflow.note.content"].startswith("Failed: ")
+
+
+def test_metric_names_with_unusual_letters_are_distinct(family_folder, database):
+    texts = ["the 猫 .", "the 狗 .", "the a/b .", "the a_b ."]
+    tracker = Tracker.open()
+    (comparison,) = run_comparison(
+        experiment_for(family_folder("gpt2"), prompts=[{"texts": texts}]), tracker
+    )
+    client = MlflowClient(tracking_uri=tracker.uri)
+    metrics = client.get_run(comparison.run_id).data.metrics
+    pairs = [name for name in metrics if name.startswith("pairs/")]
+    assert "pairs/猫 vs 狗" in pairs and len(pairs) == 6
+    assert all(len(client.get_metric_history(comparison.run_id, name)) == 2 for name in pairs)

@@ -1,0 +1,87 @@
+"""Passwords and tokens are hidden wherever something is shown or recorded."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from mlflow_server import free_port, serving
+
+from neuroscope.errors import TrackingError
+from neuroscope.redaction import public_address, redacted
+
+SECRET = "s3cr3t-x"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("http://me:pass@host:1/x", "http://me:***@host:1/x"),
+        ("http://me:p@ss:w@host/x", "http://me:***@host/x"),
+        ("https://token@host", "https://***@host"),
+        ("http://:pass@host", "http://:***@host"),
+        ("at postgresql+psycopg://me:a%40b@db/m, or", "at postgresql+psycopg://me:***@db/m, or"),
+        ("postgresql://db/m?user=me&password=abc", "postgresql://db/m?user=me&password=***"),
+        ("http://h/?access_token=abc&x=1#f", "http://h/?access_token=***&x=1#f"),
+        ("http://h/?a=1&API-KEY=abc", "http://h/?a=1&API-KEY=***"),
+        ("'http://a:b@h' and 'http://c:d@h'", "'http://a:***@h' and 'http://c:***@h'"),
+        ("sqlite:////tmp/a@b/c:d.db", "sqlite:////tmp/a@b/c:d.db"),
+        ("http://127.0.0.1:5000/@x", "http://127.0.0.1:5000/@x"),
+        ("models:/news@champion", "models:/news@champion"),
+        ("write to me@host.org", "write to me@host.org"),
+    ],
+)
+def test_secrets_in_addresses_are_hidden(text, expected):
+    assert redacted(text) == expected == redacted(expected)
+
+
+def test_values_of_settings_are_hidden_wherever_they_occur(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "tok-12345")
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:a%40bcd@proxy:1")
+    assert redacted("refused 'tok-12345' and a@bcd or a%40bcd") == "refused '***' and *** or ***"
+    assert str(TrackingError("tok-12345", remedy="not tok-12345")) == "***; not ***"
+
+
+def test_an_address_for_a_browser_has_no_user():
+    assert public_address("http://me:p@ss@host:5000/a") == "http://host:5000/a"
+    assert public_address("http://host:5000") == "http://host:5000"
+
+
+def run(*arguments, **environment):
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+
+
+def files_with(secret, folder):
+    return [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and secret.encode() in path.read_bytes()
+    ]
+
+
+@pytest.mark.slow
+def test_a_recorded_run_reveals_no_password(family_folder, home, tmp_path, empty_database):
+    with serving(tmp_path, empty_database) as server:
+        address = server.address.replace("://", f"://me:{SECRET}@")
+        models = ["--model", str(family_folder("bert")), "--model", str(family_folder("llama"))]
+        for arguments in ((), ("--json",)):
+            process = run(
+                "compare", "the cat", "the dog", *models, *arguments, MLFLOW_TRACKING_URI=address
+            )
+            assert process.returncode == 0, process.stderr
+            assert SECRET not in process.stdout + process.stderr
+            assert f"{server.address}/#/experiments" in process.stdout
+    assert files_with(SECRET, tmp_path) == []
+    assert files_with(server.address, tmp_path)  # the link in the report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_URI", "PREFECT_API_URL"])
+def test_a_server_that_does_not_respond_is_named_without_its_password(name, tmp_path, home):
+    experiment = tmp_path / "a.yaml"
+    experiment.write_text("kind: compare\nname: a\nmodels: [minilm]\nprompts: [{texts: [a, b]}]\n")
+    port = free_port()
+    process = run("run", str(experiment), **{name: f"http://me:{SECRET}@127.0.0.1:{port}/api"})
+    assert process.returncode == 69 and f"127.0.0.1:{port}" in process.stderr
+    assert SECRET not in process.stdout + process.stderr and not files_with(SECRET, tmp_path)
