@@ -46,11 +46,11 @@ class SecondProcessExecutor(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the second process, even in the middle of a step."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
         for process in self._context.processes:
             process.terminate()
-        for process in self._context.processes:
-            process.join()
+        # The thread of the pool then ends at once. If it were still closing its pipe when the
+        # program exits, Python would sometimes write to that pipe and print a traceback.
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 class _ModelStep:

@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures.process import _ThreadWakeup
 
 import psutil
 import pytest
@@ -48,6 +50,20 @@ def test_other_processes_of_the_program_are_left_alone():
     assert other.is_alive()
     other.kill()
     other.join()
+
+
+def test_no_thread_of_the_pool_remains_when_the_program_exits(monkeypatch):
+    """Python would write to a pipe that such a thread is closing, and print a traceback."""
+
+    def close_slowly(wakeup, close=_ThreadWakeup.close):
+        time.sleep(0.5)
+        close(wakeup)
+
+    monkeypatch.setattr(_ThreadWakeup, "close", close_slowly)
+    before = threading.enumerate()
+    with SecondProcessExecutor():
+        pass
+    assert threading.enumerate() == before
 
 
 def test_a_killed_process_raises_an_error_that_offers_streaming():
