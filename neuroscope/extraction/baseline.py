@@ -1,6 +1,8 @@
 """Mean and standard deviation of every neuron over varied text, computed once per model."""
 
 import hashlib
+import zipfile
+import zlib
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -25,7 +27,7 @@ from neuroscope.stats.moments import Moments
 if TYPE_CHECKING:
     import torch
 
-_SCHEMA = 1
+_SCHEMA = 2  # version of how values are computed
 
 
 def baseline_prompts() -> PromptSet:
@@ -44,9 +46,9 @@ def baseline_path(
 
 
 def ensure_baseline(model: Model, component: str, *, progress: Progress = silent) -> Path:
-    """Return the path of a component's baseline at all layers; compute it if it is missing."""
+    """Return the path of a component's baseline at all layers; compute it unless it is complete."""
     path = baseline_path(model.checkpoint, component, model.dtype, model.attention)
-    if path.is_file():
+    if is_complete(path):
         return path
     arrays: dict[str, Any] = {}
     for (rule, layer), moments in baseline_moments(model, component, progress=progress).items():
@@ -57,6 +59,15 @@ def ensure_baseline(model: Model, component: str, *, progress: Progress = silent
     with atomic_write(path) as file:
         np.savez(file, **arrays)
     return path
+
+
+def is_complete(path: Path) -> bool:
+    """Return whether a baseline exists and is undamaged."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return "content.0.count" in [name for name in arrays if arrays[name].size]
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError, RuntimeError):
+        return False
 
 
 def read_baseline(path: Path, token_rule: TokenRule, layer: int) -> Moments:

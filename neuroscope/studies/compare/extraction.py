@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuroscope.extraction.baseline import baseline_path, ensure_baseline
+from neuroscope.extraction.baseline import baseline_path, ensure_baseline, is_complete
 from neuroscope.extraction.budget import FIXED_BUDGET
 from neuroscope.storage.activation_store import store_folder
 from neuroscope.studies.compare.experiment import CompareExperiment
@@ -29,6 +29,6 @@ def extract_subject(experiment: CompareExperiment, subject: Subject) -> Extracte
     baseline = baseline_path(
         subject.checkpoint, experiment.component, experiment.dtype, experiment.attention
     )
-    if not baseline.is_file():
+    if not is_complete(baseline):
         ensure_baseline(load(), experiment.component)
     return Extracted(stored.folder, baseline)
