@@ -104,7 +104,7 @@ def test_compare_prints_a_table_and_where_its_report_is(family_folder, database)
         (["compare", *TWO, "--layers", "x"], "'x'", "'0-5'"),
         (["compare"], "prompts", "template"),
         (["compare", TWO[0]], f"'{TWO[0]}'", "two"),
-        (["compare", TWO[0], " "], "' '", "number 2"),
+        (["compare", TWO[0], " "], "prompt ''", "number 2"),
         (["compare", TWO[0], TWO[0]], f"'{TWO[0]}'", "remove"),
         (["compare", "--template", "no gap", "--fill", "a"], "'no gap'", "'{}'"),
         (["compare", *TWO, "--template", "a {}", "--fill", "b"], "listed", "template"),
