@@ -47,6 +47,7 @@ docs-figures: $(VENV)/installed-test ## Draw the figures of the docs; needs `mak
 WRITE := --write $(if $(PROMPTS),--prompts "$(PROMPTS)")
 bench: $(VENV)/installed-bench ## Measure speed, precision and volume, into docs/performance.md
 	$(BIN)/python -m benchmarks.speed $(WRITE) $(SPEED)
+	$(BIN)/python -m benchmarks.tiles $(WRITE) $(TILES)
 	$(BIN)/python -m benchmarks.layers $(WRITE) $(LAYERS)
 	$(BIN)/python -m benchmarks.precision $(WRITE) $(PRECISION)
 	$(BIN)/python -m benchmarks.volume $(WRITE) $(VOLUME)

@@ -86,8 +86,14 @@ def bare_passes(texts: list[str], dtype: Dtype) -> Outcome:
     return timed(run, model_inputs(model, texts), warm=1)
 
 
-def model_inputs(model: "Model", texts: list[str]) -> list[dict[str, Any]]:
-    """Return the model's inputs for the batches that `neuroscope.extract` forms of the texts."""
+def model_inputs(model: "Model", texts: list[str], tile: int | None = None) -> list[dict[str, Any]]:
+    """Return the model's inputs for the batches that `neuroscope.extract` forms of the texts.
+
+    Args:
+        model: model on the CPU.
+        texts: prompts.
+        tile: tokens per tile to which batches are padded; by default as in `neuroscope.extract`.
+    """
     from neuroscope.extraction.batching import batches, tokenise
     from neuroscope.extraction.budget import TokenBudget
     from neuroscope.prompts import PromptSet
@@ -96,7 +102,7 @@ def model_inputs(model: "Model", texts: list[str]) -> list[dict[str, Any]]:
     budget = TokenBudget(BUDGET)
     return [
         dict(batch.inputs(model))
-        for batch in batches(model, block, token_rule="content", budget=budget)
+        for batch in batches(model, block, token_rule="content", budget=budget, tile=tile)
     ]
 
 

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import torch
 from mlflow import MlflowClient
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 from transformers import AutoModel, AutoTokenizer
 
 from flows.stack import Stack
+from neuroscope.reporting.tracking import Tracker
 from neuroscope.reporting.tracking_server import tracking_uri
 from neuroscope.studies.models import find_model
 
@@ -77,24 +79,58 @@ def first_layers(count: int, folder: Path) -> Path:
     return folder
 
 
-def picture_mlflow(models: Sequence[str | Path], image: Path) -> None:
-    """Study models of different depth; save a picture of their charts in MLflow."""
-    document = neuroscope("layers", "experiments/topics.csv", *options_of(models))
-    run = document["runs"][0]["run_id"]
-    experiment = MlflowClient(tracking_uri()).get_run(run).info.experiment_id
-    # the overview of both models has no metrics
-    query = urlencode({"compareRunsMode": "CHART", "searchFilter": "metrics.`depth/norm` > 0"})
+def other_version(folder: Path) -> Path:
+    """Write another version of minilm to a folder: with noise in the weights from layer 2 on."""
+    source = find_model("minilm").folder
+    module = AutoModel.from_pretrained(source)
+    torch.manual_seed(0)
+    for layer in module.encoder.layer[2:]:
+        for weight in layer.parameters():
+            weight.data += 0.2 * weight.data.std(correction=0) * torch.randn_like(weight)
+    module.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder
+
+
+def picture_mlflow(shallow: Path, version: Path) -> None:
+    """Study minilm beside a shallower model and another version; take pictures of MLflow."""
+    layers = neuroscope("layers", "experiments/topics.csv", *options_of(["minilm", shallow]))
+    versions = options_of(["minilm", version])
+    neuroscope("compare", *ANIMALS, *versions)
+    compared = neuroscope("compare", *ANIMALS, *versions)  # a second date
+    tracker = Tracker.connect()
     with Stack(PORTS) as stack, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
         page = browser.new_page(viewport={"width": 1400, "height": 690})
-        server = stack.addresses().servers["MLflow"]
-        page.goto(f"{server}/#/experiments/{experiment}/runs?{query}")
-        page.get_by_placeholder("Search metric charts").fill(CHARTS)
+        page.goto(f"{stack.addresses().servers['MLflow']}/#/experiments")
         page.get_by_role("button", name="Close", exact=True).click()  # the assistant
-        page.get_by_text("(3)", exact=True).wait_for()
-        page.wait_for_timeout(3000)  # until the charts are drawn at their new width
-        page.screenshot(path=image)
-    print(image)
+        port = PORTS["mlflow"]
+        charts = tracker.charts_address(layers["runs"][0]["run_id"], port=port)
+        take(page, charts, "layers_mlflow.png", charts=CHARTS)
+        charts = tracker.charts_address(compared["runs"][0]["run_id"], port=port)
+        take(page, charts, "mlflow_charts.png", charts="^span/")
+        take(page, charts.partition("&")[0], "mlflow_runs.png")
+        run = tracker.address(compared["runs"][0]["run_id"], port=port)
+        take(page, run, "mlflow_run.png")
+        overview = tracker.address(compared["overview"]["run_id"], port=port)
+        report = overview.replace("?", "/artifacts/report.html?")
+        page.set_viewport_size({"width": 1400, "height": 1150})
+        take(page, report, "mlflow_report.png")
+        ids = [entry["run_id"] for entry in compared["runs"]]
+        experiment = MlflowClient(tracking_uri()).get_run(ids[0]).info.experiment_id
+        query = urlencode({"runs": json.dumps(ids), "experiments": json.dumps([experiment])})
+        take(page, f"http://127.0.0.1:{port}/#/compare-runs?{query}", "mlflow_compare.png")
+
+
+def take(page: Page, address: str, image: str, *, charts: str = "") -> None:
+    """Save a picture of a page, in which only some of the charts are shown."""
+    page.goto("about:blank")
+    page.goto(address)
+    if charts:
+        page.get_by_placeholder("Search metric charts").fill(charts)
+    page.wait_for_timeout(8000)  # until everything is drawn
+    page.screenshot(path=IMAGES / image)
+    print(IMAGES / image)
 
 
 def main() -> None:
@@ -103,7 +139,7 @@ def main() -> None:
         os.environ["NEUROSCOPE_HOME"] = str(Path(scratch) / "home")
         small = first_layers(3, Path(scratch) / "minilm-3-layers")
         models = ["minilm", small]
-        picture_mlflow(models, IMAGES / "layers_mlflow.png")
+        picture_mlflow(small, other_version(Path(scratch) / "minilm-v2"))
         for experiment, names in FIGURES.items():
             run = neuroscope("run", experiment)["runs"][0]["run_id"]
             copy_figures(run, names, Path(scratch))

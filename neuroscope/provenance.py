@@ -11,13 +11,18 @@ _LIBRARIES = ("neuroscope", "torch", "transformers", "tokenizers", "numpy", "mlf
 
 def library_versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that are installed."""
-    versions = {"python": platform.python_version()}
-    for library in _LIBRARIES:
-        try:
-            versions[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return versions
+    versions = {library: _version(library) for library in _LIBRARIES}
+    installed = {library: text for library, text in versions.items() if text is not None}
+    return {"python": platform.python_version()} | installed
+
+
+@cache  # searching the installed packages takes as long as a batch
+def _version(library: str) -> str | None:
+    """Return the version of a library; None if it is not installed."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 def git_commit() -> str | None:

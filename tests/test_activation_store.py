@@ -152,7 +152,7 @@ def test_a_folder_holds_only_what_its_manifest_declares(folder):
     assert names == {MANIFEST, "prompts", "tokens", "resid_post.0", "mlp_act.11"}
     assert visible_names(folder.parent) == {folder.name}
     document = json.loads((folder / MANIFEST).read_text())
-    assert (document["schema"], document["prompts"], document["values"]) == (6, 3, True)
+    assert (document["schema"], document["prompts"], document["values"]) == (7, 3, True)
     assert document["digest"] == key("none").digest
     assert document["key"]["sites"] == ["resid_post.0", "mlp_act.11"]
     assert "composition" not in document["key"]
@@ -251,7 +251,7 @@ def test_the_key_depends_on_every_field_of_a_composition():
 
 
 def test_the_key_is_the_same_in_every_process_and_on_every_machine(home):
-    assert key().digest == "04b71c9a0a0c3db72f713d6d333d6f9e"
+    assert key().digest == "33c103b525cca7c066d71fa1e74c81cb"
     assert store_folder(key()) == home / "activations" / key().digest
     assert not home.exists()
 

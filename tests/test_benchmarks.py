@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate.utils.offload import OffloadedWeightsLoader
 
+from benchmarks import tiles
 from benchmarks.child import Failed, Run, run_contender
 from benchmarks.contenders import OWN
 from benchmarks.larger_than_memory import offloaded, streamed
@@ -82,7 +83,7 @@ def test_a_section_that_is_missing_or_not_closed_is_refused(tmp_path: Path, sect
     assert page.read_text() == "<!-- bench:y -->c\n"
 
 
-@pytest.mark.parametrize("section", ["speed", "layers", "volume", "memory", "precision"])
+@pytest.mark.parametrize("section", ["speed", "tiles", "layers", "volume", "memory", "precision"])
 def test_the_performance_page_has_every_section(section):
     text = PERFORMANCE.read_text(encoding="utf-8")
     assert text.count(f"<!-- bench:{section} -->") == text.count(f"<!-- /bench:{section} -->") == 1
@@ -153,6 +154,13 @@ def test_contenders_compute_the_same_values():
         assert len(outcome.pooled) == sites, name
         assert differences(outcome.pooled, expected)[0] < ROWS[name].tolerance, name
         assert outcome.seconds > 0, name
+
+
+def test_tiles_are_compared_over_the_same_prompts():
+    rows = tiles.measure(load_prompts(None, 12), ["float32"], rounds=1)
+    assert [row[:2] for row in rows] == [["float32", str(tile)] for tile in tiles.TILES]
+    tokens = [float(row[4]) for row in rows]
+    assert tokens == sorted(tokens) and tokens[0] == 1 and float(rows[0][-1]) == 1
 
 
 def test_precision_shows_the_worst_layer_of_each_component():

@@ -90,7 +90,7 @@ def test_the_home_is_created_on_request(home, monkeypatch, tmp_path):
     assert "NEUROSCOPE_HOME" in raised.value.remedy
 
 
-@pytest.mark.parametrize("argument", ["--help", "version"])
+@pytest.mark.parametrize("argument", ["--help", "--version"])
 def test_commands_that_write_nothing_create_no_home(home, argument):
     command = [sys.executable, "-m", "flows.cli", argument]
     subprocess.run(

@@ -36,6 +36,21 @@ def test_pooling_computes_in_float32(shape, pool, dtype, seed):
     np.testing.assert_allclose(pooled.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_means_of_large_tensors_are_close_to_those_in_float64(dtype):
+    generator = torch.Generator().manual_seed(0)
+    kept = torch.rand(30, 300, generator=generator) < 0.6
+    pool = pooling("mean", kept)  # of all sites of a batch, which differ in their neurons
+    wide, narrow, widest = (
+        torch.randn(30, 300, neurons, generator=generator).to(dtype) for neurons in (300, 50, 2000)
+    )
+    pooled = [pool(x) for x in (wide, narrow, widest, wide)]
+    for values, x in zip(pooled, (wide, narrow, widest, wide), strict=True):
+        rows = zip(x.double(), kept, strict=True)
+        expected = torch.stack([tokens[flags].mean(dim=0) for tokens, flags in rows])
+        torch.testing.assert_close(values.double(), expected, atol=2e-7, rtol=0)
+
+
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_tokens_that_are_left_out_may_have_any_value(pool, dtype):

@@ -1,9 +1,11 @@
 """Steps as task runs, and the requests of `neuroscope up`, with a real Prefect server."""
 
+import logging
 import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -12,12 +14,15 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 from prefect.states import Running
+from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.executor import PrefectExecutor
 from flows.prefect_server import WORK_POOL, PrefectServer
 from flows.stack import stack_environment
-from neuroscope.errors import PromptError, StackError
+from flows.study_flow import run_name, study_form
+from neuroscope.errors import Option, PromptError, StackError
+from neuroscope.studies.compare.experiment import CompareExperiment, compare_experiment
 from neuroscope.studies.steps import Step
 
 
@@ -68,6 +73,50 @@ def test_an_error_for_the_user_is_not_retried(server):
     with pytest.raises(PromptError):
         run_in_flow(refuse)
     assert len(attempts) == 1
+
+
+def test_a_flow_that_ends_does_not_wait_for_its_steps(server):
+    released = threading.Event()
+
+    @flow(task_runner=ThreadPoolTaskRunner(max_workers=1))
+    def run():
+        with PrefectExecutor() as executor:
+            executor.submit(Step("first", released.wait, ()))
+            executor.submit(Step("second", released.wait, ()))
+            raise PromptError("the flow ends")
+
+    started = time.monotonic()
+    assert isinstance(run(return_state=True).result(raise_on_failure=False), PromptError)
+    assert time.monotonic() - started < 20
+    released.set()
+
+
+def test_an_error_for_the_user_is_the_state_of_the_flow_without_a_traceback(server, caplog):
+    @study_form
+    def compare(prompts: list[str], truncate: bool = False) -> CompareExperiment:
+        options = [Option("truncate", True, "cut it"), Option("head", True, "load it")]
+        raise PromptError(f"{prompts[0]} is too long", options=options)
+
+    with caplog.at_level(logging.INFO, "prefect"):
+        caplog.clear()
+        state = compare(["cat"], return_state=True)
+        with pytest.raises(PromptError):
+            compare(["cat"])
+    assert state.is_failed() and state.message == "cat is too long; cut it (truncate = True)"
+    assert not any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "models, name",
+    [
+        (["minilm"], "minilm man-vs-woman"),
+        (["minilm", "/a/{b}"], "minilm, {b} man-vs-woman"),
+        (["a", "b", "c", "d"], "4 models man-vs-woman"),
+    ],
+)
+def test_a_flow_run_is_named_after_its_models_and_its_experiment(models, name):
+    group = {"template": "a {}", "fills": ["man", "woman"]}
+    assert run_name(compare_experiment(models, group)) == name
 
 
 def test_the_work_pool_is_created_once(server):

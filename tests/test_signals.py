@@ -165,8 +165,12 @@ def test_an_interruption_does_not_wait_for_a_step_of_a_flow(start, database):
 
         @flow
         def long():
-            with deferred(), Tracker.open().run("compare", "long"):
-                PrefectExecutor().submit(time.sleep, 600).result()
+            with (
+                deferred(),
+                Tracker.open().run("compare", "long"),
+                PrefectExecutor() as executor,
+            ):
+                executor.submit(time.sleep, 600).result()
 
         @interruptible("")
         def main():

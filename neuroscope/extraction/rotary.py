@@ -65,7 +65,9 @@ def _embed_by_length(
 ) -> None:
     """Replace the embeddings of a batch (forward hook); prompts of one length are run together."""
     states, position_ids = (*args, *kwargs.values())
-    last = position_ids.amax(dim=1)  # padding has the position of the last token, or 0
+    # in main memory, which can index tensors of all devices; padding repeats the last position or
+    # has position 0
+    last = position_ids.amax(dim=1).cpu()
     for length in last.unique():
         rows = last == length
         _forget_lengths(rotary)

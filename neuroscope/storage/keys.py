@@ -18,8 +18,8 @@ from neuroscope.options import (
 )
 from neuroscope.sites import Site
 
-SCHEMA = 6
-"""Version of the layout of the files; folders with another version are refused."""
+SCHEMA = 7
+"""Version of the files and of how values are computed; folders with another version are refused."""
 
 
 @dataclass(frozen=True)
