@@ -11,6 +11,7 @@ from stored import PARTS, assert_same, key, make_activations, write
 
 from neuroscope.errors import StoreError
 from neuroscope.storage.activation_store import read_activations
+from neuroscope.storage.keys import SCHEMA
 from neuroscope.storage.manifest import MANIFEST, UNFINISHED
 from neuroscope.storage.writing import Request, complete_manifest
 
@@ -84,7 +85,14 @@ def replace_entries(**entries):
 @pytest.mark.parametrize(
     "change",
     [
-        *("", "{", "[]", "{}", '{"schema": 6}', '{"schema": 6, "key": {}}'),
+        *(
+            "",
+            "{",
+            "[]",
+            "{}",
+            json.dumps({"schema": SCHEMA}),
+            json.dumps({"schema": SCHEMA, "key": {}}),
+        ),
         *(
             replace_entries(prompts_per_part=0),
             replace_entries(tokens_per_part=0),
@@ -145,6 +153,6 @@ def test_another_schema_is_refused_and_no_file_is_changed(folder):
     (folder / MANIFEST).write_text(json.dumps({**document, "schema": 99}))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for attempt in (lambda: read_activations(folder), lambda: write(folder, make_activations())):
-        with pytest.raises(StoreError, match=r"\b99\b.*\b6\b"):
+        with pytest.raises(StoreError, match=rf"\b99\b.*\b{SCHEMA}\b"):
             attempt()
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
