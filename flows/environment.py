@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from neuroscope.errors import StackError
 from neuroscope.home import create_home, home
+from neuroscope.redaction import split_login
 
 NO_TELEMETRY = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -19,9 +20,13 @@ def prepare_environment() -> None:
     """Turn off telemetry, and store the database of the embedded Prefect in the home folder.
 
     A server named by `PREFECT_API_URL`, or the user's own `PREFECT_HOME` or profile, takes
-    precedence.
+    precedence. A login in that address becomes `PREFECT_API_AUTH_STRING`, because Prefect shows its
+    address in logs and links.
     """
     os.environ.update(NO_TELEMETRY)
+    address, login = split_login(os.environ.get("PREFECT_API_URL", ""))
+    if login:
+        os.environ.update({"PREFECT_API_URL": address, "PREFECT_API_AUTH_STRING": login})
     own = ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILE")
     if not any(os.environ.get(name) for name in own):
         os.environ["PREFECT_HOME"] = str(home() / "prefect")
@@ -56,7 +61,7 @@ def check_prefect() -> None:
         return
     try:
         httpx.get(f"{address.rstrip('/')}/health", timeout=10).raise_for_status()
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise StackError(
             f"the Prefect server {address} cannot be reached ({error})",
             remedy="start it, or unset PREFECT_API_URL to use the embedded server",

@@ -22,7 +22,7 @@ def model_label(name: str) -> str:
 
 
 def distinct_labels(names: Sequence[str]) -> list[str]:
-    """Return a display name per model; folders of the same name are told apart by their parents.
+    """Return a display name per model; folders with the same name include their parents.
 
     >>> distinct_labels(["/runs/a/model", "/runs/b/model", "minilm"])
     ['a/model', 'b/model', 'minilm']

@@ -16,7 +16,14 @@ _ADDRESSES = (
 """Environment variables with addresses that may contain a password."""
 _SHORTEST = 4  # characters of a value that is searched for; shorter ones occur in other words
 _HIDDEN = "***"
-_USER_INFO = re.compile(r"(?<=://)([^/?#\s'\"<>]*)@")  # up to the last @ before the path
+_USER_INFO = re.compile(
+    r"""(?<=://)(
+        [^\s/?\#@]*(?:@\S*)?  # up to the last @, because a password may contain some
+        | [^\s/?\#@:\[]*:(?!\d*(?:[/?\#]|\W*(?:\s|$))).*  # no port, but / ? # or a space
+    )@""",
+    re.VERBOSE,
+)
+"""User name and password of an address, whatever characters the password contains."""
 _QUERY = re.compile(
     r"(?i)([?&;](?:[\w-]*(?:password|passwd|pwd|token|secret|key|auth|signature)[\w-]*)=)[^&;#\s'\"<>)]+"
 )
@@ -43,6 +50,16 @@ def public_address(address: str) -> str:
     return _QUERY.sub(rf"\1{_HIDDEN}", _USER_INFO.sub("", address))
 
 
+def split_login(address: str) -> tuple[str, str]:
+    """Return an address without its login, and the login as `user:password`, which may be empty.
+
+    >>> split_login("http://me:p%40ss@host:4200/api")
+    ('http://host:4200/api', 'me:p@ss')
+    """
+    match = _USER_INFO.search(address)
+    return (_USER_INFO.sub("", address), unquote(match[1])) if match else (address, "")
+
+
 def _hidden_user_info(match: re.Match[str]) -> str:
     """Return a user name with a hidden password; a user without a password may be a token."""
     user, colon, _ = match[1].partition(":")
@@ -53,7 +70,8 @@ def _secret_values() -> list[str]:
     """Return the secret values of the environment, as they are and unquoted, the longest first."""
     values = {os.environ.get(name, "") for name in _SECRET_SETTINGS}
     for name in _ADDRESSES:
-        if match := _USER_INFO.search(os.environ.get(name, "")):
+        address = os.environ.get(name, "")
+        if match := _USER_INFO.search(address if "://" in address else f"://{address}"):
             user, colon, password = match[1].partition(":")
             secret = password if colon else user
             values |= {secret, unquote(secret)}

@@ -1,5 +1,6 @@
 """Runs of comparisons in a real MLflow database: names, metrics, and the overview of models."""
 
+import json
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from compared import MAN, WOMAN, all_runs, experiment_for
 from mlflow import MlflowClient
 
 from neuroscope import Tracker, run_comparison
-from neuroscope.errors import PromptError
+from neuroscope.errors import ModelError, PromptError
 from neuroscope.reporting.tables import plain_markdown
 from neuroscope.sites import Site
 from neuroscope.studies.overview import depth_notes, differences
@@ -133,6 +134,8 @@ def test_the_overview_says_what_differs_per_pair_and_layer(recorded, tmp_path, f
     assert f"{np.abs(second - first).mean():.3f}" in overview.headline
     assert overview.tables[0].title.startswith(f"{llama} minus {bert}")
     report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    dataset = client.get_run(overview.run_id).inputs.dataset_inputs[0].dataset
+    assert (tmp_path / json.loads(dataset.source)["artifact"]).is_file()
     assert overview.headline in report and report.count("data:image/png") == 1
     assert load_experiment(tmp_path / "experiment.yaml").models == [
         str(family_folder("bert")),
@@ -142,6 +145,13 @@ def test_the_overview_says_what_differs_per_pair_and_layer(recorded, tmp_path, f
 
 class Depth(NamedTuple):
     layer_count: int
+
+
+def test_two_names_of_one_model_are_refused(family_folder, tmp_path, database):
+    folder = family_folder("bert")
+    with pytest.raises(ModelError) as raised:
+        run_comparison(experiment_for(folder, f"{folder}/../{folder.name}"))
+    assert str(folder) in raised.value.problem and raised.value.keys == ("models", 1)
 
 
 def test_layers_of_models_of_different_depth_are_matched_by_relative_depth():

@@ -7,6 +7,7 @@ import sys
 import pytest
 from mlflow_server import free_port, serving
 
+from flows.environment import prepare_environment
 from neuroscope.errors import TrackingError
 from neuroscope.redaction import public_address, redacted
 
@@ -19,6 +20,9 @@ SECRET = "s3cr3t-x"
         ("http://me:pass@host:1/x", "http://me:***@host:1/x"),
         ("http://me:p@ss:w@host/x", "http://me:***@host/x"),
         ("https://token@host", "https://***@host"),
+        ("http://me:a/b?c#d@host/x", "http://me:***@host/x"),
+        ("http://me:a b@host/x", "http://me:***@host/x"),
+        ("http://host:5000/a@b", "http://host:5000/a@b"),
         ("http://:pass@host", "http://:***@host"),
         ("at postgresql+psycopg://me:a%40b@db/m, or", "at postgresql+psycopg://me:***@db/m, or"),
         ("postgresql://db/m?user=me&password=abc", "postgresql://db/m?user=me&password=***"),
@@ -45,6 +49,18 @@ def test_values_of_settings_are_hidden_wherever_they_occur(monkeypatch):
 def test_an_address_for_a_browser_has_no_user():
     assert public_address("http://me:p@ss@host:5000/a") == "http://host:5000/a"
     assert public_address("http://host:5000") == "http://host:5000"
+
+
+def test_a_login_in_the_address_of_prefect_becomes_a_setting(monkeypatch, home):
+    monkeypatch.setenv("PREFECT_API_URL", "http://me:s3%40cret@127.0.0.1:4200/api")
+    prepare_environment()
+    assert os.environ["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
+    assert os.environ["PREFECT_API_AUTH_STRING"] == "me:s3@cret"
+
+
+def test_a_proxy_may_be_named_without_its_scheme(monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "me:hunter22@proxy:3128")
+    assert redacted("cannot use me:hunter22@proxy:3128") == "cannot use me:***@proxy:3128"
 
 
 def run(*arguments, **environment):

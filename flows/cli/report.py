@@ -69,7 +69,8 @@ def _newest(tracker: "Tracker", kinds: Sequence[str], name: str) -> "RecordedRun
     if not named:
         newest = max(runs, key=_start)
         raise NeuroscopeError(
-            f"no finished run has the id or name '{name}'; the newest is '{newest.name}'"
+            f"no finished run has the id or name '{name}'",
+            remedy=f"name another; the newest is '{newest.name}'",
         )
     return max(named, key=_start)
 

@@ -15,7 +15,6 @@ settings of tokenizer_config.json.
 have no effect; neither have settings of decoding, such as `clean_up_tokenization_spaces`.
 """
 
-import contextlib
 import json
 import logging
 import unicodedata
@@ -25,6 +24,7 @@ from typing import Any
 
 from neuroscope.errors import ModelError
 from neuroscope.extraction.checkpoints import SAFE, Checkpoint
+from neuroscope.extraction.messages import passed_on
 from neuroscope.tokens import Vocabulary
 
 _VOCABULARIES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
@@ -57,7 +57,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
         if not any(_are_files(folder, names) for names in _VOCABULARIES):
             raise _missing(folder)
         settings = _read_json(folder / "tokenizer_config.json")
-        with _forwarded_warnings(checkpoint.name):
+        with passed_on(checkpoint.name):
             if (folder / "tokenizer.json").is_file():
                 tokenizer = _from_tokenizer_json(folder, settings, family)
             else:
@@ -261,28 +261,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(contents, dict):
         raise ModelError(f"{path} is not a JSON object")
     return contents
-
-
-@contextlib.contextmanager
-def _forwarded_warnings(name: str) -> Iterator[None]:
-    """Log the warnings of transformers, which are about wrong tokens, as those of neuroscope."""
-    logger = logging.getLogger("transformers")
-    handlers, level, propagate = logger.handlers, logger.level, logger.propagate
-    logger.handlers, logger.propagate = [_Forwarding(name)], False
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
-
-
-class _Forwarding(logging.Handler):
-    """Handler that logs the messages of transformers as warnings about one model."""
-
-    def __init__(self, name: str):
-        super().__init__()
-        self._name = name
-
-    def emit(self, record: logging.LogRecord) -> None:
-        _log.warning("tokenizer of model '%s': %s", self._name, record.getMessage())

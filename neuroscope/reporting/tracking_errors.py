@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import shlex
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,7 +109,7 @@ def _schema_error(uri: str) -> TrackingError | None:
             f"the database {shown} {problem}; a newer MLflow created it",
             remedy="install the MLflow version that created it, or a later one",
         )
-    remedy = f"back up the database, then run `mlflow db upgrade {shown}`"
+    remedy = f"back up the database, then run `mlflow db upgrade {shlex.quote(uri)}`"
     return TrackingError(f"the database {shown} {problem}; it is outdated", remedy=remedy)
 
 

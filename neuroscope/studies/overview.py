@@ -53,11 +53,8 @@ def write_overview(
     for name, frame in overview.frames.items():
         folder.table(name, frame)
     prompts = experiment.prompt_set
-    digests = fingerprints_of(experiment, subjects).models
-    models = {
-        subject.label: f"{name} (SHA-256 {digest})"
-        for subject, (name, digest) in zip(subjects, digests.items(), strict=True)
-    }
+    folder.prompts(prompts)
+    models = {subject.label: _identity(subject) for subject in subjects}
     folder.report(
         ("neuroscope.reporting", "overview.html.j2"),
         f"{experiment.name}: {', '.join(models)}, {experiment.component}",
@@ -77,6 +74,12 @@ def write_overview(
         tables=findings.tables,
     )
     return findings
+
+
+def _identity(subject: Subject) -> str:
+    """Return the unambiguous name of a model, and the digest of its files."""
+    checkpoint = subject.checkpoint
+    return f"{checkpoint.pinned_name} (SHA-256 {checkpoint.fingerprint})"
 
 
 def differences(

@@ -61,13 +61,19 @@ class RunFolder:
         frame = rows_to_frame(rows) if isinstance(rows, Sequence) else rows
         frame.to_csv(self._subfolder("tables") / f"{name}.csv", index=False)
 
-    def prompts(self, prompts: Prompts, tokens: Iterable[Tokens]) -> None:
-        """Write `tables/prompts.csv` and `tables/tokens.csv` for the first `MOST_SHOWN` prompts."""
+    def prompts(self, prompts: Prompts) -> None:
+        """Write `tables/prompts.csv` for the first `MOST_SHOWN` prompts."""
         import pandas as pd
 
-        shown = list(itertools.islice(zip(prompts, tokens, strict=False), MOST_SHOWN))
-        labelled = [{"id": prompt.id, "text": prompt.text, **prompt.labels} for prompt, _ in shown]
-        self.table("prompts", pd.DataFrame(labelled))
+        shown = itertools.islice(prompts, MOST_SHOWN)
+        rows = [{"id": prompt.id, "text": prompt.text, **prompt.labels} for prompt in shown]
+        self.table("prompts", pd.DataFrame(rows))
+
+    def tokens(self, prompts: Prompts, tokens: Iterable[Tokens]) -> None:
+        """Write `tables/tokens.csv` for the first `MOST_SHOWN` prompts."""
+        import pandas as pd
+
+        shown = itertools.islice(zip(prompts, tokens, strict=False), MOST_SHOWN)
         columns = ["prompt", "position", "token", "special"]
         rows = [
             (prompt.id, position, text, special)

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
+from neuroscope.errors import ModelError
 from neuroscope.experiment import Fingerprints, ModelsExperiment
 from neuroscope.experiment_faults import about
 from neuroscope.extraction.checkpoints import Checkpoint
@@ -34,9 +36,10 @@ def subjects_of(experiment: ModelsExperiment) -> list[Subject]:
     """Return each model of an experiment with its sites, without loading any model.
 
     Raises:
-        ModelError, SiteError: a model or a layer does not exist.
+        ModelError, SiteError: a model or a layer does not exist, or two names stand for one model.
     """
     checkpoints = [_find(index, name) for index, name in enumerate(experiment.models)]
+    _refuse_repeated(checkpoints)
     labels = distinct_labels([_label_source(checkpoint) for checkpoint in checkpoints])
     return [
         Subject(label, checkpoint, _sites(experiment, checkpoint))
@@ -47,6 +50,18 @@ def subjects_of(experiment: ModelsExperiment) -> list[Subject]:
 def _find(index: int, name: str) -> Checkpoint:
     with about("models", index):
         return find_model(name)
+
+
+def _refuse_repeated(checkpoints: Sequence[Checkpoint]) -> None:
+    """Raise ModelError if two names stand for one model."""
+    names: dict[Path, str] = {}
+    for index, checkpoint in enumerate(checkpoints):
+        first = names.setdefault(checkpoint.folder.resolve(), checkpoint.name)
+        if first != checkpoint.name:
+            with about("models", index):
+                raise ModelError(
+                    f"'{first}' and '{checkpoint.name}' are the same model", remedy="remove one"
+                )
 
 
 def _sites(experiment: ModelsExperiment, checkpoint: Checkpoint) -> tuple[Site, ...]:

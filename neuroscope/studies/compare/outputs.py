@@ -73,7 +73,8 @@ def write_outputs(
     folder.provenance(read.provenance)
     folder.table("compare", comparison.rows)
     folder.table("pairs", comparison.pairs)
-    folder.prompts(prompts, read.tokens)
+    folder.prompts(prompts)
+    folder.tokens(prompts, read.tokens)
     folder.activations(extracted.activations)
     figures = folder.figures(
         itertools.chain(

@@ -80,7 +80,8 @@ def write_outputs(
     first = next(read_parts(activations, []))
     folder.experiment(experiment, fingerprints_of(experiment, [subject]))
     folder.provenance(manifest.provenance)
-    folder.prompts(first.prompts, first.tokens)
+    folder.prompts(first.prompts)
+    folder.tokens(first.prompts, first.tokens)
     folder.table("layers", result.rows)
     names = [f"{result.component}.{layer}" for layer in result.layers]
     folder.table("cka", pd.DataFrame(result.cka, index=names, columns=names).reset_index(names=""))
