@@ -36,6 +36,7 @@ format: $(VENV)/installed-test ## Format the code
 
 docs: $(VENV)/installed-docs ## Build the documentation site; open build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	! grep -rlE '<(script|link|img|iframe)[^>]*https?://' --include='*.html' build/site # pages load nothing from outside
 
 docs-tables: $(VENV)/installed-test ## Write the tables of the docs that are made from the code
 	$(BIN)/cog -r -P -I . $(DOCS)
