@@ -3,10 +3,12 @@
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from neuroscope.errors import StackError
 from neuroscope.home import create_home, home
 from neuroscope.redaction import split_login
+from neuroscope.reporting.tracking_server import sqlite_address
 
 NO_TELEMETRY = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -29,9 +31,18 @@ def prepare_environment() -> None:
         os.environ.update({"PREFECT_API_URL": address, "PREFECT_API_AUTH_STRING": login})
     own = ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILE")
     if not any(os.environ.get(name) for name in own):
-        os.environ["PREFECT_HOME"] = str(home() / "prefect")
+        os.environ.update(prefect_variables(home() / "prefect"))
     # the flow's log goes to Prefect; the terminal shows a progress bar and one clear error
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+
+def prefect_variables(folder: Path) -> dict[str, str]:
+    """Return the variables with which Prefect keeps its settings and its database in a folder."""
+    variables = {"PREFECT_HOME": str(folder)}
+    database = sqlite_address(folder / "prefect.db", "aiosqlite")
+    if "%" in database:  # Prefect does not encode the path in the address of its database
+        variables["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
+    return variables
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 from flows import signals
-from flows.environment import NO_TELEMETRY
+from flows.environment import NO_TELEMETRY, prefect_variables
 from flows.prefect_server import PrefectServer
 from flows.processes import Children, check_alone, check_ports, end
 from flows.running_stack import recorded_servers
@@ -180,7 +180,7 @@ def stack_environment(mlflow: str, prefect: str) -> dict[str, str]:
         **SERVER_SETTINGS,
         "NEUROSCOPE_HOME": str(home()),
         "MLFLOW_TRACKING_URI": mlflow,
-        "PREFECT_HOME": os.environ.get("PREFECT_HOME") or str(home() / "prefect"),
+        **({} if os.environ.get("PREFECT_HOME") else prefect_variables(home() / "prefect")),
         # the user's profiles are for other servers
         "PREFECT_PROFILES_PATH": str(home() / "prefect" / "profiles.toml"),
         "PREFECT_API_URL": f"{prefect}/api",

@@ -7,8 +7,8 @@ from pathlib import Path
 from neuroscope.errors import NeuroscopeError
 from neuroscope.files import absolute
 
-_FORBIDDEN = re.compile(r"[?%\x00-\x1f\x7f\ud800-\udfff]")
-"""Characters that begin a query or a quoted character, control characters, undecodable bytes."""
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Control characters, and bytes that are not UTF-8."""
 
 
 def home() -> Path:
@@ -23,8 +23,8 @@ def home() -> Path:
     folder = absolute(os.environ.get("NEUROSCOPE_HOME") or Path.home() / ".neuroscope")
     if found := _FORBIDDEN.search(str(folder)):
         raise NeuroscopeError(
-            f"the home folder {str(folder)!r} has the character {found[0]!r} in its path, which"
-            " MLflow and Prefect misread in the address of a database",
+            f"the home folder {str(folder)!r} has the character {found[0]!r} in its path, which the"
+            " addresses of databases cannot hold",
             remedy="set NEUROSCOPE_HOME to a folder without this character",
         )
     return folder

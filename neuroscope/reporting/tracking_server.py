@@ -25,8 +25,25 @@ def tracking_uri() -> str:
 
 
 def embedded_database(home: Path) -> str:
-    """Return the address of the SQLite database in a home folder."""
-    return f"sqlite:///{home / 'mlflow.db'}"
+    """Return the address of the SQLite database of MLflow in a home folder."""
+    return sqlite_address(home / "mlflow.db")
+
+
+def sqlite_address(file: Path, driver: str = "") -> str:
+    """Return the address of an SQLite database, in which `?` and `%` are percent-encoded.
+
+    MLflow creates the folder of the database without decoding the path, unless the address names a
+    driver. An address with encoded characters therefore names one.
+
+    >>> sqlite_address(Path("/data/a b/mlflow.db"))
+    'sqlite:////data/a b/mlflow.db'
+    >>> sqlite_address(Path("/data/a?b/mlflow.db"))
+    'sqlite+pysqlite:////data/a%3Fb/mlflow.db'
+    """
+    path = str(file).replace("%", "%25").replace("?", "%3F")
+    if path != str(file):
+        driver = driver or "pysqlite"
+    return f"sqlite+{driver}:///{path}" if driver else f"sqlite:///{path}"
 
 
 def sqlite_file(uri: str) -> Path | None:
