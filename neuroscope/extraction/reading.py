@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from neuroscope.errors import Option, ResourceError
 from neuroscope.extraction.batching import Batch
@@ -16,6 +16,8 @@ from neuroscope.sites import Site
 
 KeepOf = Callable[[Site, Batch], Keep]
 """Function that returns, for a site and a batch, the function that reduces the site's tensor."""
+
+T = TypeVar("T")
 
 Reading = Generator[tuple[Batch, Site, Any], None, None]
 """Generator of batches, sites and what is kept of each site in each batch."""
@@ -73,7 +75,7 @@ def _read_in_turn(
             return recorder.run(batch.inputs(model), partial(_keep_at, keep, batch))
 
         for number, batch in enumerate(batches, 1):
-            for part, kept in _divided(batch, run, budget):
+            for part, kept in divided(batch, run, budget):
                 for site, values in kept.items():
                     yield part, site, values
             if number % _BATCHES_BETWEEN == 0:
@@ -130,17 +132,25 @@ def _keep_at(keep: KeepOf, batch: Batch, site: Site) -> Keep:
     return keep(site, batch)
 
 
-def _divided(
-    batch: Batch, run: Callable[[Batch], dict[Site, Any]], budget: TokenBudget
-) -> Iterator[tuple[Batch, dict[Site, Any]]]:
-    """Run a batch in one pass, or in several passes if there is not enough memory for one.
+def divided(
+    batch: Batch, run: Callable[[Batch], T], budget: TokenBudget
+) -> Iterator[tuple[Batch, T]]:
+    """Run a batch at once, or in halves if there is not enough memory for all of its prompts.
+
+    Args:
+        batch: batch to run.
+        run: function that runs the forward passes of a batch and returns what is kept of them.
+        budget: token budget that is reduced when a batch does not fit into memory.
+
+    Yields:
+        Each batch that was run, and what is kept of it.
 
     Raises:
         ResourceError: there is not enough memory for a single prompt.
     """
     kept = None
     try:
-        kept = run(batch)
+        kept = (run(batch),)
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
@@ -152,11 +162,11 @@ def _divided(
                 remedy="shorten the prompt or free some memory",
             ) from error
     if kept is not None:
-        yield batch, kept
+        yield batch, kept[0]
         return
     budget.exceeded(batch.ids.numel())  # after the except clause, so that the failed pass is freed
     for half in batch.halves():
-        yield from _divided(half, run, budget)
+        yield from divided(half, run, budget)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

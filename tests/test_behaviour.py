@@ -1,0 +1,85 @@
+"""Changes of predictions and of final representations, against scipy and by hand."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_softmax, rel_entr, softmax
+
+from neuroscope.extraction import behaviour
+from neuroscope.extraction.behaviour import (
+    changed_tokens,
+    compare_predictions,
+    compare_representations,
+    token_divergence,
+)
+
+
+@pytest.fixture(params=[2**23, 30], ids=["at once", "in parts"])
+def logits(request, monkeypatch):
+    """Return the logits of two models at 7 positions and 11 tokens, and the actual tokens."""
+    monkeypatch.setattr(behaviour, "_LOGITS_AT_ONCE", request.param)
+    generator = torch.Generator().manual_seed(0)
+    base = 4 * torch.randn(7, 11, generator=generator)
+    candidate = base + torch.randn(7, 11, generator=generator)
+    return base, candidate, torch.arange(7)
+
+
+def test_predictions_equal_scipy(logits):
+    base, candidate, actual = logits
+    changes = compare_predictions(*logits, most=3)
+    p, q = (softmax(x.double().numpy(), axis=1) for x in (base, candidate))
+    np.testing.assert_allclose(changes.kl, rel_entr(p, q).sum(axis=1), rtol=1e-5)
+    np.testing.assert_array_equal(changes.same_top, p.argmax(axis=1) == q.argmax(axis=1))
+    rows = np.arange(7)
+    np.testing.assert_allclose(changes.base, p[rows, actual], rtol=1e-5)
+    np.testing.assert_allclose(changes.candidate, q[rows, actual], rtol=1e-5)
+    order = np.argsort(-(candidate - base).numpy(), axis=1)
+    np.testing.assert_array_equal(changes.risen, order[:, :3])
+    np.testing.assert_array_equal(changes.fallen, order[:, ::-1][:, :3])
+    np.testing.assert_array_equal(token_divergence(base, candidate, logits=True), changes.kl)
+
+
+def test_small_divergences_keep_their_digits():
+    base = torch.randn(5, 1000, generator=torch.Generator().manual_seed(0))
+    change = 1e-4 * torch.randn(5, 1000, generator=torch.Generator().manual_seed(1))
+    exact = base.double().numpy(), (base + change).double().numpy()
+    p, q = (log_softmax(x, axis=1) for x in exact)
+    expected = (np.exp(p) * (p - q)).sum(axis=1)  # about 5e-9, of terms that cancel
+    kl = token_divergence(base, base + change, logits=True)
+    np.testing.assert_allclose(kl, expected, rtol=2e-3)
+
+
+def test_equal_outputs_have_no_divergence_and_no_changed_tokens(logits):
+    base, _, actual = logits
+    changes = compare_predictions(base, base.clone(), actual, most=3)
+    assert changes.kl.tolist() == [0.0] * 7
+    assert set(changes.risen.ravel()) == set(changes.fallen.ravel()) == {-1}
+    assert compare_representations(base, base.clone()).tolist() == [0.0] * 7
+
+
+def test_an_improbable_token_that_becomes_certain_counts():
+    base = torch.tensor([[0.0, -2000.0, -2000.0]])
+    candidate = torch.tensor([[-2000.0, 0.0, -2000.0]])
+    assert token_divergence(base, candidate, logits=True) == pytest.approx([2000.0])
+
+
+def test_a_constant_changes_nothing_and_few_tokens_are_listed(logits):
+    base, *_ = logits
+    shifted = base.double() + 0.5
+    risen, fallen = changed_tokens(base.double(), shifted, 3)
+    assert set(risen.ravel()) <= {-1}
+    assert set(fallen.ravel()) <= {-1}
+    lifted = base.clone()
+    lifted[:, 4] += 1
+    risen, fallen = changed_tokens(base, lifted, 20)
+    assert risen.shape == (7, 11)
+    assert risen[:, 0].tolist() == [4] * 7
+
+
+def test_representations_equal_scipy():
+    from scipy.spatial.distance import cosine
+
+    a, b = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
+    expected = [cosine(x, y) for x, y in zip(a.double().numpy(), b.double().numpy(), strict=True)]
+    np.testing.assert_allclose(compare_representations(a, b), expected, rtol=1e-9)
+    assert token_divergence(a, b, logits=False).tolist() == compare_representations(a, b).tolist()
