@@ -68,7 +68,10 @@ def test_what_cannot_be_replaced_is_refused(tmp_path):
     values = torch.zeros(1, 2, 32)
     with pytest.raises(SiteError), patched(model, {Site("resid_pre", 2): values}):
         pass
-    with pytest.raises(ValueError, match=r"mlp_act\.1"), patched(model, {Site("mlp_act", 1): values}):
+    with (
+        pytest.raises(ValueError, match=r"mlp_act\.1"),
+        patched(model, {Site("mlp_act", 1): values}),
+    ):
         pass
     with pytest.raises(ModelError, match="files"), patched(streamed, {}):
         pass
