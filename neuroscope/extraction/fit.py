@@ -99,16 +99,15 @@ def log_ignored_entries(checkpoint: Checkpoint, module: Any) -> None:
 
     These include architectures of other libraries, which it loads as those of the model's family.
     """
-    import transformers
     from transformers import GenerationConfig
 
     default, generation = type(module.config)(), cast(Any, GenerationConfig)()
     known = {*vars(default), *default.attribute_map, *vars(generation), *_READ_ENTRIES}
     if hasattr(default, "rope_parameters"):
-        known |= {"rope_scaling", "rope_theta"}
+        known |= {"rope_scaling", "rope_theta", "original_max_position_embeddings"}
     keys = ignored_entries(checkpoint.architecture, checkpoint.config, known)
     names = checkpoint.config.get("architectures") or []
-    foreign = [name for name in names if not hasattr(transformers, str(name))]
+    foreign = [name for name in names if _family(str(name)) != checkpoint.architecture.family]
     if keys := [*keys, *(f"architectures: {name}" for name in foreign)]:
         _log.warning(
             "model '%s': values are computed without some entries of its config.json, which"
@@ -116,6 +115,14 @@ def log_ignored_entries(checkpoint: Checkpoint, module: Any) -> None:
             checkpoint.name,
             ", ".join(keys),
         )
+
+
+def _family(architecture: str) -> str | None:
+    """Return the family of a class of transformers, such as `LlamaForCausalLM`; None if unknown."""
+    import transformers
+
+    config = getattr(getattr(transformers, architecture, None), "config_class", None)
+    return getattr(config, "model_type", None)
 
 
 def refuse_unused(checkpoint: Checkpoint, module: Any, unused: Iterable[str]) -> None:

@@ -57,6 +57,12 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
         if not any(_are_files(folder, names) for names in _VOCABULARIES):
             raise _missing(folder)
         settings = _read_json(folder / "tokenizer_config.json")
+        if settings.get("fast_tokenizer_files"):
+            raise ModelError(
+                f"tokenizer_config.json in {folder} has fast_tokenizer_files, which names other"
+                " files than tokenizer.json",
+                remedy="remove this entry, and keep the right file as tokenizer.json",
+            )
         with passed_on(checkpoint.name):
             if (folder / "tokenizer.json").is_file():
                 tokenizer = _from_tokenizer_json(folder, settings, family)

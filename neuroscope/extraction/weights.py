@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Name of each number format in torch, by its name in safetensors; others are quantised."""
 
+_COMPARED_AT_ONCE = 2**24  # bytes
+
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -130,12 +132,39 @@ def weight_bytes(checkpoint: Checkpoint, dtype: Dtype, *, head: bool = False) ->
 
 
 def _stored_tensors(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
-    """Return the tensors by their names in the files, from the headers of the files."""
-    return {
-        key: tensor
-        for file in checkpoint.weight_files
-        for key, tensor in _read_header(file, checkpoint.name)
-    }
+    """Return the tensors by their names in the files, from the headers of the files.
+
+    Raises:
+        ModelError: a file is missing or damaged, or two files have different values of a tensor.
+    """
+    tensors: dict[str, StoredTensor] = {}
+    for file in checkpoint.weight_files:
+        for key, tensor in _read_header(file, checkpoint.name):
+            first = tensors.setdefault(key, tensor)
+            if first is not tensor and not _are_equal(first, tensor, checkpoint.name):
+                raise ModelError(
+                    f"model '{checkpoint.name}' cannot be loaded: {first.file.name} and {file.name}"
+                    f" have different values of {key}",
+                    remedy="copy or download its files again",
+                )
+    return tensors
+
+
+def _are_equal(a: StoredTensor, b: StoredTensor, model: str) -> bool:
+    """Return whether two stored tensors have the same shape, number format and bytes."""
+    if (a.shape, a.dtype, a.size) != (b.shape, b.dtype, b.size):
+        return False
+    try:
+        with a.file.open("rb") as first, b.file.open("rb") as second:
+            first.seek(a.start)
+            second.seek(b.start)
+            for start in range(0, a.size, _COMPARED_AT_ONCE):
+                size = min(_COMPARED_AT_ONCE, a.size - start)
+                if first.read(size) != second.read(size):
+                    return False
+            return True
+    except OSError as error:
+        raise _unloadable(model, f"{b.file} cannot be read: {error}") from error
 
 
 def _read_header(file: Path, model: str) -> Iterator[tuple[str, StoredTensor]]:
