@@ -180,8 +180,8 @@ def load_model(
 
     Raises:
         NeuroscopeError: an option has an unknown value.
-        ModelError: there is no such model, it is refused, or it has no head although `head` is
-            true.
+        ModelError: there is no such model, it is refused, it has no head although `head` is true,
+            or its files change while they are read.
         ResourceError: the model does not fit into memory and cannot be streamed.
     """
     check_choice("attention", attention, choices(Attention))
@@ -194,6 +194,7 @@ def load_model(
     streamed = _must_stream(checkpoint, memory, device, dtype, head)
     stream: LayerStream | None = None
     tokenizer = load_tokenizer(checkpoint)
+    checkpoint.check_unchanged()  # the fingerprint is that of the files that are now read
     with _loading(checkpoint.name):
         files = WeightFiles(checkpoint)
         module = build_empty(checkpoint, dtype, attention, head=head)
@@ -203,6 +204,7 @@ def load_model(
             stream = load_streamed(checkpoint, files, module, device)
         else:
             module = _load_resident(checkpoint, files, module, device)
+    checkpoint.check_unchanged()
     return Model(checkpoint, module, tokenizer, padding_side, stream)
 
 

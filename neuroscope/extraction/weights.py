@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from neuroscope.errors import ModelError
 from neuroscope.extraction.checkpoints import Checkpoint
+from neuroscope.files import FileVersion, file_version
 from neuroscope.options import Dtype
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ class StoredTensor:
     size: int
     shape: tuple[int, ...]
     dtype: str  # name in safetensors, such as "F32"
+    version: FileVersion  # of the file when its header was read
 
     @property
     def count(self) -> int:
@@ -103,6 +106,11 @@ class WeightFiles:
         tensor = self.stored[name]
         try:
             with tensor.file.open("rb") as file:
+                if file_version(os.fstat(file.fileno())) != tensor.version:
+                    raise ModelError(
+                        f"{tensor.file} has changed since model '{self._name}' was loaded",
+                        remedy="load the model again",
+                    )
                 file.seek(tensor.start)
                 size = file.readinto(values.view(-1).view(torch.uint8).numpy().data)
         except OSError as error:
@@ -178,6 +186,7 @@ def _read_header(file: Path, model: str) -> Iterator[tuple[str, StoredTensor]]:
         with safe_open(file, "numpy"):
             pass  # raises if the file is damaged or truncated
         with file.open("rb") as stream:
+            version = file_version(os.fstat(stream.fileno()))
             length = int.from_bytes(stream.read(8), "little")
             header = json.loads(stream.read(length))
     except (OSError, SafetensorError) as error:
@@ -185,7 +194,8 @@ def _read_header(file: Path, model: str) -> Iterator[tuple[str, StoredTensor]]:
     header.pop("__metadata__", None)
     for key, entry in header.items():
         start, end = (8 + length + offset for offset in entry["data_offsets"])
-        yield key, StoredTensor(file, start, end - start, tuple(entry["shape"]), entry["dtype"])
+        shape, dtype = tuple(entry["shape"]), entry["dtype"]
+        yield key, StoredTensor(file, start, end - start, shape, dtype, version)
 
 
 def _unloadable(model: str, reason: str) -> ModelError:
