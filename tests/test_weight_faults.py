@@ -10,6 +10,9 @@ from streamed import assert_close, read
 
 from neuroscope.errors import ModelError
 from neuroscope.extraction.models import load_model
+from neuroscope.studies.compare.experiment import compare_experiment
+from neuroscope.studies.compare.study import compare, run_comparison
+from neuroscope.studies.layers.study import layers
 
 MODES = ("resident", "stream")
 DOWN = "layers.0.mlp.down_proj.weight"
@@ -262,6 +265,19 @@ def test_an_entry_that_scaled_rotary_positions_follow_is_not_logged(
     entries = {"original_max_position_embeddings": 16, "rope_parameters": rope}
     load_model(str(copy_with_config(family_folder("llama"), tmp_path, **entries)))
     assert caplog.records == []
+
+
+def test_warnings_about_values_are_notes_of_results_even_from_the_store(
+    family_folder, tmp_path, database
+):
+    folder = str(copy_with_config(family_folder("llama"), tmp_path, attention_gain=2.0))
+    prompts = ["the cat sits", "the dog sits", "a boy", "a girl runs"]
+    model = load_model(folder)
+    results = [compare(model, prompts[:2]), layers(model, prompts, probes=False)]
+    experiment = compare_experiment([folder], {"texts": prompts[:2]})
+    for _ in range(2):
+        results += run_comparison(experiment)
+    assert ["attention_gain" in " ".join(result.notes) for result in results] == [True] * 4
 
 
 def test_entries_that_transformers_ignores_are_logged(family_folder, tmp_path, caplog):

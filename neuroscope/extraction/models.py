@@ -20,7 +20,7 @@ from neuroscope.extraction.fit import (
 )
 from neuroscope.extraction.hardware import resolve_device, resolve_dtype
 from neuroscope.extraction.memory import free_memory, keep_few_kernels
-from neuroscope.extraction.messages import passed_on
+from neuroscope.extraction.messages import kept_warnings, passed_on
 from neuroscope.extraction.streaming import LayerStream, load_streamed
 from neuroscope.extraction.tokenizers import load_tokenizer, vocabulary_of
 from neuroscope.extraction.weights import WeightFiles, weight_bytes
@@ -60,12 +60,15 @@ class Model:
         tokenizer: Any,
         padding_side: PaddingSide,
         stream: LayerStream | None = None,
+        warnings: Sequence[str] = (),
     ):
         self.checkpoint = checkpoint
         self.module = module
         self.tokenizer = tokenizer
         self.padding_side = padding_side
         self.stream = stream
+        self.warnings = tuple(warnings)
+        """Warnings about the values, from loading the model."""
 
     def __repr__(self) -> str:
         streamed = ", streamed" if self.streamed else ""
@@ -193,9 +196,9 @@ def load_model(
     checkpoint = name if isinstance(name, Checkpoint) else find_checkpoint(name)
     streamed = _must_stream(checkpoint, memory, device, dtype, head)
     stream: LayerStream | None = None
-    tokenizer = load_tokenizer(checkpoint)
     checkpoint.check_unchanged()  # the fingerprint is that of the files that are now read
-    with _loading(checkpoint.name):
+    with kept_warnings() as warnings, _loading(checkpoint.name):
+        tokenizer = load_tokenizer(checkpoint)
         files = WeightFiles(checkpoint)
         module = build_empty(checkpoint, dtype, attention, head=head)
         check_fit(checkpoint, files, module)
@@ -205,7 +208,7 @@ def load_model(
         else:
             module = _load_resident(checkpoint, files, module, device)
     checkpoint.check_unchanged()
-    return Model(checkpoint, module, tokenizer, padding_side, stream)
+    return Model(checkpoint, module, tokenizer, padding_side, stream, warnings)
 
 
 def _must_stream(

@@ -16,7 +16,6 @@ have no effect; neither have settings of decoding, such as `clean_up_tokenizatio
 """
 
 import json
-import logging
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 
 from neuroscope.errors import ModelError
 from neuroscope.extraction.checkpoints import SAFE, Checkpoint
-from neuroscope.extraction.messages import passed_on
+from neuroscope.extraction.messages import passed_on, warn
 from neuroscope.tokens import Vocabulary
 
 _VOCABULARIES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
@@ -41,8 +40,6 @@ _SPECIAL_TOKENS = {
     "mistral": _LLAMA,
 }
 """Special tokens of each family where a model's files name none: the defaults of transformers."""
-
-_log = logging.getLogger("neuroscope")
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
@@ -254,10 +251,10 @@ def _warn_of_ignored(folder: Path, settings: Mapping[str, Any], tokenizer: Any) 
     ):
         value = settings.get(name)
         if id is not None and isinstance(value, bool) and value is not (added == [id]):
-            _log.warning(
-                "tokenizer_config.json in %s sets %s to %s, but tokenizer.json does not:"
+            warn(
+                str(folder),
+                f"tokenizer_config.json sets {name} to {value}, but tokenizer.json does not:"
                 " tokenizer.json is followed",
-                *(folder, name, value),
             )
 
 
