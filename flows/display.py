@@ -301,7 +301,8 @@ def show_addresses(addresses: StackAddresses) -> None:
 
 def print_json(document: Any) -> None:
     """Print the one JSON document of a command on stdout."""
-    print(json_text(document), file=result_stream())
+    stream = result_stream()
+    print(json_text(document, encoding=getattr(stream, "encoding", None) or "utf-8"), file=stream)
 
 
 def print_text(text: str) -> None:

@@ -70,7 +70,8 @@ def study_form(experiment_of: Callable[..., Experiment]) -> Flow[..., Any]:
     @functools.wraps(experiment_of)
     def run(*args: Any, **kwargs: Any) -> State[Any] | None:
         try:
-            run_study(experiment_of(*args, **kwargs))
+            with _cancellation_reported():
+                run_study(experiment_of(*args, **kwargs))
         except NeuroscopeError as error:
             return _failed(error.on(form_spelling(experiment_of)))
         return None
@@ -117,7 +118,7 @@ def run_study(experiment: Experiment, progress: Progress = silent) -> Results[An
     """
     study = study_of(experiment.kind)
     tracker = Tracker.open(_flow_tags())
-    with _cancellation_reported(), PrefectExecutor() as executor:
+    with PrefectExecutor() as executor:
         results = study.run(experiment, tracker, executor, progress)
         publish(study, experiment, results, tracker)
     return results

@@ -39,6 +39,12 @@ class Provenance:
     versions: Mapping[str, str] = field(default_factory=dict)
     git_commit: str | None = None
     created: str = ""  # ISO 8601, UTC
+    warnings: tuple[str, ...] = ()  # about the values, from loading the model
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> "Provenance":
+        """Return the provenance from the values that `to_dict` returned, or from their JSON."""
+        return cls(**{**entries, "warnings": tuple(entries.get("warnings", ()))})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary that can be written as JSON."""

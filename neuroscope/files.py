@@ -10,6 +10,14 @@ from typing import BinaryIO
 
 from neuroscope.errors import NeuroscopeError
 
+FileVersion = tuple[int, ...]
+"""Values that differ between a file and another one, or a later version, under the same path."""
+
+
+def file_version(status: os.stat_result) -> FileVersion:
+    """Return what identifies the version of a file, given its status."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
 
 def absolute(path: str | Path) -> Path:
     """Return the absolute path of a file or folder; `~` stands for a home folder.

@@ -1,13 +1,20 @@
-"""JSON output of commands and files: UTF-8, without NaN and infinity."""
+"""JSON output of commands and files: Unicode text, without NaN and infinity."""
 
+import codecs
 import json
 import math
 from typing import Any
 
 
-def json_text(document: Any) -> str:
-    """Return a document as JSON; NaN and infinity, which JSON lacks, become null."""
-    return json.dumps(_finite(document), ensure_ascii=False, indent=1, allow_nan=False)
+def json_text(document: Any, *, encoding: str = "utf-8") -> str:
+    """Return a document as JSON; NaN and infinity, which JSON lacks, become null.
+
+    Args:
+        document: document of plain values.
+        encoding: encoding of the output; in others than UTF-8, characters are escaped (`\\u00e9`).
+    """
+    escaped = codecs.lookup(encoding).name != "utf-8"
+    return json.dumps(_finite(document), ensure_ascii=escaped, indent=1, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models import FAMILIES, assert_equal, hook_count, make_model
+from transformers import AutoModel
 
 from neuroscope.errors import NeuroscopeError, PromptError, ResourceError
 from neuroscope.extraction import batching
@@ -154,6 +155,22 @@ def test_shuffled_batches_give_the_same_values_in_the_prompts_order(family_folde
         shuffled = recorded(seed)
         for site in expected:
             np.testing.assert_allclose(shuffled[site], expected[site], **CLOSE)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_tokens_in_a_prompt_are_read_as_hugging_face_reads_them(
+    family, side, family_folder
+):
+    model = load_model(str(family_folder(family)), padding_side=side)
+    padding = model.tokenizer.pad_token or model.tokenizer.unk_token
+    text = f"the cat {padding} sits on {padding} the mat"
+    inputs = model.tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+    module = AutoModel.from_pretrained(family_folder(family)).eval()
+    with torch.inference_mode():
+        expected = module(**inputs, output_hidden_states=True).hidden_states[1][0].numpy()
+    acts = extract(model, [f"{text} a dog", text], "resid_post.0", pool="none", token_rule="all")
+    np.testing.assert_allclose(acts["resid_post.0"][1], expected, atol=1e-5)
 
 
 def test_results_are_in_the_order_of_the_prompts(model):

@@ -10,10 +10,11 @@ import pytest
 from models import assert_equal, copy_with_config, copy_with_weights
 
 from neuroscope.errors import ModelError
-from neuroscope.extraction import checkpoints
+from neuroscope.extraction import checkpoints, models
 from neuroscope.extraction.checkpoints import find_checkpoint
 from neuroscope.extraction.extract import extract
 from neuroscope.extraction.models import load_model
+from neuroscope.extraction.weights import WeightFiles
 
 
 @pytest.fixture
@@ -260,6 +261,40 @@ def test_the_fingerprint_covers_each_file_of_a_tokenizer(folder, tmp_path, name,
         ((other if separate else folder) / name).write_text(content)
         fingerprints.add(replace(checkpoint).fingerprint)
     assert len(fingerprints) == 3
+
+
+def saved_again(folder, change=1.0):
+    """Replace the weights of a model by others, as a training run does."""
+    copy = copy_with_weights(
+        folder, folder.parent / "copy", lambda weights: {n: w + change for n, w in weights.items()}
+    )
+    (copy / "model.safetensors").replace(folder / "model.safetensors")
+
+
+def test_the_fingerprint_of_a_loaded_model_is_that_of_the_files_that_were_loaded(folder):
+    before = find_checkpoint(str(folder)).fingerprint
+    model = load_model(str(folder))
+    saved_again(folder)
+    assert model.checkpoint.fingerprint == before != find_checkpoint(str(folder)).fingerprint
+    assert extract(model, ["the cat"]).provenance.fingerprint == before
+
+
+def test_files_that_change_before_or_while_they_are_loaded_are_refused(folder, monkeypatch):
+    checkpoint = find_checkpoint(str(folder))
+    _ = checkpoint.fingerprint
+    saved_again(folder)
+    with pytest.raises(ModelError, match="changed"):
+        load_model(checkpoint)
+    monkeypatch.setattr(models, "WeightFiles", lambda c: [saved_again(folder), WeightFiles(c)][1])
+    with pytest.raises(ModelError, match="changed"):
+        load_model(str(folder))
+
+
+def test_a_streamed_model_refuses_files_that_have_changed(folder):
+    model = load_model(str(folder), memory="stream")
+    saved_again(folder)
+    with pytest.raises(ModelError, match="changed"):
+        extract(model, ["the cat"])
 
 
 def test_the_weights_of_the_built_in_model_are_checked(monkeypatch):

@@ -82,6 +82,16 @@ def test_a_terminal_that_knows_ascii_only_gets_what_it_can_show(family_folder, d
     assert statuses(tracking_uri()) == ["FINISHED"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_is_complete_in_every_encoding(encoding, family_folder, database):
+    texts = ["the 猫 sits é", "the dog sits é"]
+    command = ("compare", *texts, "--json", "--model", family_folder("gpt2"))
+    process = shell("", *command, PYTHONIOENCODING=encoding)
+    (run,) = json.loads(process.stdout)["runs"]
+    assert {run["rows"][0][name] for name in ("a", "b")} == {*texts}
+
+
 def test_only_results_reach_stdout(capsys):
     with results_only():
         print("a library")

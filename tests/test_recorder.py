@@ -1,10 +1,12 @@
 """Hooks record only the chosen sites, stop the pass after them, and are always removed."""
 
+import re
+
 import pytest
 import torch
 from models import FAMILIES, hook_count
 
-from neuroscope.errors import SiteError
+from neuroscope.errors import ModelError, SiteError
 from neuroscope.extraction.batching import batches, tokenise
 from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.extract import extract
@@ -58,6 +60,14 @@ def test_hooks_are_removed_if_a_reduction_raises(model, inputs):
         recorder.run(inputs, keep=lambda site: lambda tensor: 1 / 0)
     assert hook_count(model) == before
     extract(model, PROMPTS)  # the model still works
+
+
+def test_a_forward_pass_that_fails_is_a_fault_of_the_model(model, inputs):
+    with (
+        pytest.raises(ModelError, match=re.escape(f"'{model.name}'")),
+        Recorder(model, [Site("resid_post", 1)]) as recorder,
+    ):
+        recorder.run(inputs | {"input_ids": inputs["input_ids"] + 10**6})
 
 
 def test_a_reduction_is_chosen_per_site(model, inputs):

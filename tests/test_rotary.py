@@ -11,6 +11,7 @@ from neuroscope.extraction import models
 from neuroscope.extraction.architectures import ARCHITECTURES
 from neuroscope.extraction.extract import extract
 from neuroscope.extraction.models import load_model
+from neuroscope.studies.compare.study import compare
 
 ROTARY = ("llama", "mistral", "qwen2")
 SCALING = {
@@ -119,3 +120,13 @@ def test_a_prompt_over_the_scaled_limit_is_refused(tmp_path):
     assert len(extract(model, [exact], "resid_post", 0).tokens[0]) == 64
     with pytest.raises(PromptError, match=r"\b65 tokens.*\b64\b"):
         extract(model, [exact + " cat"])
+
+
+@pytest.mark.parametrize("family", ROTARY)
+def test_the_figures_of_a_pair_do_not_depend_on_other_prompts(family, tmp_path):
+    model = load_model(str(make_model(family, tmp_path, **parameters("longrope"))))
+    texts = ["the old cat sits", "the old dog sits"]
+    pair, three = (compare(model, [*texts, *others]).to_frame() for others in ([], [LONG]))
+    three = three[three["b"] != three["b"].iloc[-1]].reset_index(drop=True)
+    measures = ["cosine", "mse", "cosine_z", "rms_z"]
+    np.testing.assert_allclose(pair[measures], three[measures], atol=1e-4)

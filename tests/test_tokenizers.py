@@ -196,6 +196,22 @@ def test_settings_that_contradict_tokenizer_json_are_refused(
     load_tokenizer(find_checkpoint(str(folder)))
 
 
+def test_another_tokenizer_file_is_refused(family_folder, tmp_path):
+    folder = shutil.copytree(family_folder("llama"), tmp_path / "model")
+    change_settings(folder, fast_tokenizer_files=["tokenizer.4.0.0.json"])
+    assert "fast_tokenizer_files" in refusal(folder)
+
+
+def test_a_tokenizer_that_fails_is_a_fault_of_the_model(without_tokenizer):
+    folder = without_tokenizer("llama")
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "the": 1, "cat": 2}, unk_token="<none>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    assert tokens_of(folder, "the cat") == [["the", "cat"]]
+    with pytest.raises(ModelError, match=str(folder)):
+        tokens_of(folder, "the dog")
+
+
 @pytest.mark.parametrize("family", ["gpt2", "qwen2"])
 def test_a_prefix_space_that_contradicts_tokenizer_json_is_refused(family_folder, tmp_path, family):
     folder = shutil.copytree(family_folder(family), tmp_path / "copy")

@@ -82,7 +82,8 @@ def test_a_database_of_a_newer_mlflow_is_reported(statement, database):
     assert "ffffffffffff" in message and "upgrade" not in message
 
 
-def test_a_read_only_database_is_reported(monkeypatch, database):
+def test_a_read_only_database_is_reported(monkeypatch, database, tmp_path):
+    monkeypatch.chdir(tmp_path)  # MLflow takes the address for a path and creates its folders
     use_database(monkeypatch, f"file:{database}?mode=ro&uri=true")
     with (
         pytest.raises(TrackingError, match=rf"{database}.*read-only"),

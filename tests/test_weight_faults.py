@@ -5,10 +5,14 @@ import json
 import pytest
 import torch
 from models import FAMILIES, copy_with_config, copy_with_weights, make_model
+from safetensors.torch import load_file, save_file
 from streamed import assert_close, read
 
 from neuroscope.errors import ModelError
 from neuroscope.extraction.models import load_model
+from neuroscope.studies.compare.experiment import compare_experiment
+from neuroscope.studies.compare.study import compare, run_comparison
+from neuroscope.studies.layers.study import layers
 
 MODES = ("resident", "stream")
 DOWN = "layers.0.mlp.down_proj.weight"
@@ -254,6 +258,28 @@ def test_warnings_of_transformers_are_logged_once_per_model(family_folder, tmp_p
         assert "unknown_key" in record.message and str(folder) in record.message
 
 
+def test_an_entry_that_scaled_rotary_positions_follow_is_not_logged(
+    family_folder, tmp_path, caplog
+):
+    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
+    entries = {"original_max_position_embeddings": 16, "rope_parameters": rope}
+    load_model(str(copy_with_config(family_folder("llama"), tmp_path, **entries)))
+    assert caplog.records == []
+
+
+def test_warnings_about_values_are_notes_of_results_even_from_the_store(
+    family_folder, tmp_path, database
+):
+    folder = str(copy_with_config(family_folder("llama"), tmp_path, attention_gain=2.0))
+    prompts = ["the cat sits", "the dog sits", "a boy", "a girl runs"]
+    model = load_model(folder)
+    results = [compare(model, prompts[:2]), layers(model, prompts, probes=False)]
+    experiment = compare_experiment([folder], {"texts": prompts[:2]})
+    for _ in range(2):
+        results += run_comparison(experiment)
+    assert ["attention_gain" in " ".join(result.notes) for result in results] == [True] * 4
+
+
 def test_entries_that_transformers_ignores_are_logged(family_folder, tmp_path, caplog):
     entries = {"norm_type": "batch", "attention_gain": 2.0, "unsloth_version": "1", "stride": None}
     load_model(str(copy_with_config(family_folder("llama"), tmp_path, **entries)))
@@ -262,11 +288,25 @@ def test_entries_that_transformers_ignores_are_logged(family_folder, tmp_path, c
     assert "architectures" not in record.message
 
 
-def test_an_architecture_of_another_library_is_logged(family_folder, tmp_path, caplog):
-    entries = {"architectures": ["LlamaBidirectionalModel"]}
+@pytest.mark.parametrize("name", ["LlamaBidirectionalModel", "GemmaForCausalLM"])
+def test_an_architecture_of_another_kind_is_logged(name, family_folder, tmp_path, caplog):
+    entries = {"architectures": [name]}
     load_model(str(copy_with_config(family_folder("llama"), tmp_path, **entries)))
     (record,) = caplog.records
-    assert "LlamaBidirectionalModel" in record.message
+    assert name in record.message
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_weight_in_two_files_has_one_value(same, tmp_path):
+    folder = make_model("llama", tmp_path, shard_size="20KB")
+    first, second, *_ = sorted(folder.glob("model-*.safetensors"))
+    (name, values), *_ = load_file(first).items()
+    stale = load_file(second) | {name: values if same else values + 1}
+    save_file(stale, second, metadata={"format": "pt"})
+    if same:
+        assert_close(*(read(load_model(str(folder), memory=mode)) for mode in MODES))
+    else:
+        refuse(folder, rf"{first.name}.*{second.name}.*{name}")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,13 +1,14 @@
 """Tokenisation of prompts, and padded batches of their token ids."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.errors import Option, PromptError
+from neuroscope.errors import ModelError, Option, PromptError
+from neuroscope.extraction.architectures import Architecture
 from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.hardware import tile_rows
 from neuroscope.extraction.models import Model
@@ -33,6 +34,7 @@ def tokenise(model: Model, prompts: Sequence[Prompt], *, truncate: bool = False)
     Raises:
         PromptError: a prompt is longer than the model can read, has only special tokens, or
             contains a token for which the model has no embedding.
+        ModelError: the tokenizer fails.
     """
     limit = model.checkpoint.token_limit
     backend = model.tokenizer.backend_tokenizer
@@ -41,7 +43,7 @@ def tokenise(model: Model, prompts: Sequence[Prompt], *, truncate: bool = False)
         backend.enable_truncation(limit, direction=model.tokenizer.truncation_side)
     else:
         backend.no_truncation()
-    encodings = backend.encode_batch_fast([prompt.text for prompt in prompts])
+    encodings = _encode(model, backend, prompts)
     lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
     ids = np.concatenate([np.array(encoding.ids, dtype=np.int32) for encoding in encodings])
     _refuse_unembedded(model, prompts, ids, lengths)
@@ -60,6 +62,21 @@ def tokenise(model: Model, prompts: Sequence[Prompt], *, truncate: bool = False)
             remedy="change its text",
         )
     return block
+
+
+def _encode(model: Model, backend: Any, prompts: Sequence[Prompt]) -> list[Any]:
+    """Return the encoding of each prompt; raise ModelError if the tokenizer fails."""
+    try:
+        encodings: list[Any] = backend.encode_batch_fast([prompt.text for prompt in prompts])
+    except BaseException as error:
+        # tokenizers raises Exception itself, or a PanicException that is not an Exception
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise ModelError(
+                f"the tokenizer of model '{model.name}' fails ({error})",
+                remedy="check that its tokenizer.json is complete",
+            ) from error
+        raise
+    return encodings
 
 
 def _refuse_unembedded(
@@ -98,20 +115,27 @@ class Batch:
     kept: "torch.Tensor"
 
     def inputs(self, model: Model) -> "dict[str, torch.Tensor | bool]":
-        """Return the keyword arguments of the model's forward pass.
-
-        Position ids count from the first token of each prompt, on whichever side the padding is.
-        """
-        architecture, config = model.architecture, model.checkpoint.config
-        positions = (self.mask.cumsum(dim=1) - 1).clamp(min=0)
+        """Return the keyword arguments of the model's forward pass."""
+        architecture = model.architecture
         inputs: dict[str, torch.Tensor | bool] = {
             "input_ids": self.ids,
             "attention_mask": self.mask,
-            "position_ids": positions + architecture.first_position(config),
+            "position_ids": self._positions(architecture, model.checkpoint.config),
         }
         if architecture.causal:
             inputs["use_cache"] = False
         return inputs
+
+    def _positions(self, architecture: Architecture, config: Mapping[str, Any]) -> "torch.Tensor":
+        """Return the position ids, (batch, tokens), which count from each prompt's first token.
+
+        RoBERTa skips padding tokens, those in the text of a prompt included.
+        """
+        first = architecture.first_position(config)
+        if not architecture.positions_after_padding:
+            return (self.mask.cumsum(dim=1) - 1).clamp(min=0) + first
+        counted = self.mask * (self.ids != first - 1)
+        return counted.cumsum(dim=1) * counted + first - 1
 
     def halves(self) -> "tuple[Batch, Batch]":
         """Split a batch of two or more prompts into two batches with half of the prompts each."""

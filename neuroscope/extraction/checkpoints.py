@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +13,7 @@ from neuroscope.errors import ModelError
 from neuroscope.extraction.architectures import Architecture
 from neuroscope.extraction.configuration import architecture_of
 from neuroscope.extraction.model_folder import refuse_adapter, weight_files
-from neuroscope.files import absolute
+from neuroscope.files import FileVersion, absolute, file_version
 
 BUILT_IN = {
     # all-MiniLM-L6-v2 (Apache-2.0), whose weights are in a Python package
@@ -109,9 +109,20 @@ class Checkpoint:
         """
         return self.architecture.neurons(self.config, component)
 
+    def check_unchanged(self) -> None:
+        """Raise ModelError if the files are no longer those of `fingerprint`."""
+        if self.fingerprint != replace(self).fingerprint:
+            raise ModelError(
+                f"the files of model '{self.name}' have changed since it was found",
+                remedy="wait until they are complete, and load it again",
+            )
+
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the names and contents of the configuration, tokenizer and weight files."""
+        """SHA-256 of the names and contents of the configuration, tokenizer and weight files.
+
+        The files are read when this property is first used; later changes are not noticed.
+        """
         folders = (self.folder, self.tokenizer_folder or self.folder)
         patterns = (*_FILES, _WEIGHTS)
         paths = {
@@ -246,12 +257,11 @@ def _read_config(path: Path, name: str) -> dict[str, Any]:
 
 def _sha256(path: Path) -> str:
     """Return the SHA-256 of a file, as a hexadecimal string."""
-    status = path.stat()
-    return _sha256_of(path, status.st_size, status.st_mtime_ns)
+    return _sha256_of(path, file_version(path.stat()))
 
 
 @cache
-def _sha256_of(path: Path, size: int, changed: int) -> str:
+def _sha256_of(path: Path, version: FileVersion) -> str:
     """Return a file's SHA-256, cached until the file changes: large files take seconds to hash."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -29,12 +29,14 @@ _UNSUPPORTED = (
     *("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size"),
     *("per_layer_config", "block_configs", "fusion_config", "adapters", "adapter_fusion"),
     *("is_encoder_decoder", "add_cross_attention", "share_layers", "embedding_size"),
+    "configuration_files",  # transformers would read another file than config.json
 )
 """Keys that must be absent, null, false, 0 or empty."""
 
 _NEUTRAL: Mapping[str, Any] = {
     **dict.fromkeys(("partial_rotary_factor", "rotary_pct", "rotary_emb_fraction"), 1),
-    **dict.fromkeys(("use_rope", "use_position_embeddings"), True),
+    **dict.fromkeys(("use_rope", "use_rotary", "use_position_embeddings"), True),
+    **dict.fromkeys(("rms_norm", "use_rms_norm"), True),
     **dict.fromkeys(("num_hidden_groups", "inner_group_num"), 1),  # layers share no weights
 }
 """Keys of which only one value, besides null, agrees with the computation."""
@@ -126,7 +128,8 @@ def _agreeing(architecture: Architecture) -> dict[str, tuple[Any, ...]]:
     causal, pre_norm = architecture.causal, architecture.pre_norm
     return {
         "position_embedding_type": _POSITIONS[architecture.family],
-        **dict.fromkeys(("is_causal", "causal", "causal_attention", "use_causal_mask"), (causal,)),
+        **dict.fromkeys(("is_causal", "causal", "causal_attention"), (causal,)),
+        **dict.fromkeys(("causal_mask", "use_causal_mask", "unidirectional"), (causal,)),
         **dict.fromkeys(("use_bidirectional_attention", "bidirectional"), (not causal,)),
         **dict.fromkeys(("pre_norm", "normalize_before", "do_layer_norm_before"), (pre_norm,)),
         **{key: (value,) for key, value in _NEUTRAL.items()},
@@ -141,6 +144,8 @@ def _contradictions(architecture: Architecture, config: Mapping[str, Any]) -> di
     contradicting = {key: value for key, value in entries.items() if value not in agreeing[key]}
     contradicting |= {key: config[key] for key in _UNSUPPORTED if config.get(key)}
     contradicting |= {key: config[key] for key in _partial_rotations(config)}
+    contradicting |= {key: config[key] for key in _second_rotations(config)}
+    contradicting |= {key: config[key] for key in _second_names(architecture, config)}
     return contradicting | {key: config[key] for key in _windows(architecture, config)}
 
 
@@ -153,12 +158,44 @@ def _partial_rotations(config: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _second_names(architecture: Architecture, config: Mapping[str, Any]) -> list[str]:
+    """Return the keys that transformers takes for others, and that have another value than those.
+
+    Which of the two it follows depends on their order in the file.
+    """
+    names = {
+        "num_hidden_layers": (architecture.layer_count,),
+        "hidden_size": (architecture.width,),
+        "max_position_embeddings": (architecture.limit,),
+        "num_attention_heads": ("n_head", "n_heads"),
+    }
+    return [
+        general
+        for general, own in names.items()
+        for key in own
+        if general in config and key in config and config[general] != config[key]
+    ]
+
+
+def _second_rotations(config: Mapping[str, Any]) -> list[str]:
+    """Return the keys that set rotary positions otherwise than the key that is followed does."""
+    followed = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    theta, parameters = config.get("rope_theta"), config.get("rope_parameters")
+    wrong = {
+        "rope_theta": theta not in (None, followed.get("rope_theta", theta)),
+        "rope_parameters": parameters and parameters != followed,
+    }
+    return [key for key, contradicts in wrong.items() if contradicts]
+
+
 def _windows(architecture: Architecture, config: Mapping[str, Any]) -> list[str]:
     """Return the keys that ask for other sliding windows than those that are computed."""
-    if architecture.family == "qwen2":  # transformers follows all these keys
-        return []
     windowed = architecture.family == "mistral"
     window = config.get("sliding_window", _MISTRAL_WINDOW if windowed else None)
+    if isinstance(window, int) and window <= 0 and _slides(architecture, config):
+        return ["sliding_window"]  # transformers fails, as no token would see any other
+    if architecture.family == "qwen2":  # transformers follows all these keys
+        return []
     limit, kinds = config[architecture.limit], set(map(str, config.get("layer_types") or ()))
     narrow = isinstance(window, int) and isinstance(limit, int) and 0 < window < limit
     switched_off = config.get("use_sliding_window") is False
@@ -170,3 +207,10 @@ def _windows(architecture: Architecture, config: Mapping[str, Any]) -> list[str]
             "layer_types": kinds - {"full_attention", *(() if narrow else ("sliding_attention",))},
         }
     return [key for key, contradicts in wrong.items() if contradicts]
+
+
+def _slides(architecture: Architecture, config: Mapping[str, Any]) -> bool:
+    """Return whether transformers limits attention to a sliding window, if there is one."""
+    if architecture.family == "qwen2":
+        return bool(config.get("use_sliding_window"))
+    return architecture.family == "mistral"

@@ -295,4 +295,5 @@ def provenance_of(
         versions=library_versions(),
         git_commit=git_commit(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        warnings=model.warnings,
     )

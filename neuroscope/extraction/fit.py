@@ -4,7 +4,6 @@ Transformers drops weights that it does not expect, and fills missing ones with 
 model is therefore built without values first, and both lists of names are compared.
 """
 
-import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from neuroscope.errors import ModelError
 from neuroscope.extraction.checkpoints import READING, Checkpoint
 from neuroscope.extraction.configuration import ignored_entries
+from neuroscope.extraction.messages import warn
 from neuroscope.extraction.model_folder import MERGE
 from neuroscope.extraction.quantisation import check_formats, owner
 from neuroscope.extraction.weights import StoredTensor, WeightFiles
@@ -42,8 +42,6 @@ _READ_ENTRIES = (
     *("attn_implementation", "experts_implementation"),
 )
 """Entries of config.json that transformers turns into other attributes."""
-
-_log = logging.getLogger("neuroscope")
 
 
 def build_empty(checkpoint: Checkpoint, dtype: Dtype, attention: Attention, *, head: bool) -> Any:
@@ -99,23 +97,29 @@ def log_ignored_entries(checkpoint: Checkpoint, module: Any) -> None:
 
     These include architectures of other libraries, which it loads as those of the model's family.
     """
-    import transformers
     from transformers import GenerationConfig
 
     default, generation = type(module.config)(), cast(Any, GenerationConfig)()
     known = {*vars(default), *default.attribute_map, *vars(generation), *_READ_ENTRIES}
     if hasattr(default, "rope_parameters"):
-        known |= {"rope_scaling", "rope_theta"}
+        known |= {"rope_scaling", "rope_theta", "original_max_position_embeddings"}
     keys = ignored_entries(checkpoint.architecture, checkpoint.config, known)
     names = checkpoint.config.get("architectures") or []
-    foreign = [name for name in names if not hasattr(transformers, str(name))]
+    foreign = [name for name in names if _family(str(name)) != checkpoint.architecture.family]
     if keys := [*keys, *(f"architectures: {name}" for name in foreign)]:
-        _log.warning(
-            "model '%s': values are computed without some entries of its config.json, which"
-            " transformers ignores (%s)",
+        warn(
             checkpoint.name,
-            ", ".join(keys),
+            "values are computed without some entries of its config.json, which transformers"
+            f" ignores ({', '.join(keys)})",
         )
+
+
+def _family(architecture: str) -> str | None:
+    """Return the family of a class of transformers, such as `LlamaForCausalLM`; None if unknown."""
+    import transformers
+
+    config = getattr(getattr(transformers, architecture, None), "config_class", None)
+    return getattr(config, "model_type", None)
 
 
 def refuse_unused(checkpoint: Checkpoint, module: Any, unused: Iterable[str]) -> None:

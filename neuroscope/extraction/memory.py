@@ -77,6 +77,12 @@ def give_back_memory() -> None:
         return  # another C library
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory ran out; torch has an exception of its own for CUDA only."""
+    messages = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(message in str(error) for message in messages)
+
+
 def _left_to_cgroups(cgroups: Path, own: Path) -> Iterator[int]:
     """Yield the bytes that each limit on this process leaves, or nothing if there is no limit."""
     for version in _VERSIONS:

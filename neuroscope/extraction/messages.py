@@ -1,4 +1,4 @@
-"""Warnings of transformers while it loads a model, passed on to the user."""
+"""Warnings about the values of a model that is loaded: logged, and kept for its results."""
 
 import contextlib
 import logging
@@ -15,7 +15,41 @@ _HARMLESS = re.compile(
 )
 _GENERATION = "transformers.generation"  # logger of the code that generates text
 
+_MARK = "about_values"
+"""Attribute of the log records of warnings about values."""
+
 _log = logging.getLogger("neuroscope")
+
+
+def warn(model: str, problem: str) -> None:
+    """Log a warning about the values of a model."""
+    _log.warning("model '%s': %s", model, problem, extra={_MARK: True})
+
+
+@contextlib.contextmanager
+def kept_warnings() -> Iterator[list[str]]:
+    """Return a list to which each warning about values in the block is added."""
+    messages: list[str] = []
+    handler = _Kept(messages)
+    _log.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        _log.removeHandler(handler)
+
+
+class _Kept(logging.Handler):
+    """Handler that keeps the messages of warnings about values."""
+
+    def __init__(self, messages: list[str]):
+        super().__init__(logging.WARNING)
+        self._messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a message, unless it is about something else or is kept already."""
+        message = record.getMessage()
+        if getattr(record, _MARK, False) and message not in self._messages:
+            self._messages.append(message)
 
 
 @contextlib.contextmanager
@@ -57,4 +91,4 @@ class _PassedOn(logging.Handler):
         harmless = _HARMLESS.search(message) or record.name.startswith(_GENERATION)
         if message not in self._seen and not harmless:
             self._seen.add(message)
-            _log.warning("model '%s': transformers warns: %s", self._model, message)
+            warn(self._model, f"transformers warns: {message}")

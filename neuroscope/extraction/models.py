@@ -20,7 +20,7 @@ from neuroscope.extraction.fit import (
 )
 from neuroscope.extraction.hardware import resolve_device, resolve_dtype
 from neuroscope.extraction.memory import free_memory, keep_few_kernels
-from neuroscope.extraction.messages import passed_on
+from neuroscope.extraction.messages import kept_warnings, passed_on
 from neuroscope.extraction.streaming import LayerStream, load_streamed
 from neuroscope.extraction.tokenizers import load_tokenizer, vocabulary_of
 from neuroscope.extraction.weights import WeightFiles, weight_bytes
@@ -60,12 +60,15 @@ class Model:
         tokenizer: Any,
         padding_side: PaddingSide,
         stream: LayerStream | None = None,
+        warnings: Sequence[str] = (),
     ):
         self.checkpoint = checkpoint
         self.module = module
         self.tokenizer = tokenizer
         self.padding_side = padding_side
         self.stream = stream
+        self.warnings = tuple(warnings)
+        """Warnings about the values, from loading the model."""
 
     def __repr__(self) -> str:
         streamed = ", streamed" if self.streamed else ""
@@ -180,8 +183,8 @@ def load_model(
 
     Raises:
         NeuroscopeError: an option has an unknown value.
-        ModelError: there is no such model, it is refused, or it has no head although `head` is
-            true.
+        ModelError: there is no such model, it is refused, it has no head although `head` is true,
+            or its files change while they are read.
         ResourceError: the model does not fit into memory and cannot be streamed.
     """
     check_choice("attention", attention, choices(Attention))
@@ -193,8 +196,9 @@ def load_model(
     checkpoint = name if isinstance(name, Checkpoint) else find_checkpoint(name)
     streamed = _must_stream(checkpoint, memory, device, dtype, head)
     stream: LayerStream | None = None
-    tokenizer = load_tokenizer(checkpoint)
-    with _loading(checkpoint.name):
+    checkpoint.check_unchanged()  # the fingerprint is that of the files that are now read
+    with kept_warnings() as warnings, _loading(checkpoint.name):
+        tokenizer = load_tokenizer(checkpoint)
         files = WeightFiles(checkpoint)
         module = build_empty(checkpoint, dtype, attention, head=head)
         check_fit(checkpoint, files, module)
@@ -203,7 +207,8 @@ def load_model(
             stream = load_streamed(checkpoint, files, module, device)
         else:
             module = _load_resident(checkpoint, files, module, device)
-    return Model(checkpoint, module, tokenizer, padding_side, stream)
+    checkpoint.check_unchanged()
+    return Model(checkpoint, module, tokenizer, padding_side, stream, warnings)
 
 
 def _must_stream(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from neuroscope.errors import Option, ResourceError
 from neuroscope.extraction.batching import Batch
 from neuroscope.extraction.budget import TokenBudget
-from neuroscope.extraction.memory import give_back_memory
+from neuroscope.extraction.memory import give_back_memory, is_out_of_memory
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.recorder import Keep, Recorder
 from neuroscope.extraction.streaming import LayerStream
@@ -93,7 +93,7 @@ def _read_streamed(
     try:
         yield from _stream_layers(model, stream, batches, sites, keep)
     except RuntimeError as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         tokens = max(batch.ids.numel() for batch in batches)
         raise ResourceError(
@@ -152,7 +152,7 @@ def divided(
     try:
         kept = (run(batch),)
     except RuntimeError as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         if len(batch.members) == 1:
             raise ResourceError(
@@ -167,9 +167,3 @@ def divided(
     budget.exceeded(batch.ids.numel())  # after the except clause, so that the failed pass is freed
     for half in batch.halves():
         yield from divided(half, run, budget)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether memory ran out; torch has an exception of its own for CUDA only."""
-    messages = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return any(message in str(error) for message in messages)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from neuroscope.errors import ModelError
+from neuroscope.extraction.memory import is_out_of_memory
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.rotary import separate_prompts
 from neuroscope.sites import Site
@@ -92,12 +94,25 @@ class Recorder:
 
         Several passes may be in progress at once, each in a context (`contextvars`) of its own.
         The caller must turn gradients off.
+
+        Raises:
+            ModelError: the forward pass fails for another reason than a lack of memory.
         """
         token = _PASS.set(_Pass(self, kept, keep or _keep_complete))
         try:
             self._model.module(**inputs)
         except _Done:
             pass
+        except _ReductionFailed as failure:
+            raise failure.error from failure.error.__cause__
+        except Exception as error:  # whatever a model whose files contradict each other runs into
+            if is_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"the forward pass of model '{self._model.name}' fails"
+                f" ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
+                remedy="check that its config.json fits transformers",
+            ) from error
         finally:
             _PASS.reset(token)
 
@@ -138,7 +153,10 @@ class Recorder:
         current = _PASS.get()
         if current is None or current.recorder is not self:
             return
-        current.kept[site] = current.keep(site)(tensor)
+        try:
+            current.kept[site] = current.keep(site)(tensor)
+        except Exception as error:
+            raise _ReductionFailed(error) from error
         if site == self.sites[-1]:
             raise _Done
 
@@ -157,6 +175,13 @@ _PASS: ContextVar[_Pass | None] = ContextVar("the pass that the hooks record", d
 
 class _Done(Exception):
     """Exception that ends a pass after the last site, as the rest of it is not needed."""
+
+
+class _ReductionFailed(Exception):
+    """Exception that carries the error of a reduction out of the forward pass."""
+
+    def __init__(self, error: Exception):
+        self.error = error
 
 
 def _keep_complete(site: Site) -> Keep:

@@ -16,7 +16,6 @@ have no effect; neither have settings of decoding, such as `clean_up_tokenizatio
 """
 
 import json
-import logging
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 
 from neuroscope.errors import ModelError
 from neuroscope.extraction.checkpoints import SAFE, Checkpoint
-from neuroscope.extraction.messages import passed_on
+from neuroscope.extraction.messages import passed_on, warn
 from neuroscope.tokens import Vocabulary
 
 _VOCABULARIES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
@@ -42,8 +41,6 @@ _SPECIAL_TOKENS = {
 }
 """Special tokens of each family where a model's files name none: the defaults of transformers."""
 
-_log = logging.getLogger("neuroscope")
-
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """Load the tokenizer of a model.
@@ -57,6 +54,12 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
         if not any(_are_files(folder, names) for names in _VOCABULARIES):
             raise _missing(folder)
         settings = _read_json(folder / "tokenizer_config.json")
+        if settings.get("fast_tokenizer_files"):
+            raise ModelError(
+                f"tokenizer_config.json in {folder} has fast_tokenizer_files, which names other"
+                " files than tokenizer.json",
+                remedy="remove this entry, and keep the right file as tokenizer.json",
+            )
         with passed_on(checkpoint.name):
             if (folder / "tokenizer.json").is_file():
                 tokenizer = _from_tokenizer_json(folder, settings, family)
@@ -248,10 +251,10 @@ def _warn_of_ignored(folder: Path, settings: Mapping[str, Any], tokenizer: Any) 
     ):
         value = settings.get(name)
         if id is not None and isinstance(value, bool) and value is not (added == [id]):
-            _log.warning(
-                "tokenizer_config.json in %s sets %s to %s, but tokenizer.json does not:"
+            warn(
+                str(folder),
+                f"tokenizer_config.json sets {name} to {value}, but tokenizer.json does not:"
                 " tokenizer.json is followed",
-                *(folder, name, value),
             )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from neuroscope.errors import ModelError
 from neuroscope.extraction.checkpoints import Checkpoint
+from neuroscope.files import FileVersion, file_version
 from neuroscope.options import Dtype
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Name of each number format in torch, by its name in safetensors; others are quantised."""
+
+_COMPARED_AT_ONCE = 2**24  # bytes
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class StoredTensor:
     size: int
     shape: tuple[int, ...]
     dtype: str  # name in safetensors, such as "F32"
+    version: FileVersion  # of the file when its header was read
 
     @property
     def count(self) -> int:
@@ -101,6 +106,11 @@ class WeightFiles:
         tensor = self.stored[name]
         try:
             with tensor.file.open("rb") as file:
+                if file_version(os.fstat(file.fileno())) != tensor.version:
+                    raise ModelError(
+                        f"{tensor.file} has changed since model '{self._name}' was loaded",
+                        remedy="load the model again",
+                    )
                 file.seek(tensor.start)
                 size = file.readinto(values.view(-1).view(torch.uint8).numpy().data)
         except OSError as error:
@@ -130,12 +140,39 @@ def weight_bytes(checkpoint: Checkpoint, dtype: Dtype, *, head: bool = False) ->
 
 
 def _stored_tensors(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
-    """Return the tensors by their names in the files, from the headers of the files."""
-    return {
-        key: tensor
-        for file in checkpoint.weight_files
-        for key, tensor in _read_header(file, checkpoint.name)
-    }
+    """Return the tensors by their names in the files, from the headers of the files.
+
+    Raises:
+        ModelError: a file is missing or damaged, or two files have different values of a tensor.
+    """
+    tensors: dict[str, StoredTensor] = {}
+    for file in checkpoint.weight_files:
+        for key, tensor in _read_header(file, checkpoint.name):
+            first = tensors.setdefault(key, tensor)
+            if first is not tensor and not _are_equal(first, tensor, checkpoint.name):
+                raise ModelError(
+                    f"model '{checkpoint.name}' cannot be loaded: {first.file.name} and {file.name}"
+                    f" have different values of {key}",
+                    remedy="copy or download its files again",
+                )
+    return tensors
+
+
+def _are_equal(a: StoredTensor, b: StoredTensor, model: str) -> bool:
+    """Return whether two stored tensors have the same shape, number format and bytes."""
+    if (a.shape, a.dtype, a.size) != (b.shape, b.dtype, b.size):
+        return False
+    try:
+        with a.file.open("rb") as first, b.file.open("rb") as second:
+            first.seek(a.start)
+            second.seek(b.start)
+            for start in range(0, a.size, _COMPARED_AT_ONCE):
+                size = min(_COMPARED_AT_ONCE, a.size - start)
+                if first.read(size) != second.read(size):
+                    return False
+            return True
+    except OSError as error:
+        raise _unloadable(model, f"{b.file} cannot be read: {error}") from error
 
 
 def _read_header(file: Path, model: str) -> Iterator[tuple[str, StoredTensor]]:
@@ -149,6 +186,7 @@ def _read_header(file: Path, model: str) -> Iterator[tuple[str, StoredTensor]]:
         with safe_open(file, "numpy"):
             pass  # raises if the file is damaged or truncated
         with file.open("rb") as stream:
+            version = file_version(os.fstat(stream.fileno()))
             length = int.from_bytes(stream.read(8), "little")
             header = json.loads(stream.read(length))
     except (OSError, SafetensorError) as error:
@@ -156,7 +194,8 @@ def _read_header(file: Path, model: str) -> Iterator[tuple[str, StoredTensor]]:
     header.pop("__metadata__", None)
     for key, entry in header.items():
         start, end = (8 + length + offset for offset in entry["data_offsets"])
-        yield key, StoredTensor(file, start, end - start, tuple(entry["shape"]), entry["dtype"])
+        shape, dtype = tuple(entry["shape"]), entry["dtype"]
+        yield key, StoredTensor(file, start, end - start, shape, dtype, version)
 
 
 def _unloadable(model: str, reason: str) -> ModelError:

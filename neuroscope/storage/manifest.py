@@ -138,8 +138,8 @@ def _from_document(document: Any, path: Path) -> Manifest:
         raise ValueError(error) from error
     entries |= {
         "key": key,
-        "provenance": Provenance(**entries["provenance"]),
-        "later": tuple(Provenance(**entry) for entry in entries["later"]),
+        "provenance": Provenance.from_dict(entries["provenance"]),
+        "later": tuple(Provenance.from_dict(entry) for entry in entries["later"]),
         "parts": tuple(entries["parts"]),
         "statistics": tuple(entries["statistics"]),
     }

@@ -82,7 +82,7 @@ def compare(
         tuple(rows),
         pair_tokens(activations, pairs),
         focus_layers(experiment.plot_layers, compared_layers, model.layer_count),
-        token_notes(activations, pairs),
+        activations.provenance.warnings + token_notes(activations, pairs),
     )
 
 
@@ -162,7 +162,9 @@ def _compare_model(
         tuple(rows),
         pair_tokens(activations, pairs),
         _focus(experiment, subject),
-        changes_since(experiment, subject) + token_notes(activations, pairs),
+        changes_since(experiment, subject)
+        + activations.provenance.warnings
+        + token_notes(activations, pairs),
     )
 
 

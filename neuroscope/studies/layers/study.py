@@ -12,6 +12,7 @@ from neuroscope.prompts import Prompts, PromptSet
 from neuroscope.reporting.tracking import Tracker
 from neuroscope.sites import resolve_sites
 from neuroscope.storage.activation_store import store_folder
+from neuroscope.storage.manifest import read_manifest
 from neuroscope.studies.layers.experiment import LayersExperiment
 from neuroscope.studies.layers.figures import layers_figures
 from neuroscope.studies.layers.labels import studied_label
@@ -102,6 +103,7 @@ def layers(
             [probe_layer(extracted, probed_site, seed) for probed_site in sites],
             probe_token_counts(extracted, seed),
             plan,
+            model.warnings,
         )
 
 
@@ -200,7 +202,8 @@ def _study_model(
         [steps.wait(pending) for pending in probes],
         steps.wait(bag),
         plan,
-        changes_since(experiment, subject),
+        changes_since(experiment, subject)
+        + read_manifest(extracted.activations).provenance.warnings,
     )
 
 
