@@ -84,6 +84,13 @@ def test_long_names_and_numbers_neither_overlap_nor_leave_the_page(
     assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width for box in boxes)
 
 
+def test_ticks_are_fewer_if_their_labels_are_long() -> None:
+    for reach, ticks in ((4.5, 5), (0.00045, 3)):
+        level = np.linspace(-reach, reach, 20)
+        for axes in draw([NeuronPair("level", level, level, 0.0)] * 3).axes:
+            assert len(axes.get_xticks()) == len(axes.get_yticks()) == ticks
+
+
 def test_topics_have_a_colour_and_a_shape() -> None:
     pair, topics = neuron(40), ["sports", "banking"] * 20
     figure = draw([pair], topics=topics)
@@ -99,7 +106,8 @@ def test_topics_have_a_colour_and_a_shape() -> None:
 def test_topics_are_drawn_in_turns() -> None:
     figure = draw([neuron(400)], topics=["sports"] * 200 + ["banking"] * 200)
     colors = [line.get_color() for line in figure.axes[0].lines[:-1]]
-    assert len(set(colors[:2])) == len(set(colors[-2:])) == 2
+    assert len(set(colors)) == 2 < len(colors)
+    assert all(a != b for a, b in pairwise(colors))
 
 
 def test_the_topics_with_the_most_prompts_have_colours_and_others_are_grey() -> None:
@@ -114,12 +122,15 @@ def test_the_topics_with_the_most_prompts_have_colours_and_others_are_grey() -> 
 
 
 def test_many_prompts_are_drawn_as_density() -> None:
-    pairs = [neuron(6000), neuron(6000, scale=3)]
+    level = np.linspace(-1, 1, 6000)
+    pairs = [neuron(6000), NeuronPair("even", level, level, 0.0)]
     figure = draw(pairs, topics=["sports"] * 6000)
     *panels, bar = figure.axes
     hexagons = [axes.collections[0] for axes in panels]
     assert [counts.get_array().sum() for counts in hexagons] == [6000, 6000]
-    most = max(counts.get_array().max() for counts in hexagons)
+    first, second = (counts.get_array().max() for counts in hexagons)
+    assert first != second
+    most = max(first, second)
     assert {counts.get_clim() for counts in hexagons} == {(1, most)}
     assert bar.get_ylabel() == "prompts per hexagon (log)"
     assert legend_names(figure) == ["candidate = base"]

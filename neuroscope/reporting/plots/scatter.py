@@ -247,7 +247,7 @@ def _set_ticks(axes: Axes, limits: Pair, side: float) -> None:
     """Set the limits and ticks of both axes, as many as fit below a panel of `side` inches."""
     low, high = limits
     for intervals in (5, 4, 3, 2, 1):
-        locator = MaxNLocator(intervals, steps=[1, 2, 5, 10])
+        locator = MaxNLocator(intervals, steps=[1, 2, 4, 5, 10])
         ticks = np.asarray(locator.tick_values(low, high))
         ticks = ticks[(ticks >= low) & (ticks <= high)]
         texts = format_numbers(ticks.tolist(), "zg")
