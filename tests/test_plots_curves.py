@@ -1,17 +1,19 @@
 """Figures of curves over layers: axes, styles, bands, reference lines and summaries."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
-from figures import COSINE, ENTROPY, RMS, legend_names
+from figures import COSINE, ENTROPY, MINUS, RMS, legend_names
 from matplotlib.artist import getp
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 
 from neuroscope.reporting.metrics import Metric
-from neuroscope.reporting.plots import Curve, Panel, plot_curves
+from neuroscope.reporting.plots import Band, Curve, Panel, plot_curves
 
 ALL, SPAN = "all", "span"
 
@@ -131,6 +133,44 @@ def test_a_band_without_neighbours_is_a_bar() -> None:
     assert [segment.tolist() for segment in bars.get_segments()] == [[[0, 0.1], [0, 0.5]]]
 
 
+def test_a_band_may_be_an_error_bar_per_layer() -> None:
+    band = ([0.1, None, 0.3], [0.5, None, 0.7])
+    curve = Curve(range(3), [0.3, 0.4, 0.5], band, bars=True)
+    (bars,) = draw(Panel(COSINE, {"a": curve})).axes[0].collections
+    segments = [segment.tolist() for segment in bars.get_segments() if len(segment)]
+    assert segments == [[[0, 0.1], [0, 0.5]], [[2, 0.3], [2, 0.7]]]
+
+
+def test_the_band_of_a_panel_is_behind_its_curves_and_in_the_legend() -> None:
+    band = Band("replicates", range(4), [0, 0.1, None, 0.2], [0.1, 0.3, None, 0.2])
+    figure = draw(Panel(COSINE, falling(1, 3), band=band))
+    shade, *_ = figure.axes[0].collections
+    corners = {tuple(point) for point in shade.get_paths()[0].vertices.tolist()}
+    assert corners == {(0, 0), (0, 0.1), (1, 0.1), (1, 0.3)}
+    assert shade.get_zorder() < figure.axes[0].lines[0].get_zorder()
+    assert legend_names(figure) == ["pair 0", "replicates"]
+    assert figure.axes[0].get_xticks().tolist() == [0, 1, 2, 3]
+    sample = figure.legends[0].legend_handles[1]
+    assert sample.get_facecolor() == tuple(shade.get_facecolor()[0])
+
+
+def test_the_band_of_a_panel_is_drawn_over_relative_depth() -> None:
+    band = Band("replicates", range(2), [0, 0], [1, 1], model_layers=4)
+    curve = Curve([3], [0.5], model_layers=4)
+    axes = draw(Panel(COSINE, {"a": curve}, band=band), x_axis="depth").axes[0]
+    assert set(axes.collections[0].get_paths()[0].vertices[:, 0]) == {25, 50}
+
+
+def test_bands_of_panels_that_cannot_be_drawn_are_refused() -> None:
+    curves, band = falling(1, 1), Band("replicates", [0], [0.1], [0.2])
+    with pytest.raises(ValueError, match=r"'replicates' of cosine, all .*lower edge"):
+        draw(Panel(COSINE, curves, ALL, band=replace(band, high=[0.0])))
+    with pytest.raises(ValueError, match=r"'replicates' .* 1 .*\[0.1, 0.2\]"):
+        draw(Panel(COSINE, curves, band=replace(band, low=[0.1, 0.2])))
+    with pytest.raises(ValueError, match="'replicates', 'rewording'"):
+        draw(*(Panel(RMS, curves, band=b) for b in (band, replace(band, name="rewording"))))
+
+
 def test_reference_lines_are_level_and_in_the_legend() -> None:
     panels = [
         Panel(COSINE, falling(1, 3), ALL, {"chance": 0.2, "bag of tokens": 0.4}),
@@ -200,10 +240,57 @@ def test_an_axis_is_logarithmic_if_allowed_and_values_span_decades() -> None:
         assert axes.get_ylabel().endswith(" (log)") == (scale == "log")
 
 
+@pytest.mark.parametrize(
+    ("least", "most", "labels"),
+    [
+        (2e-3, 0.9, ["0", "0.001", "0.01", "0.1", "1"]),
+        (1e-12, 1, ["0", f"1e{MINUS}12", f"1e{MINUS}09", f"1e{MINUS}06", "0.001", "1"]),
+    ],
+)
+def test_zeros_are_at_the_bottom_of_a_logarithmic_axis(
+    least: float, most: float, labels: list[str]
+) -> None:
+    curves = {"a": Curve(range(3), [0, least, most]), "b": Curve(range(3), [0, 0, 0])}
+    figure = draw(Panel(RMS, curves, log=True, references={"none": 0.0}))
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == labels
+    heights = [axes.transAxes.inverted().transform(axes.transData.transform((0, y)))[1]
+               for y in (0, *axes.get_yticks()[1:], most)]  # fmt: skip
+    assert 0.02 < heights[0] < 0.1 and 0.9 < heights[-1] < 0.98
+    decades = np.diff(heights[1:-1]) / np.diff(np.log10(axes.get_yticks()[1:]))
+    assert decades == pytest.approx(decades[0])
+    boxes = [tick.get_window_extent() for tick in axes.get_yticklabels()]
+    assert not any(a.overlaps(b) for a, b in pairwise(boxes))
+    assert values(figure).tolist() == [0, least, most]
+    assert axes.get_ylabel() == "standardised difference (log)"
+
+
+def test_values_with_zeros_that_span_few_decades_have_a_linear_axis() -> None:
+    curve = Curve(range(4), [0, 0.22, 0.12, 0.1])
+    axes = draw(Panel(RMS, {"a": curve}, references={"margin": 0.05}, log=True)).axes[0]
+    assert (axes.get_yscale(), axes.get_ylabel()) == ("linear", "standardised difference")
+
+
+def test_a_negative_value_makes_the_axis_linear() -> None:
+    curve = Curve(range(3), [-1e-9, 1e-6, 1.0])
+    assert draw(Panel(RMS, {"a": curve}, log=True)).axes[0].get_yscale() == "linear"
+
+
+def test_a_reference_above_equal_values_sets_the_limits() -> None:
+    curve = Curve(range(2), [0, 0])
+    low, high = draw(Panel(RMS, {"a": curve}, references={"margin": 0.05})).axes[0].get_ylim()
+    assert (low, high) == pytest.approx((-0.0025, 0.0525))
+
+
 def test_neighbours_share_a_logarithmic_axis() -> None:
     narrow, wide = Curve([0, 1], [1.0, 2.0]), Curve([0, 1], [0.001, 10.0])
     panels = [Panel(RMS, {"a": curve}, log=True) for curve in (narrow, wide)]
     assert [axes.get_yscale() for axes in draw(*panels).axes] == ["log", "log"]
+    zeros = Panel(RMS, {"a": Curve([0, 1], [0, 0.5])}, log=True)
+    first, second = draw(zeros, panels[1]).axes
+    assert first.get_yscale() == second.get_yscale() == "symlog"
+    assert first.get_ylim() == second.get_ylim()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Heat maps: cells, numbers, names and colours."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -169,9 +170,41 @@ def test_an_empty_matrix_is_refused() -> None:
         matrix(np.ones((0, 1)), [], [0])
 
 
-def test_limits_that_do_not_increase_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"\(1, 1\)"):
-        heat([[0.5]], limits=(1, 1))
+@pytest.mark.parametrize("limits", [(1, 1), (0.6, None), (None, 0.4)])
+def test_limits_that_do_not_increase_are_refused(limits: tuple[float, float]) -> None:
+    low, high = (0.5 if limit is None else limit for limit in limits)
+    with pytest.raises(ValueError, match=rf"\({low}, {high}\)"):
+        heat([[0.5]], limits=limits)
+
+
+@pytest.mark.parametrize(
+    ("values", "limits", "range"),
+    [
+        ([[0.2, 0.6]], (0, None), (0, 0.6)),
+        ([[0.2, 0.6]], (None, 1), (0.2, 1)),
+        ([[0, 0]], (0, None), (0, 0.05)),
+        ([[1, 1]], (None, 1), (0.95, 1)),
+        ([[np.nan]], (0, None), (0, 1)),
+    ],
+)
+def test_colours_may_have_one_fixed_limit(
+    values: ArrayLike, limits: tuple[float | None, float | None], range: tuple[float, float]
+) -> None:
+    assert heat(values, limits=limits).axes[0].images[0].get_clim() == range
+
+
+def test_80_layers_by_30_long_names_are_readable() -> None:
+    names = [
+        f"{k} topic with a name of sixty characters that goes on and on, ok" for k in range(30)
+    ]
+    figure = matrix(np.random.default_rng(0).random((30, 80)), names, range(80))
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    assert len(axes.get_yticklabels()) == 30
+    for ticks in (axes.get_yticklabels(), axes.get_xticklabels()):
+        boxes = [tick.get_window_extent() for tick in ticks]
+        assert not any(a.overlaps(b) for a, b in pairwise(boxes))
+        assert all(box.x0 >= 0 for box in boxes)
 
 
 def test_the_figure_is_as_wide_as_square_cells_need() -> None:

@@ -12,12 +12,18 @@ from matplotlib.figure import Figure
 
 from neuroscope.reporting.metrics import Metric
 from neuroscope.reporting.plots import (
+    Band,
     Curve,
+    NeuronPair,
     Panel,
+    VersionCheck,
     plot_activations,
     plot_curves,
     plot_difference,
+    plot_history,
     plot_matrix,
+    plot_neuron_pairs,
+    plot_patching,
     save_png,
 )
 from neuroscope.reporting.plots.text import plain, text_width, wrap
@@ -38,14 +44,28 @@ def every_figure(text: str) -> list[Figure]:
         plot_curves(panels(text, metric, 9), noun=text, ends=(text, text + "2"), **heading),
         plot_matrix([[1, np.nan]], [text], [text, text], **axes, **heading),
         plot_matrix(np.eye(2), range(2), range(2), square=True, **axes, **heading),
+        plot_patching(range(2), [0.1, 0.9], metric=metric, **heading),
+        plot_history([VersionCheck(1, 0, 0, 1, "drifted")], margin=1, metric=metric, **heading),
+        *(neuron_pairs(text, count, prompts) for count, prompts in ((1, 9), (5, 9), (6, 5001))),
     ]
+
+
+def neuron_pairs(text: str, count: int, prompts: int) -> Figure:
+    """Draw neurons with large activations, whose tick labels are long."""
+    values = np.linspace(-40_000, 80_000, prompts)
+    neurons = [NeuronPair(text, values, -values, 2.0)] * count
+    names = [text + "i" * k for k in range(9)]
+    topics = [names[k % 9] for k in range(prompts)]
+    labels = {"x_label": text, "y_label": text, "title": text, "notes": [text]}
+    return plot_neuron_pairs(neurons, topics=topics, **labels)
 
 
 def panels(text: str, metric: Metric, curves: int) -> list[list[Panel]]:
     """Return two rows of two panels, with a y axis of its own for each."""
     named = {text + "i" * k: Curve([0, 1], [k, None], ([k - 1, 0], [k, 1])) for k in range(curves)}
     other = Metric(text + "2", text, text, "low")
-    row = [Panel(metric, named, text, {text: 0.5}), Panel(other, named, text)]
+    band = Band(text, [0, 1], [0, 0], [1, 1])
+    row = [Panel(metric, named, text, {text: 0.5}, band=band), Panel(other, named, text)]
     return [row, row]
 
 

@@ -2,59 +2,70 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, cycle
-from math import ceil
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from neuroscope.reporting.plots.layout import (
     FAINT,
-    GRID,
     INK,
-    LEGEND,
     MARGIN,
     WIDTH,
     add_axes,
     label_axes,
     page,
     size_inches,
-    thin,
+)
+from neuroscope.reporting.plots.legend import (
+    COLORS,
+    MARKERS,
+    REFERENCE,
+    REFERENCE_DASHES,
+    Entry,
+    Legend,
 )
 from neuroscope.reporting.plots.panels import (
+    Line,
     Lines,
     Panel,
     XAxis,
     extremes,
+    panel_band,
     panel_lines,
     summary,
 )
-from neuroscope.reporting.plots.text import FONT, Doubles, plain, shorten, text_width
+from neuroscope.reporting.plots.scales import (
+    draw_level,
+    scale_values,
+    set_whole_numbers,
+    style_grid,
+)
+from neuroscope.reporting.plots.text import FONT, Doubles, plain, shorten
 
 Rows = Sequence[Sequence[Panel]]  # rows of panels
 Grid = list[list[Lines]]  # lines of each panel, in rows
+Bands = list[Line | None]  # bands of all panels, row by row
 Style = dict[str, Any]  # matplotlib's properties of a line
 Styles = dict[str, Style]  # styles by the name of a curve or reference line
 
 MOST_STYLES = 8  # number of curves above which only the extreme ones are distinguished
-MOST_SPREAD = 300  # largest value / smallest value above which an axis may be logarithmic
 ROW = 2.2  # inches per row of panels
 TITLE = 0.2  # inches above a row with titles
+FOOT = 0.6  # inches between the legend and the lowest panels
 GAP = 0.15  # inches between panels
 FIRST_INSET, INSET = 0.8, 0.75  # inches left of the first column, and of others with a y axis
+LEGEND_WIDTH = WIDTH - FIRST_INSET - MARGIN
 X_LABELS = {"layer": "layer", "depth": "relative depth (%)"}
-HANDLE = 0.75  # inches: width of a sample line in a legend and the gaps around it
 
-# colours of Okabe and Ito without the yellow, which is hard to see on white
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8c8c8c")
-MARKERS = "os^DvPX*"
 DASHES = ("-", "--", "-.", ":")
 EVERY: Style = {"color": "#c4c4c4", "linewidth": 0.6, "marker": ".", "markersize": 2}
 MEDIAN: Style = {"color": INK, "linewidth": 2.8, "marker": "D", "markersize": 3}
-REFERENCE: Style = {"color": FAINT, "linewidth": 1.3, "zorder": 1.5}
-REFERENCE_DASHES = ((0, (1, 1.5)), (0, (6, 2)), (0, (6, 1.5, 1, 1.5)), (0, (2.5, 1.2)))
+
+PANEL_BAND: Style = {"color": "#8c8c8c", "alpha": 0.3}
 
 
 def plot_curves(
@@ -85,35 +96,39 @@ def plot_curves(
             "least alike".
 
     Raises:
-        ValueError: if there is no curve, a curve or reference cannot be drawn (see
-            `panel_lines`), or there are more than 4 names of references.
+        ValueError: if there is no curve, a curve, band or reference cannot be drawn (see
+            `panel_lines` and `panel_band`), there are more than 4 names of references, or the
+            bands of panels have more than one name.
     """
     grid = [[panel_lines(panel, x_axis) for panel in row] for row in panels]
-    x = _positions(grid)
+    bands = [panel_band(panel, x_axis) for panel in chain(*panels)]
+    x = _positions(grid, bands)
     grid, styles = _summarise(panels, grid, f"every {noun}", ends)
     references = _reference_styles(panels)
-    entries = [entry for entry in (*styles.items(), *references.items()) if entry[0]]
-    columns, foot = _legend_shape([name for name, _ in entries])
+    legend = Legend(_entries(panels, styles, references), FIRST_INSET, LEGEND_WIDTH)
+    foot = FOOT + legend.height
     figure = page(foot + sum(map(_row_height, panels)), title, notes)
     owners = _add_panels(figure, panels, foot, X_LABELS[x_axis])
-    for axes, panel, lines in zip(figure.axes, chain(*panels), chain(*grid), strict=True):
+    contents = zip(figure.axes, chain(*panels), chain(*grid), bands, strict=True)
+    for axes, panel, lines, band in contents:
+        if band:
+            _draw_band(axes, band, PANEL_BAND)
         _draw_lines(axes, lines, styles)
-        for name, value in panel.references.items():
-            axes.axhline(value, **references[name])
         _style_axes(axes, x, x_axis)
+        for name, value in panel.references.items():
+            draw_level(axes, value, references[name])
     for axes, panel in owners:
-        _scale(axes, panel)
-    if entries:
-        _legend(figure, entries, columns)
+        scale_values(axes, panel.metric.axis_label, log=panel.log)
+    legend.draw(figure)
     return figure
 
 
-def _positions(grid: Grid) -> Doubles:
-    """Return the positions of all curves on the x axis, in increasing order."""
+def _positions(grid: Grid, bands: Bands) -> Doubles:
+    """Return the positions of all curves and bands on the x axis, in increasing order."""
     positions = [line.x for lines in chain(*grid) for line in lines.values()]
     if not positions:
         raise ValueError("there is no curve to draw")
-    return np.unique(np.concatenate(positions))
+    return np.unique(np.concatenate([*positions, *(band.x for band in bands if band)]))
 
 
 def _summarise(panels: Rows, grid: Grid, every: str, ends: tuple[str, str]) -> tuple[Grid, Styles]:
@@ -143,6 +158,16 @@ def _reference_styles(panels: Rows) -> Styles:
         raise ValueError(f"more than {len(REFERENCE_DASHES)} names of references: {names}")
     dashes = zip(names, REFERENCE_DASHES, strict=False)
     return {name: {**REFERENCE, "linestyle": dash} for name, dash in dashes}
+
+
+def _entries(panels: Rows, styles: Styles, references: Styles) -> list[Entry]:
+    """Return the entries of the legend; raise ValueError if bands have more than one name."""
+    bands = list(dict.fromkeys(panel.band.name for panel in chain(*panels) if panel.band))
+    if len(bands) > 1:
+        raise ValueError(f"bands of panels have more than one name: {bands}")
+    looks = chain(styles.items(), references.items())
+    lines = [(name, Line2D([], [], **style)) for name, style in looks]
+    return [*lines, *((name, Patch(**PANEL_BAND, linewidth=0)) for name in bands)]
 
 
 def _row_height(row: Sequence[Panel]) -> float:
@@ -196,18 +221,25 @@ def _draw_lines(axes: Axes, lines: Lines, styles: Styles) -> None:
     """Draw the lines of a panel and their bands, or "n/a" if there are no values."""
     for name, line in lines.items():
         axes.plot(line.x, line.y, **styles[name])
-        if line.band:
-            _draw_band(axes, line.x, *line.band, styles[name]["color"])
+        color = styles[name]["color"]
+        if line.bars and line.band:
+            axes.vlines(line.x, *line.band, color=color, linewidth=1.2)
+        else:
+            _draw_band(axes, line, {"color": color, "alpha": 0.18})
     if all(np.isnan(line.y).all() for line in lines.values()):
         axes.text(0.5, 0.5, "n/a", transform=axes.transAxes, ha="center", color=FAINT, family=FONT)
 
 
-def _draw_band(axes: Axes, x: Doubles, low: Doubles, high: Doubles, color: str) -> None:
-    """Shade a band; draw it as a bar at a layer whose neighbours have no band."""
+def _draw_band(axes: Axes, line: Line, style: Style) -> None:
+    """Shade the band of a line, if it has one, as a bar at a layer without neighbours."""
+    if not line.band:
+        return
+    low, high = line.band
     known = np.pad(~np.isnan(low + high), 1)
     alone = known[1:-1] & ~known[:-2] & ~known[2:]
-    axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
-    axes.vlines(x[alone], low[alone], high[alone], color=color, alpha=0.3, linewidth=4)
+    axes.fill_between(line.x, low, high, **style, linewidth=0)
+    bar = {"color": style["color"], "alpha": 0.3, "linewidth": 4}
+    axes.vlines(line.x[alone], low[alone], high[alone], **bar)
 
 
 def _style_axes(axes: Axes, x: Doubles, x_axis: XAxis) -> None:
@@ -215,43 +247,5 @@ def _style_axes(axes: Axes, x: Doubles, x_axis: XAxis) -> None:
     if x_axis == "depth":
         axes.set(xlim=(-4, 104), xticks=range(0, 101, 25))
     else:
-        span = max(x[-1] - x[0], 1)
-        axes.set_xlim(x[0] - 0.04 * span - 0.1, x[-1] + 0.04 * span + 0.1)
-        axes.set_xticks(x[thin(x, 0.24 * span / (size_inches(axes)[0] + GAP))])
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(which="both", bottom=False, left=False)
-
-
-def _scale(axes: Axes, panel: Panel) -> None:
-    """Label the y axis, and make it logarithmic if the panel and its values allow it."""
-    shared = axes.get_shared_y_axes().get_siblings(axes)
-    ends = [(sibling.dataLim.y0, sibling.dataLim.y1) for sibling in shared]
-    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
-    name = panel.metric.axis_label
-    if panel.log and 0 < low < high / MOST_SPREAD:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.minorticks_off()
-        name += " (log)"
-    label_axes(axes, y=name)
-
-
-def _legend_shape(names: list[str]) -> tuple[int, float]:
-    """Return the number of columns of the legend, and the height below the panels in inches."""
-    widest = max((text_width(plain(name), 9) for name in names), default=1.0)
-    columns = int(min(4, max(1, (WIDTH - FIRST_INSET - MARGIN) / (widest + HANDLE))))
-    return columns, 0.6 + 0.2 * ceil(len(names) / columns)
-
-
-def _legend(figure: Figure, entries: list[tuple[str, Style]], columns: int) -> None:
-    """Draw the legend below the panels."""
-    room = (WIDTH - FIRST_INSET - MARGIN) / columns - HANDLE
-    width, height = figure.get_size_inches()
-    handles = [Line2D([], [], **style) for _, style in entries]
-    style = {"borderaxespad": 0, "borderpad": 0, "handlelength": 3, "ncols": columns}
-    corner = (FIRST_INSET / width, 0.08 / height)
-    legend = figure.legend(handles, [""] * len(handles), bbox_to_anchor=corner, **LEGEND, **style)
-    for text, (name, _) in zip(legend.get_texts(), entries, strict=True):
-        # set here, because matplotlib omits lines whose label starts with an underscore
-        text.set_text(shorten(plain(name), 9, room))
+        set_whole_numbers(axes, x, 0.24, size_inches(axes)[0] + GAP)
+    style_grid(axes)

@@ -11,8 +11,9 @@ from typing import IO, Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
@@ -95,6 +96,8 @@ def add_axes(figure: Figure, box: Box, **options: Any) -> Axes:
     )
     axes: Axes = figure.add_axes(area, **options)
     axes.tick_params(labelsize=8.5, labelfontfamily=FONT, labelcolor=FAINT, color=RULE, length=3)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_offset_text().set(size=8.5, family=FONT, color=FAINT)
     axes.spines[:].set(color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     return axes
@@ -128,13 +131,14 @@ def thin(positions: NDArray[Any], gap: float) -> list[int]:
 
 
 def add_color_bar(
-    figure: Figure, image: AxesImage, box: Box, labels: Sequence[str], extend: str
-) -> None:
+    figure: Figure, image: ScalarMappable, box: Box, labels: Sequence[str], extend: str
+) -> Colorbar:
     """Add a colour bar in a box, measured in inches, with labels of at most two lines each."""
     lines = [line for text in labels for line in wrap(plain(text), 8.5, box[3], 2)]
     bar = figure.colorbar(image, cax=add_axes(figure, box), extend=extend)
     bar.set_label("\n".join(lines), size=8.5, family=FONT, color=INK)
     bar.outline.set(edgecolor=RULE, linewidth=0.8)
+    return bar
 
 
 def add_table(figure: Figure, right: float, top: float, columns: dict[str, list[str]]) -> None:

@@ -37,6 +37,7 @@ from neuroscope.reporting.plots.text import (
 )
 
 Names = Sequence[str] | Sequence[int]  # names, or layer numbers
+Limits = tuple[float | None, float | None]  # values at which the colours begin and end
 
 MOST_NUMBERS = 150  # number of cells above which no values are written
 LEAST_POINTS = 4.5  # font size below which values are unreadable
@@ -63,7 +64,7 @@ def plot_matrix(
     x_label: str = "layer",
     y_label: str = "",
     noun: str = "row",
-    limits: Pair | None = None,
+    limits: Limits | None = None,
     square: bool = False,
 ) -> Figure:
     """Draw a matrix as a heat map, with its values written into the cells where they fit.
@@ -82,7 +83,8 @@ def plot_matrix(
         x_label: label of the columns.
         y_label: label of the rows.
         noun: noun for one row, such as "pair"; used if only some of the rows are named.
-        limits: values at which the colours begin and end; by default the range of `values`.
+        limits: values at which the colours begin and end, such as `(0, None)` for distances; None
+            stands for the lowest or highest of `values`.
         square: whether to draw square cells; otherwise the cells fill the width of the page.
 
     Raises:
@@ -122,17 +124,17 @@ def _finite_cells(values: ArrayLike, rows: int, columns: int) -> Doubles:
     return cells
 
 
-def _limits(cells: Doubles, limits: Pair | None) -> Pair:
+def _limits(cells: Doubles, limits: Limits | None) -> Pair:
     """Return the values at which the colours begin and end; equal values are moved apart."""
-    if limits is not None:
-        if not limits[0] < limits[1]:
-            raise ValueError(f"limits must increase; they are {limits}")
-        return limits
     known = cells[~np.isnan(cells)]
     low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
+    first, last = limits or (None, None)
+    low, high = low if first is None else first, high if last is None else last
     if np.isclose(low, high, rtol=1e-9, atol=0):
         pad = abs(low) / 20 or 0.05
-        return low - pad, high + pad
+        low, high = low - pad * (first is None), high + pad * (last is None)
+    if not low < high:
+        raise ValueError(f"limits must increase; they are ({low:g}, {high:g})")
     return low, high
 
 

@@ -29,6 +29,27 @@ class Curve:
     """Lower and upper edge of the band, each with one value per layer."""
     model_layers: int | None = None
     """Number of layers of the model, needed to draw the curve over relative depth."""
+    bars: bool = False
+    """Whether the band is drawn as an error bar per layer instead of being shaded."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """Shaded range of values over layers, such as the range of benign replicates.
+
+    >>> band = Band("benign replicates", range(3), [0, 1e-7, 2e-7], [0, 3e-7, 5e-7])
+    """
+
+    name: str
+    """Name in the legend."""
+    layers: Sequence[int]
+    """Layer numbers, increasing, counted from 0."""
+    low: Values
+    """Lower edge, one value per layer; nothing is drawn where an edge is None or NaN."""
+    high: Values
+    """Upper edge, one value per layer."""
+    model_layers: int | None = None
+    """Number of layers of the model, needed to draw the band over relative depth."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +70,10 @@ class Panel:
     references: Mapping[str, float] = field(default_factory=dict)
     """Values of horizontal lines, by their names in the legend."""
     log: bool = False
-    """Whether to use a logarithmic axis if all values are positive and span a factor over 300."""
+    """Whether to use a logarithmic axis if no value is negative and the positive ones span a factor
+    over 300; zeros are at its bottom."""
+    band: Band | None = None
+    """Range behind the curves."""
 
     @property
     def name(self) -> str:
@@ -64,6 +88,7 @@ class Line:
     x: Doubles
     y: Doubles
     band: tuple[Doubles, Doubles] | None = None
+    bars: bool = False
 
 
 Lines = dict[str, Line]  # lines by their names in the legend
@@ -86,6 +111,19 @@ def panel_lines(panel: Panel, x_axis: XAxis) -> Lines:
     }
 
 
+def panel_band(panel: Panel, x_axis: XAxis) -> Line | None:
+    """Return the band of a panel as a line without values, or None if there is none.
+
+    Raises:
+        ValueError: for the same faults of the band as `panel_lines` for those of curves.
+    """
+    band = panel.band
+    if band is None:
+        return None
+    edges = Curve(band.layers, [None] * len(band.layers), (band.low, band.high), band.model_layers)
+    return _line(edges, f"{band.name!r} of {panel.name}", x_axis)
+
+
 def _line(curve: Curve, label: str, x_axis: XAxis) -> Line:
     """Return a curve as a line; `label` identifies it in error messages."""
     x = _positions(curve, label, x_axis)
@@ -95,7 +133,7 @@ def _line(curve: Curve, label: str, x_axis: XAxis) -> Line:
     low, high = (_numbers(edge, x.size, f"band of {label}") for edge in curve.band)
     if (low > high).any():
         raise ValueError(f"band of {label} has a lower edge above its upper edge")
-    return Line(x, y, (low, high))
+    return Line(x, y, (low, high), curve.bars)
 
 
 def _positions(curve: Curve, label: str, x_axis: XAxis) -> Doubles:

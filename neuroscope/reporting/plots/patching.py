@@ -1,0 +1,70 @@
+"""Figure of patching: how much of a change returns when a layer gets its old activations."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from neuroscope.reporting.metrics import Metric
+from neuroscope.reporting.plots.curves import plot_curves
+from neuroscope.reporting.plots.legend import COLORS
+from neuroscope.reporting.plots.panels import Curve, Panel, Values, panel_lines
+from neuroscope.reporting.plots.text import Doubles, format_numbers
+
+RING: dict[str, Any] = {
+    "color": COLORS[1],  # as the second curve
+    "marker": "o",
+    "markersize": 13,
+    "markeredgewidth": 1.6,
+    "fillstyle": "none",
+}
+REFERENCES = {"nothing returns": 0.0, "everything returns": 1.0}
+
+
+def plot_patching(
+    layers: Sequence[int],
+    shares: Values,
+    band: tuple[Values, Values] | None = None,
+    *,
+    metric: Metric,
+    title: str,
+    notes: Sequence[str] = (),
+) -> Figure:
+    """Draw the share of a change in behaviour that returns when a layer's activations are patched.
+
+    The step to the layer at which the share rises most is marked and named in the legend. The
+    share before the first layer counts as 0. Layers without a value are passed over.
+
+    Args:
+        layers: numbers of the patched layers, increasing.
+        shares: shares of the change, one per layer: 0 if nothing returns, 1 if everything does.
+        band: lower and upper end of the error bar of each share.
+        metric: metric of the shares; its label is written beside the y axis.
+        title: heading of the figure.
+        notes: lines below the title.
+
+    Raises:
+        ValueError: if the shares or error bars cannot be drawn (see `panel_lines`).
+    """
+    curve = Curve(layers, shares, band, bars=True)
+    line = panel_lines(Panel(metric, {"": curve}), "layer")[""]
+    marks = _largest_jump(line.x, line.y)
+    panel = Panel(metric, {metric.heading: curve, **marks}, references=REFERENCES)
+    figure = plot_curves([[panel]], title=title, notes=notes)
+    for mark in marks.values():
+        figure.axes[0].plot(mark.layers[-1], np.asarray(mark.values)[-1], **RING)
+    return figure
+
+
+def _largest_jump(layers: Doubles, shares: Doubles) -> dict[str, Curve]:
+    """Return the largest rise from one layer to the next by its name; nothing if none rises."""
+    known = ~np.isnan(shares)
+    x, y = layers[known].astype(int), shares[known]
+    jumps = np.diff(y, prepend=0)
+    if not (jumps > 0).any():
+        return {}
+    last = int(jumps.argmax())
+    step = slice(max(last - 1, 0), last + 1)
+    size = format_numbers([jumps[last]], "+.2f")[0]
+    return {f"largest jump: {size} at layer {x[last]}": Curve(x[step].tolist(), y[step])}
