@@ -1,0 +1,98 @@
+"""Experiment of a study of drift: a base, a candidate, prompts, and the rule of the decision."""
+
+from functools import cached_property
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from neuroscope.errors import ExperimentError
+from neuroscope.experiment import ModelsExperiment, PromptSource
+from neuroscope.experiment_faults import about, validator
+from neuroscope.experiment_values import check_study_site
+from neuroscope.options import Dtype, Pool
+from neuroscope.prompts import PromptSet
+
+LEAST_PROMPTS = 20
+"""Fewest prompts with which limits from a bootstrap over prompts mean something."""
+
+BenignChange = Literal["batches", "padding", "attention", "dtype"]
+"""Changes of the computation that a model must not be blamed for."""
+
+
+def _check_two(names: list[str]) -> None:
+    """Raise ExperimentError unless two models are named; both may be the same."""
+    if not all(name.strip() for name in names):
+        raise ExperimentError("the name of a model is blank", remedy="fill it in")
+    if len(names) != 2:
+        raise ExperimentError(
+            f"drift compares 2 models, not {len(names)}",
+            remedy="name the base first and the candidate second",
+        )
+
+
+class DriftExperiment(ModelsExperiment):
+    """Check of whether a candidate may replace a base, on the same prompts."""
+
+    kind: Literal["drift"] = Field(
+        "drift", description="`drift`: whether a new version of a model may replace the old one"
+    )
+    models: Annotated[list[str], validator(_check_two)] = Field(
+        description="The base and the candidate, named as in the other studies"
+    )
+    prompts: PromptSource = Field(description="The prompts: `texts`, a `template` or a `file`")
+    site: Annotated[str, validator(check_study_site)] = Field(
+        "mlp_act", description="Component whose neurons decide, as in the other studies"
+    )
+    pool: Pool = Field(
+        "mean", description="Way to pool the tokens of a prompt: `mean`, `max`, `last` or `first`"
+    )
+    candidate_dtype: Dtype | None = Field(
+        None, description="Number format of the candidate; by default that of the base, `dtype`"
+    )
+    margin: float = Field(
+        0.05,
+        gt=0,
+        le=2,
+        description="Largest statistic that is acceptable; the statistic is the largest over layers"
+        " of the median over neurons of 1 - r",
+    )
+    alpha: float = Field(
+        0.05, gt=0, lt=0.5, description="Rate of false alarms: the probability of `drifted` for"
+        " a candidate that computes what the base computes"
+    )
+    replicates: int = Field(
+        19, ge=1, description="Number of times that the base is compared with itself"
+    )
+    benign: list[BenignChange] = Field(
+        ["batches", "padding", "attention", "dtype"],
+        min_length=1,
+        description="What varies between replicates: the grouping of prompts into `batches`, the"
+        " side of `padding`, the `attention` implementation, the `dtype`",
+    )
+    resamples: int = Field(1000, ge=100, description="Number of bootstrap resamples of the prompts")
+    label: str = Field(
+        "",
+        description="Label, such as `topic`, by which changes are reported and that a probe reads;"
+        " by default the only label column of the file, if there is one",
+    )
+    seed: int = Field(0, ge=0, description="Seed of replicates, resamples and splits")
+
+    def prompt_sources(self) -> list[PromptSource]:
+        return [self.prompts]
+
+    @cached_property
+    def prompt_set(self) -> PromptSet:
+        """Prompts of the experiment, all in memory.
+
+        Raises:
+            PromptError: the file is missing or malformed.
+            ExperimentError: there are too few prompts.
+        """
+        with about("prompts", "file"):
+            prompts = PromptSet(tuple(self.prompts.prompts()))
+            if len(prompts) < LEAST_PROMPTS:
+                raise ExperimentError(
+                    f"a check of drift needs {LEAST_PROMPTS} prompts or more; there are"
+                    f" {len(prompts)}"
+                )
+        return prompts

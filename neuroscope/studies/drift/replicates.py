@@ -1,0 +1,136 @@
+"""Benign replicates: the base against itself, computed in other ways that must not matter."""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import TypeVar, get_args
+
+import numpy as np
+
+from neuroscope.activations import Floats
+from neuroscope.extraction.batching import tokenise
+from neuroscope.extraction.budget import FIXED_BUDGET, TokenBudget
+from neuroscope.extraction.extract import record
+from neuroscope.extraction.finite import FiniteCheck
+from neuroscope.extraction.models import Model
+from neuroscope.options import Attention, Dtype, PaddingSide, Pool
+from neuroscope.progress import Progress, silent
+from neuroscope.prompts import PromptSet
+from neuroscope.sites import Site
+from neuroscope.stats.moments import Doubles
+from neuroscope.stats.paired import neuron_distances, spread
+from neuroscope.studies.drift.experiment import DriftExperiment
+from neuroscope.tokens import TokenBlock
+
+T = TypeVar("T")
+
+Values = Mapping[Site, Floats]
+"""Site -> (prompts, neurons) pooled activations."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Way of computing a model's activations that must not change what they mean."""
+
+    dtype: Dtype
+    attention: Attention
+    padding_side: PaddingSide
+    shuffle: int
+    """Seed for grouping the prompts into batches; the same seed gives the same batches."""
+
+    @property
+    def loading(self) -> tuple[Dtype, Attention]:
+        """What the model has to be loaded with."""
+        return self.dtype, self.attention
+
+
+def draw_conditions(experiment: DriftExperiment) -> list[Condition]:
+    """Return the conditions of the replicates.
+
+    They are exchangeable, as the p-value requires: each is drawn from the same distribution,
+    independently of the others.
+    """
+    rng = np.random.default_rng(experiment.seed)
+    dtypes: tuple[Dtype, Dtype] = ("float32", "bfloat16")
+    usual = Condition(experiment.dtype, experiment.attention, "right", 0)
+    return [
+        Condition(
+            dtype=_draw(rng, [usual.dtype, *dtypes], "dtype" in experiment.benign),
+            attention=_draw(rng, [usual.attention, *get_args(Attention)], "attention" in experiment.benign),
+            padding_side=_draw(rng, [*get_args(PaddingSide)], "padding" in experiment.benign),
+            shuffle=int(rng.integers(2**31)) if "batches" in experiment.benign else 0,
+        )
+        for _ in range(experiment.replicates)
+    ]
+
+
+def _draw(rng: np.random.Generator, values: Sequence[T], varies: bool) -> T:
+    """Return one of the distinct values, each as likely; the first if it does not vary."""
+    distinct = list(dict.fromkeys(values))
+    return distinct[rng.integers(len(distinct))] if varies else distinct[0]
+
+
+def replicate_profiles(
+    load: Callable[[Dtype, Attention], Model],
+    conditions: Sequence[Condition],
+    prompts: PromptSet,
+    base: Values,
+    pool: Pool,
+    *,
+    truncate: bool = False,
+    progress: Progress = silent,
+) -> Doubles:
+    """Return the distance of each replicate from the base at each site, (replicates, sites).
+
+    The distance is the median over neurons of 1 - r. Conditions that need the model loaded in the
+    same way are run one after another, so that one model is in memory at a time.
+
+    Args:
+        load: function that loads the base in a number format, with an implementation of attention.
+        conditions: conditions of the replicates.
+        prompts: prompts, in the order of the rows of `base`.
+        base: activations of the base, computed in the usual way.
+        pool: way in which they are pooled.
+        truncate: whether prompts are cut at the model's limit.
+        progress: callback that receives how many replicates are done.
+    """
+    profiles = np.empty((len(conditions), len(base)))
+    order = sorted(range(len(conditions)), key=lambda index: conditions[index].loading)
+    for done, index in enumerate(order):
+        condition = conditions[index]
+        if done == 0 or condition.loading != conditions[order[done - 1]].loading:
+            model: Model | None = None  # frees the memory of the model before
+            model = load(*condition.loading)
+            block = tokenise(model, prompts.prompts, truncate=truncate)
+        progress("replicate", done, len(order))
+        assert model is not None
+        profiles[index] = _profile(model, condition, prompts, block, base, pool)
+    return profiles
+
+
+def _profile(
+    model: Model,
+    condition: Condition,
+    prompts: PromptSet,
+    block: TokenBlock,
+    base: Values,
+    pool: Pool,
+) -> list[float]:
+    """Return the distance of one replicate from the base at each site."""
+    padded = copy(model)
+    padded.padding_side = condition.padding_side
+    recorded = record(
+        padded,
+        block,
+        list(base),
+        pool=pool,
+        token_rule="content",
+        budget=TokenBudget(FIXED_BUDGET),
+        check=FiniteCheck(model.name, prompts.ids),
+        shuffle=condition.shuffle,
+    )
+    distances = {
+        site: spread(neuron_distances(base[site], values).distance, ()).median
+        for site, values in recorded
+    }
+    return [distances[site] for site in base]
