@@ -106,6 +106,11 @@ def test_the_limits_cover_the_median_distance_of_correlated_neurons():
     assert covered == pytest.approx([0.95, 0.95], abs=0.033)  # three standard errors of 400 trials
 
 
+def test_the_upper_limit_of_many_independent_neurons_is_too_low_and_the_lower_cautious():
+    lower, upper = coverage(0.0, np.full(600, 0.05), trials=100, prompts=200)
+    assert lower == 1 and 0.5 < upper < 0.9
+
+
 def test_alpha_is_spent_over_all_looks():
     spent = [spent_alpha(0.05, look) for look in range(1, 100_001)]
     assert spent[0] == pytest.approx(0.05 / scipy.special.zeta(2))

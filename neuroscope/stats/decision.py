@@ -73,9 +73,9 @@ def limits(resampled: Array, confidence: float = 0.95) -> Limits:
     They are the (1 - confidence) and confidence quantiles of the resamples (Efron & Tibshirani
     1993, An Introduction to the Bootstrap, chapter 13); together they are a two-sided interval of
     confidence 2 confidence - 1. Percentile limits do not correct for a bias of the statistic.
-    The median distance over neurons is covered near the nominal level if neurons share much of
-    their variance, as those of a layer do. If neurons are independent and their distances differ
-    widely, its sampling error is smaller than its bias, and the upper limit is too low.
+    The median distance over neurons is covered near the nominal level if the neurons share half of
+    their variance or more. The more neurons vary independently, the smaller is its sampling error;
+    once that is no larger than the bias, the upper limit is too low and the lower one cautious.
 
     Args:
         resampled: (resamples,) the statistic of each bootstrap resample.
