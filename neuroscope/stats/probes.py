@@ -1,11 +1,12 @@
 """Linear probes: how well a label can be predicted from activations of held-out prompts."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,16 +82,13 @@ def probe_activations(
             labels, or fewer than 4 prompts with one of them.
         RuntimeError: the classifier did not converge.
     """
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     activations = np.asarray(activations, dtype=np.float64)
     if activations.ndim != 2 or activations.shape[1] == 0:
         raise ValueError(f"activations must be (prompts, neurons); they are {activations.shape}")
     if not np.isfinite(activations).all():
         row = int(np.argmin(np.isfinite(activations).all(axis=1)))
         raise ValueError(f"the activations of prompt {row} contain NaN or infinity")
-    return _probe(make_pipeline(StandardScaler(), _classifier()), activations, labels, seed)
+    return _probe(standardising_classifier(), activations, labels, seed)
 
 
 def probe_tokens(
@@ -126,11 +124,49 @@ def probe_tokens(
     return _probe(make_pipeline(_classifier()), counts, labels, seed)
 
 
+class Split(NamedTuple):
+    """Indices of the prompts to which a probe is fitted, and of those on which it is tested."""
+
+    train: NDArray[np.intp]
+    heldout: NDArray[np.intp]
+
+
+def split_prompts(labels: Sequence[str], *, seed: int = 0) -> Split:
+    """Return which prompts all probes of these labels with this seed train and test on.
+
+    Args:
+        labels: one label per prompt.
+        seed: seed as in `probe_activations`.
+
+    Raises:
+        ValueError: there are fewer than two labels, or fewer than 4 prompts with one of them.
+    """
+    return _split(_classes(len(labels), labels), seed)
+
+
+def _split(classes: NDArray[np.intp], seed: int) -> Split:
+    """Hold out a quarter of the prompts, stratified by label."""
+    from sklearn.model_selection import train_test_split
+
+    indices = np.arange(len(classes))
+    return Split(
+        *train_test_split(indices, test_size=HELD_OUT, stratify=classes, random_state=seed)
+    )
+
+
 def _classifier() -> "LogisticRegression":
     """Return an unfitted classifier, the same for all probes."""
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(C=1.0, solver="lbfgs", max_iter=_MAX_ITERATIONS)
+
+
+def standardising_classifier() -> "Pipeline":
+    """Return an unfitted classifier that standardises each neuron over the training prompts."""
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), _classifier())
 
 
 @cache
@@ -141,19 +177,24 @@ def _threads() -> "ThreadpoolController":
     return ThreadpoolController()
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Limit BLAS to one thread; only one thread of Python at a time is in this context.
+
+    More threads would change the last digits; they gain little, and lose much on busy cores.
+    """
+    with _LIMITED, _threads().limit(limits=1, user_api="blas"):
+        yield
+
+
 def _probe(model: "Pipeline", features: Any, labels: Sequence[str], seed: int) -> Probe:
     """Fit and test `model` on (prompts, features), with the labels and with shuffled labels."""
-    from sklearn.model_selection import train_test_split
-
     classes = _classes(features.shape[0], labels)
-    train, heldout = train_test_split(
-        np.arange(len(classes)), test_size=HELD_OUT, stratify=classes, random_state=seed
-    )
+    train, heldout = _split(classes, seed)
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(classes[train]), rng.permutation(classes[heldout])
     parts = features[train], features[heldout]
-    # more threads would change the last digits; they gain little, and lose much on busy cores
-    with _LIMITED, _threads().limit(limits=1, user_api="blas"):
+    with one_thread():
         correct = _correct(model, *parts, classes[train], classes[heldout])
         control = _correct(model, *parts, *shuffled)
     return _summary(correct, control, len(train), classes[heldout])
@@ -206,13 +247,18 @@ def _correct(
     heldout_classes: NDArray[np.intp],
 ) -> int:
     """Fit `model` and return the number of held-out prompts that it classifies correctly."""
-    model.fit(train, train_classes)
+    fit_classifier(model, train, train_classes)
+    return int(np.sum(model.predict(heldout) == heldout_classes))
+
+
+def fit_classifier(model: "Pipeline", train: Any, classes: NDArray[Any]) -> None:
+    """Fit `model` to (prompts, features); raise RuntimeError if it does not converge."""
+    model.fit(train, classes)
     if model[-1].n_iter_.max() >= _MAX_ITERATIONS:
         raise RuntimeError(
             f"the probe did not converge in {_MAX_ITERATIONS} iterations on "
             f"{train.shape[0]} prompts with {train.shape[1]} features"
         )
-    return int(np.sum(model.predict(heldout) == heldout_classes))
 
 
 @dataclass(frozen=True)
