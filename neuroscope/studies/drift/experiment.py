@@ -57,8 +57,11 @@ class DriftExperiment(ModelsExperiment):
         " of the median over neurons of 1 - r",
     )
     alpha: float = Field(
-        0.05, gt=0, lt=0.5, description="Rate of false alarms: the probability of `drifted` for"
-        " a candidate that computes what the base computes"
+        0.05,
+        gt=0,
+        lt=0.5,
+        description="Rate of false alarms: the probability of `drifted` for"
+        " a candidate that computes what the base computes",
     )
     replicates: int = Field(
         19, ge=1, description="Number of times that the base is compared with itself"

@@ -52,11 +52,13 @@ def draw_conditions(experiment: DriftExperiment) -> list[Condition]:
     """
     rng = np.random.default_rng(experiment.seed)
     dtypes: tuple[Dtype, Dtype] = ("float32", "bfloat16")
-    usual = Condition(experiment.dtype, experiment.attention, "right", 0)
+    attentions = [experiment.attention, *get_args(Attention)]
     return [
         Condition(
-            dtype=_draw(rng, [usual.dtype, *dtypes], "dtype" in experiment.benign),
-            attention=_draw(rng, [usual.attention, *get_args(Attention)], "attention" in experiment.benign),
+            dtype=_draw(rng, [experiment.dtype, *dtypes], "dtype" in experiment.benign),
+            attention=_draw(
+                rng, [usual.attention, *get_args(Attention)], "attention" in experiment.benign
+            ),
             padding_side=_draw(rng, [*get_args(PaddingSide)], "padding" in experiment.benign),
             shuffle=int(rng.integers(2**31)) if "batches" in experiment.benign else 0,
         )
