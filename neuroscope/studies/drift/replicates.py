@@ -51,22 +51,22 @@ def draw_conditions(experiment: DriftExperiment) -> list[Condition]:
     independently of the others.
     """
     rng = np.random.default_rng(experiment.seed)
-    dtypes: tuple[Dtype, Dtype] = ("float32", "bfloat16")
-    attentions = [experiment.attention, *get_args(Attention)]
+    dtypes: list[Dtype] = [experiment.dtype, "float32", "bfloat16"]
+    attentions: list[Attention] = [experiment.attention, *get_args(Attention)]
+    sides: tuple[PaddingSide, ...] = get_args(PaddingSide)
+    benign = experiment.benign
     return [
         Condition(
-            dtype=_draw(rng, [experiment.dtype, *dtypes], "dtype" in experiment.benign),
-            attention=_draw(
-                rng, [usual.attention, *get_args(Attention)], "attention" in experiment.benign
-            ),
-            padding_side=_draw(rng, [*get_args(PaddingSide)], "padding" in experiment.benign),
-            shuffle=int(rng.integers(2**31)) if "batches" in experiment.benign else 0,
+            dtype=_draw(rng, dtypes, varies="dtype" in benign),
+            attention=_draw(rng, attentions, varies="attention" in benign),
+            padding_side=_draw(rng, sides, varies="padding" in benign),
+            shuffle=int(rng.integers(2**31)) if "batches" in benign else 0,
         )
         for _ in range(experiment.replicates)
     ]
 
 
-def _draw(rng: np.random.Generator, values: Sequence[T], varies: bool) -> T:
+def _draw(rng: np.random.Generator, values: Sequence[T], *, varies: bool) -> T:
     """Return one of the distinct values, each as likely; the first if it does not vary."""
     distinct = list(dict.fromkeys(values))
     return distinct[rng.integers(len(distinct))] if varies else distinct[0]
