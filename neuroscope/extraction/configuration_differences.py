@@ -66,8 +66,9 @@ def effective_config(checkpoint: Checkpoint) -> dict[str, Any]:
         with passed_on(checkpoint.name):
             config = AutoConfig.from_pretrained(checkpoint.folder, **READING)
     except Exception as error:  # transformers raises what its checks of types raise
+        reason = " ".join(str(error).split())
         raise ModelError(
-            f"model '{checkpoint.name}' cannot be loaded: its config.json cannot be read ({error})"
+            f"model '{checkpoint.name}' cannot be loaded: its config.json cannot be read ({reason})"
         ) from error
     known = {*type(config)().to_dict(), "quantization_config"}
     return {key: value for key, value in config.to_dict().items() if key in known}

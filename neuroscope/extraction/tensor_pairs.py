@@ -93,6 +93,9 @@ def measure(pair: TensorPair) -> Difference:
     arXiv:1207.6365). That keeps the squared norm in expectation and never increases the number of
     singular values that differ from zero, and its cost grows only with the number of values.
 
+    Rounding to bfloat16 adds a difference of full rank, of about 0.16 % of the norm of the base. It
+    hides the low rank of a change below about 2 % of that norm.
+
     Raises:
         ModelError: a file cannot be read.
     """

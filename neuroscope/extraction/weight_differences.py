@@ -27,7 +27,8 @@ Change = Literal["equal", "converted", "changed", "unmeasured", "removed", "adde
 `unmeasured` if it differs but no norm can be computed, `removed` if only the base has it."""
 
 Part = str | int
-"""Layer, counted from 0, or `embeddings`, `final` (the norm after the last layer) or `head`."""
+"""Layer, counted from 0, or `embeddings`, `final` (the norm after the last layer) or `head` (all
+that follows, the pooler of BERT included)."""
 
 _EMBEDDINGS = re.compile(r"(embeddings|embed_tokens|wte|wpe)\.")
 _COMPUTED = re.compile(
