@@ -128,7 +128,7 @@ def compare_weights(
     Args:
         base: files of the old model.
         candidate: files of the new model.
-        progress: callback for the bytes compared, then for the tensors measured.
+        progress: callback for the pieces of files compared, then for the tensors measured.
 
     Returns:
         One difference per tensor, ordered by part: embeddings, layers, final norm, head.
