@@ -33,7 +33,10 @@ _ODBC = "mssql://?odbc_connect=UID%3Dme%3BPWD%3D***%3BX%3D1"
         ("http://u:1234/S@h/db", "http://u:***@h/db"),
         ("http://a.b:c/d@h", "http://a.b:***@h"),
         ("http://h/?sv=1&sig=a%2Fb%3D&se=2", "http://h/?sv=1&sig=***&se=2"),
-        ("http://h/?pass=a&credential=b&jwt=c&x=d", "http://h/?pass=***&credential=***&jwt=***&x=d"),
+        (
+            "http://h/?pass=a&credential=b&jwt=c&x=d",
+            "http://h/?pass=***&credential=***&jwt=***&x=d",
+        ),
         ("http://h/?X-Amz-Credential=a&AWSAccessKeyId=b", _AMAZON),
         ("http://h/?password=a)b'c&x=1", "http://h/?password=***&x=1"),
         ("(http://h/?token=a), then", "(http://h/?token=***), then"),

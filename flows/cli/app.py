@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -82,6 +82,8 @@ def main() -> None:
     quick_exit()
     try:
         app()
+    except NeuroscopeError as error:  # outside a command, such as help that cannot be written
+        _report(error)
     except Exception as error:
         sys.exit(report_unforeseen(error))
     finally:
@@ -93,5 +95,10 @@ def _flush() -> None:
     try:
         sys.stdout.flush()
     except NeuroscopeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _report(error)
+
+
+def _report(error: NeuroscopeError) -> NoReturn:
+    """Print an error and end the program with its exit code."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
