@@ -96,7 +96,9 @@ def test_artifacts_include_tables_cka_figures_and_a_report(experiment_for, clien
 def test_the_json_document_has_one_entry_per_model(experiment_for, client):
     tracker = Tracker.open()
     results = run_layers(experiment_for(probes=False), tracker)
-    (entry,) = results_document(results, tracker)["runs"]
+    document = results_document(results, tracker)
+    (entry,) = document["runs"]
+    assert document["overview"] is None
     assert {"run_id", "model", "site", "rows", "cka", "address", "report"} <= set(entry)
     assert [row["layer"] for row in entry["rows"]] == [0, 1]
     assert np.shape(entry["cka"]) == (2, 2)

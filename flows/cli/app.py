@@ -37,9 +37,18 @@ def _reworded(error: typer.BadParameter) -> str:
     from pydantic import ValidationError
 
     from neuroscope.experiment_faults import expectation
+    from neuroscope.options import choices, unknown_choice
 
     cause = error.__cause__
-    return expectation(cause.errors()[0]) if isinstance(cause, ValidationError) else error.message
+    if not isinstance(cause, ValidationError):
+        return error.message
+    reported = cause.errors()[0]
+    descriptor = getattr(error.param, "type_descriptor", None)
+    known = choices(getattr(descriptor, "annotation", None))
+    if known and all(isinstance(choice, str) for choice in known):
+        name = str(error.param and error.param.name).replace("_", " ")
+        return unknown_choice(name, str(reported["input"]), known)
+    return expectation(reported)
 
 
 def command_spelling(command: Any) -> Callable[[Option], str | None]:

@@ -43,7 +43,11 @@ def compare_models(
     changes.insert(4, "pair", [labels[pair] for pair in zip(changes.a, changes.b, strict=True)])
     everything = pd.concat(frame.assign(model=subject.label) for subject, frame in frames.items())
     spans = changes[(changes["view"] == "span") & changes[LEADING].notna()]
-    tables = [_table(rows, str(model)) for model, rows in spans.groupby("model", sort=False)]
+    is_recorded = results[0].run_id is not None
+    tables = [
+        _table(rows, str(model), is_recorded=is_recorded)
+        for model, rows in spans.groupby("model", sort=False)
+    ]
     return Overview(
         findings=Findings(_headline(spans), tables, depth_notes(subjects)),
         figures=_figures(by_subject),
@@ -69,13 +73,17 @@ def _headline(spans: "pd.DataFrame") -> str:
     )
 
 
-def _table(spans: "pd.DataFrame", model: str) -> Table:
-    """Return the differences of one model from the reference, a row per pair, largest first."""
+def _table(spans: "pd.DataFrame", model: str, *, is_recorded: bool) -> Table:
+    """Return the differences of one model from the reference, a row per pair, largest first.
+
+    The others are in a file of the run, if the results are recorded.
+    """
     wide = spans.pivot(index="pair", columns="layer", values=LEADING)
     largest = wide.abs().max(axis=1).sort_values(ascending=False, kind="stable").index
     layers = shown_layers(sorted(set(spans["layer"])), ())
     rows = wide.loc[largest[:MOST_PAIRS], layers].reset_index().to_numpy().tolist()
-    omitted = f"These {MOST_PAIRS} of {len(wide):,} pairs differ most; all are in differences.csv."
+    omitted = f"These {MOST_PAIRS} of {len(wide):,} pairs differ most"
+    omitted += "; all are in tables/differences.csv of the run." if is_recorded else "."
     return Table(
         f"{model} minus {spans.reference.iloc[0]}: standardised cosine of the replaced words",
         [Column("pair"), *(Column(f"layer {layer}", digits=3) for layer in layers)],
