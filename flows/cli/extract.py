@@ -26,7 +26,6 @@ from neuroscope.labels import counted
 from neuroscope.options import Pool, TokenRule
 from neuroscope.sites import COMPONENTS
 
-
 _folders: list[Path] = []  # folder to which this process writes, as soon as it is known
 
 
