@@ -72,7 +72,7 @@ def pair_labels(
         ids: ids of the prompts of each pair, which tell names apart that would be the same.
         with_ids: whether every name ends with the ids.
     """
-    words = [" vs ".join(_differing(a, b)) for a, b in pairs]
+    words = [" vs ".join(_differing(a, b, in_context=with_ids)) for a, b in pairs]
     repeated = {label for label, count in Counter(words).items() if count > 1}
     labels: dict[tuple[str, str], str] = {}
     taken: set[str] = set()
@@ -109,11 +109,16 @@ def _common_ends(a: Sequence[str], b: Sequence[str]) -> tuple[int, int]:
     return start, next((i for i in range(remaining) if a[-1 - i] != b[-1 - i]), remaining)
 
 
-def _differing(a: str, b: str) -> tuple[str, str]:
-    """Return the words in which two texts differ; "(nothing)" for a text that has none."""
+def _differing(a: str, b: str, *, in_context: bool) -> tuple[str, str]:
+    """Return the words in which two texts differ; "(nothing)" for a text that has none.
+
+    Numbers and signs in context follow the word before them.
+    """
     words_a, words_b = a.split(), b.split()
     start, end = _common_ends(words_a, words_b)
     spans = [" ".join(words[start : len(words) - end]) for words in (words_a, words_b)]
+    if in_context and start and not re.search(r"[^\W\d_]", "".join(spans)):
+        spans = [f"{words_a[start - 1]} {span}".strip() for span in spans]
     if max(map(len, spans)) > _LONGEST:
         spans = _without_shared(*spans)
     shown = [(span.strip(".,;:!?") or span or "(nothing)") for span in spans]

@@ -240,7 +240,7 @@ def test_many_pairs_are_labelled_with_the_ids_of_their_prompts():
         for i, j in combinations(range(6), 2)
     )
     many = replace(comparison(), pairs=pairs)
-    assert many.labels[0] == "0 vs 1 (prompts p0, p1)"
+    assert many.labels[0] == "room 0 vs room 1 (prompts p0, p1)"
     assert replace(many, pairs=pairs[:12]).labels[0] == "0 vs 1"
 
 

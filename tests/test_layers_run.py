@@ -202,6 +202,31 @@ def test_the_headline_says_where_the_label_is_readable(label, clause):
 
 
 @pytest.mark.parametrize(
+    ("bag", "caveat"),
+    [(0.3, ""), (0.95, ", but no better than from"), (0.87, ", but not clearly better than from")],
+)
+def test_the_headline_says_if_the_words_alone_tell_as_much(bag, caveat):
+    sentence = headline([2, 4], "topic", [probe(0.9)] * 2, probe(bag), [], [0.9, math.nan])
+    assert f"{bag:.0%}" in sentence and (", but no" in sentence) == bool(caveat)
+    assert caveat in sentence
+
+
+def test_the_columns_of_every_table_have_the_name_of_the_label_and_a_meaning(
+    experiment_for, family_folder
+):
+    results = run_layers(experiment_for(family_folder("bert"), family_folder("llama")))
+    tables = [*map(summary_table, results), *results.overview.tables]
+    assert len(tables) == 3
+    for table in tables:
+        headings = [column.heading for column in table.columns]
+        assert headings[:2] == ["layer", "topic"] and "label" not in headings
+        (section,) = table.sections
+        lines = section.title.replace("\n", " ")
+        for column in table.columns[1:]:
+            assert f"{column.heading}: {column.meaning}" in lines
+
+
+@pytest.mark.parametrize(
     ("token", "clause"),
     [
         ([0.99, 0.98, 0.97], "stays readable (99% at layer 2)"),
