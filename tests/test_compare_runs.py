@@ -177,6 +177,18 @@ def test_nothing_is_recorded_without_a_tracker(family_folder, database):
     assert not database.exists() or not all_runs(MlflowClient(f"sqlite:///{database}"))
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_file_of_all_differences_is_named_only_if_there_is_one(recorded, family_folder, database):
+    words = [f"the cat {verb} ." for verb in VERBS][:6]
+    models = family_folder("bert"), family_folder("llama")
+    tracker = Tracker.open() if recorded else None
+    results = run_comparison(experiment_for(*models, prompts=[{"texts": words}]), tracker)
+    (note,) = results.overview.tables[0].notes
+    assert ("tables/differences.csv" in note) == recorded
+    if tracker:
+        assert tracker.artifact(results.overview.run_id, "tables/differences.csv").is_file()
+
+
 def test_a_single_model_has_one_run(family_folder, database):
     tracker = Tracker.open()
     run_comparison(experiment_for(family_folder("bert")), tracker)

@@ -96,7 +96,9 @@ def test_artifacts_include_tables_cka_figures_and_a_report(experiment_for, clien
 def test_the_json_document_has_one_entry_per_model(experiment_for, client):
     tracker = Tracker.open()
     results = run_layers(experiment_for(probes=False), tracker)
-    (entry,) = results_document(results, tracker)["runs"]
+    document = results_document(results, tracker)
+    (entry,) = document["runs"]
+    assert document["overview"] is None
     assert {"run_id", "model", "site", "rows", "cka", "address", "report"} <= set(entry)
     assert [row["layer"] for row in entry["rows"]] == [0, 1]
     assert np.shape(entry["cka"]) == (2, 2)
@@ -197,6 +199,31 @@ def test_the_headline_says_where_the_label_is_readable(label, clause):
     sentence = headline([2, 4, 6], "topic", label, probe(0.3), [], [0.9, 0.5, math.nan])
     assert f"topic is {clause}" in sentence and "bag of tokens 30%" in sentence
     assert sentence.endswith("between layers 4 and 6 (CKA 0.50).")
+
+
+@pytest.mark.parametrize(
+    ("bag", "caveat"),
+    [(0.3, ""), (0.95, ", but no better than from"), (0.87, ", but not clearly better than from")],
+)
+def test_the_headline_says_if_the_words_alone_tell_as_much(bag, caveat):
+    sentence = headline([2, 4], "topic", [probe(0.9)] * 2, probe(bag), [], [0.9, math.nan])
+    assert f"{bag:.0%}" in sentence and (", but no" in sentence) == bool(caveat)
+    assert caveat in sentence
+
+
+def test_the_columns_of_every_table_have_the_name_of_the_label_and_a_meaning(
+    experiment_for, family_folder
+):
+    results = run_layers(experiment_for(family_folder("bert"), family_folder("llama")))
+    tables = [*map(summary_table, results), *results.overview.tables]
+    assert len(tables) == 3
+    for table in tables:
+        headings = [column.heading for column in table.columns]
+        assert headings[:2] == ["layer", "topic"] and "label" not in headings
+        (section,) = table.sections
+        lines = section.title.replace("\n", " ")
+        for column in table.columns[1:]:
+            assert f"{column.heading}: {column.meaning}" in lines
 
 
 @pytest.mark.parametrize(

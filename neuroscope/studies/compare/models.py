@@ -18,7 +18,7 @@ from neuroscope.studies.compare.result import (
     Comparison,
     mean_over_pairs,
 )
-from neuroscope.studies.compare.tables import shown_layers
+from neuroscope.studies.compare.tables import MOST_LAYERS, shown_layers
 from neuroscope.studies.overview import Overview, depth_notes, differences, same_depth
 from neuroscope.studies.study import OVERVIEW_FIGURE, Findings
 from neuroscope.studies.subjects import Subject
@@ -39,11 +39,15 @@ def compare_models(
     by_subject = dict(zip(subjects, results, strict=True))
     frames = {subject: result.to_frame() for subject, result in by_subject.items()}
     changes = differences(frames, _KEYS, list(METRICS))
-    labels = dict(zip(results[0].text_pairs, results[0].labels, strict=True))
+    labels = results[0].pair_labels
     changes.insert(4, "pair", [labels[pair] for pair in zip(changes.a, changes.b, strict=True)])
     everything = pd.concat(frame.assign(model=subject.label) for subject, frame in frames.items())
     spans = changes[(changes["view"] == "span") & changes[LEADING].notna()]
-    tables = [_table(rows, str(model)) for model, rows in spans.groupby("model", sort=False)]
+    is_recorded = results[0].run_id is not None
+    tables = [
+        _table(rows, str(model), is_recorded=is_recorded)
+        for model, rows in spans.groupby("model", sort=False)
+    ]
     return Overview(
         findings=Findings(_headline(spans), tables, depth_notes(subjects)),
         figures=_figures(by_subject),
@@ -69,16 +73,28 @@ def _headline(spans: "pd.DataFrame") -> str:
     )
 
 
-def _table(spans: "pd.DataFrame", model: str) -> Table:
-    """Return the differences of one model from the reference, a row per pair, largest first."""
+def _table(spans: "pd.DataFrame", model: str, *, is_recorded: bool) -> Table:
+    """Return the differences of one model from the reference, a row per pair, largest first.
+
+    The others are in a file of the run, if the results are recorded.
+    """
     wide = spans.pivot(index="pair", columns="layer", values=LEADING)
     largest = wide.abs().max(axis=1).sort_values(ascending=False, kind="stable").index
-    layers = shown_layers(sorted(set(spans["layer"])), ())
-    rows = wide.loc[largest[:MOST_PAIRS], layers].reset_index().to_numpy().tolist()
-    omitted = f"These {MOST_PAIRS} of {len(wide):,} pairs differ most; all are in differences.csv."
+    layers = shown_layers(sorted(set(spans["layer"])), (), most=MOST_LAYERS - 1)
+    shown = wide.loc[largest[:MOST_PAIRS]]
+    at = shown.abs().idxmax(axis=1)
+    rows = [
+        [pair, float(shown.loc[pair, at[pair]]), int(at[pair]), *map(float, row)]
+        for pair, row in zip(shown.index, shown[layers].to_numpy(), strict=True)
+    ]
+    omitted = f"These {MOST_PAIRS} of {len(wide):,} pairs differ most"
+    omitted += "; all are in tables/differences.csv of the run." if is_recorded else "."
     return Table(
         f"{model} minus {spans.reference.iloc[0]}: standardised cosine of the replaced words",
-        [Column("pair"), *(Column(f"layer {layer}", digits=3) for layer in layers)],
+        [
+            *(Column("pair"), Column("largest", digits=3), Column("at layer")),
+            *(Column(f"layer {layer}", digits=3) for layer in layers),
+        ],
         [Section("", rows)],
         [omitted] if len(wide) > MOST_PAIRS else [],
     )

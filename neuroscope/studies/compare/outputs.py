@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.align import VIEWS
-from neuroscope.labels import pair_labels
 from neuroscope.reporting.run import Point
 from neuroscope.sites import Site
 from neuroscope.storage.activation_store import read_activations
@@ -95,7 +94,7 @@ def write_outputs(
         provenance=read.provenance.to_dict(),
         links=links,
         comparison=comparison,
-        labels=pair_labels(comparison.text_pairs),
+        labels=comparison.pair_labels,
         summary=summary_table(comparison),
         layers={layer: layers_table(comparison, [layer]) for layer in comparison.layers if few},
         tokens=tokens,

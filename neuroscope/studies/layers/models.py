@@ -11,6 +11,7 @@ from neuroscope.reporting.plots import Curve, Panel, plot_curves
 from neuroscope.reporting.tables import Column, Section, Table
 from neuroscope.studies.layers.experiment import LayersExperiment
 from neuroscope.studies.layers.result import METRICS, LayersResult, measured
+from neuroscope.studies.layers.tables import explanation, summary_columns
 from neuroscope.studies.overview import Overview, depth_notes, differences, same_depth
 from neuroscope.studies.study import OVERVIEW_FIGURE, Findings
 from neuroscope.studies.subjects import Subject
@@ -41,7 +42,10 @@ def compare_models(
     frames = {subject: result.to_frame() for subject, result in by_subject.items()}
     changes = differences(frames, (), list(METRICS))
     everything = pd.concat(frame.assign(model=subject.label) for subject, frame in frames.items())
-    tables = [_table(rows, str(model)) for model, rows in changes.groupby("model", sort=False)]
+    label = results[0].baselines.label
+    tables = [
+        _table(rows, str(model), label) for model, rows in changes.groupby("model", sort=False)
+    ]
     return Overview(
         findings=Findings(_headline(changes), tables, depth_notes(subjects)),
         figures=_figures(by_subject),
@@ -59,12 +63,16 @@ def _headline(changes: "pd.DataFrame") -> str:
     )
 
 
-def _table(changes: "pd.DataFrame", model: str) -> Table:
+def _table(changes: "pd.DataFrame", model: str, label: str) -> Table:
     """Return the differences of one model from the reference, a row per layer."""
     shown = [name for name in _SHOWN if changes[name].notna().any()]
     rows = changes[["layer", *shown]].astype(object).to_numpy().tolist()
-    columns = [Column("layer"), *(Column.of(METRICS[name]) for name in shown)]
-    return Table(f"{model} minus {changes.reference.iloc[0]}", columns, [Section("", rows)])
+    columns = summary_columns(shown, label)
+    return Table(
+        f"{model} minus {changes.reference.iloc[0]}",
+        [Column("layer"), *columns.values()],
+        [Section(explanation(columns), rows)],
+    )
 
 
 def _figures(results: Mapping[Subject, LayersResult]) -> Iterator[NamedFigure]:
