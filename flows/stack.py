@@ -32,6 +32,8 @@ class StackAddresses:
     """Display name of each server, such as MLflow -> its address."""
     deployments: dict[str, str]
     """Name of each deployment -> address of the form that runs it."""
+    runs: dict[str, str]
+    """Kind of study -> address of the table of its runs in MLflow."""
     variables: dict[str, str]
     """Environment variables that another terminal needs to use these servers."""
     logs: Path
@@ -116,13 +118,17 @@ class Stack:
         self.stop()
 
     def addresses(self) -> StackAddresses:
-        """Return the addresses of the servers and of the deployments that Prefect lists."""
+        """Return the addresses of the servers, the forms in Prefect and the runs in MLflow."""
+        from neuroscope.reporting.experiments import runs_pages
+        from neuroscope.studies.study import STUDIES
+
         prefect = PrefectServer(address(self._ports["prefect"]), self._variables)
         names = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL")
         servers = {service.title: service.address for service in self._services if service.title}
         return StackAddresses(
             servers=dict(sorted(servers.items())),
             deployments=prefect.deployment_pages(),
+            runs=runs_pages(address(self._ports["mlflow"]), STUDIES),
             variables={name: self._variables[name] for name in names},
             logs=self._logs,
         )

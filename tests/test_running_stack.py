@@ -58,7 +58,7 @@ def test_a_damaged_record_is_ignored(text, home):
 
 def test_up_records_its_servers_until_it_ends(port, home, monkeypatch):
     servers = {"MLflow": f"http://127.0.0.1:{port}"}
-    addresses = StackAddresses(servers, deployments={}, variables={}, logs=home)
+    addresses = StackAddresses(servers, deployments={}, runs={}, variables={}, logs=home)
     monkeypatch.setattr(stack, "services", lambda *_: [])
     monkeypatch.setattr(stack, "check_ports", lambda _: None)
     monkeypatch.setattr(stack.Stack, "addresses", lambda _: addresses)

@@ -1,6 +1,7 @@
 """Tables of a comparison."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ ViewMetrics = Mapping[str, Sequence[str]]
 """View -> names of its metrics that are shown."""
 
 _MOST_LAYERS = 8  # columns of layers, so that a table fits into a terminal
+_DIGITS_OF_PAIRS = 3  # decimals in tables of several pairs
 _EXTREMES = 5  # pairs at each end
 _SCALE = "Cosines: 1 is the same pattern of neurons, 0 an unrelated one, -1 the opposite one."
 _OF_A_PAIR = ("cosine_z", "cosine", "rms_z", "mse")
@@ -44,7 +46,10 @@ def summary_table(comparison: Comparison) -> Table:
 
 
 def layers_table(comparison: Comparison, layers: Sequence[int]) -> Table:
-    """Return a table of all pairs at some layers, with one section per layer."""
+    """Return a table of all pairs at some layers, with one section per layer.
+
+    Its numbers have as many decimals as those of the summary table.
+    """
     labels = pair_labels(comparison.text_pairs)
     sections = [
         Section(
@@ -61,6 +66,8 @@ def layers_table(comparison: Comparison, layers: Sequence[int]) -> Table:
         for view, names in _EVERY.items()
         for name in names
     ]
+    if len(comparison.pairs) > 1:
+        columns = [replace(column, digits=_DIGITS_OF_PAIRS) for column in columns]
     return Table("", [Column("pair"), *columns], sections)
 
 
@@ -91,7 +98,7 @@ def _table_of_one_pair(comparison: Comparison, title: str) -> Table:
 
 def _table_of_pairs(comparison: Comparison, title: str) -> Table:
     layers = shown_layers(comparison.layers, comparison.focus)
-    columns = [Column("pair"), *(Column(f"layer {layer}", digits=3) for layer in layers)]
+    headings = [Column(f"layer {layer}", digits=_DIGITS_OF_PAIRS) for layer in layers]
     places = [comparison.layers.index(layer) for layer in layers]
     views = VIEW_NAMES if len(comparison.pairs) <= MOST_PAIRS else ("span",)
     sections = []
@@ -105,7 +112,7 @@ def _table_of_pairs(comparison: Comparison, title: str) -> Table:
             sections.append(Section(_view_title(view), rows))
         else:
             sections += _extremes(values, rows, _view_title(view))
-    return Table(title, columns, sections, [_SCALE, comparison.headline])
+    return Table(title, [Column("pair"), *headings], sections, [_SCALE, comparison.headline])
 
 
 def _extremes(values: NDArray[np.float64], rows: list[list[Cell]], title: str) -> list[Section]:
