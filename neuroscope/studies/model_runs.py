@@ -177,14 +177,13 @@ class _Recording:
 
     def links(self, subjects: Sequence[Subject], results: Sequence[Result]) -> dict[str, str]:
         """Return the addresses of the runs of models, and of the charts that overlay them."""
-        links: dict[str, str] = {}
+        runs: dict[str, str] = {}
+        pages: dict[str, str] = {}
         for subject, result in zip(subjects, results, strict=True):
-            pages = self.tracker.links(result.run_id or "")
-            pages.pop("Prefect flow run", None)
-            if page := pages.pop("MLflow run", None):
-                links[f"run of {subject.label}"] = page
-            links |= pages
-        return links
+            pages |= self.tracker.links(result.run_id or "")
+            if address := pages.pop("MLflow run", ""):
+                runs[f"run of {subject.label}"] = address
+        return runs | pages
 
     def _name(self, subjects: Sequence[Subject]) -> str:
         """Return the name of a run: model, unusual settings, date, experiment.

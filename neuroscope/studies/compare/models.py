@@ -57,7 +57,7 @@ def compare_models(
     everything = pd.concat(frame.assign(model=subject.label) for subject, frame in frames.items())
     spans = changes[(changes["view"] == "span") & changes[LEADING].notna()]
     return Overview(
-        findings=Findings(_headline(spans), _tables(spans), depth_notes(subjects)),
+        findings=Findings(_headline(spans), difference_tables(spans), depth_notes(subjects)),
         figures=_figures(by_subject),
         frames={"compare": everything, "differences": changes},
         meaning=_MEANING,
@@ -97,7 +97,7 @@ def _headline(spans: "pd.DataFrame") -> str:
     return overview_headline(spans, LEADING, "standardised cosines of the replaced words", 2)
 
 
-def _tables(spans: "pd.DataFrame") -> list[Table]:
+def difference_tables(spans: "pd.DataFrame") -> list[Table]:
     """Return a table per model, largest differences first; all have the same rows."""
     if spans.empty:
         return []
