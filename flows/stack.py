@@ -15,7 +15,7 @@ from flows.processes import Children, check_alone, check_ports, end
 from flows.running_stack import recorded_servers
 from flows.services import HOST, WORKER, address, services
 from neuroscope.home import create_home, home
-from neuroscope.reporting.tracking_server import SERVER_SETTINGS
+from neuroscope.reporting.tracking_server import SERVER_SETTINGS, embedded_database
 
 REPOSITORY = Path(__file__).absolute().parent.parent
 PORTS = {"mlflow": 5000, "prefect": 4200}
@@ -128,7 +128,8 @@ class Stack:
         return StackAddresses(
             servers=dict(sorted(servers.items())),
             deployments=prefect.deployment_pages(),
-            runs=runs_pages(address(self._ports["mlflow"]), STUDIES),
+            # from the database: requests to the server might go through a proxy of the user
+            runs=runs_pages(address(self._ports["mlflow"]), embedded_database(home()), STUDIES),
             variables={name: self._variables[name] for name in names},
             logs=self._logs,
         )

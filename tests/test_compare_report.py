@@ -211,7 +211,7 @@ def test_the_page_begins_with_the_headline_and_ends_with_every_layer():
     page = HtmlPage(html_of(result, page={"headline": result.headline}))
     assert [tag for tag, _ in page.elements].count("details") == 2
     assert page.text.index(result.headline) < page.text.index("How alike are the activations?")
-    assert page.cells.count("0.003") == page.cells.count("0.213") == 2
+    assert {"0.003", "0.213", "0.201"} <= set(page.cells)
     assert "0.0030" not in page.cells  # tables of several pairs have the same decimals
 
 

@@ -61,31 +61,30 @@ def ensure_experiment_id(client: "MlflowClient", uri: str, kind: str) -> str:
     return str(experiment.experiment_id)
 
 
-def runs_pages(server: str, kinds: Iterable[str]) -> dict[str, str]:
+def runs_pages(server: str, uri: str, kinds: Iterable[str]) -> dict[str, str]:
     """Return the address of the table of runs of each kind of study.
 
     Missing experiments are created, because an address contains the id of an experiment. Deleted
     ones are left out.
 
     Args:
-        server: address of the MLflow server.
+        server: address of the MLflow server, for a browser.
+        uri: address of that server or of its database, with which the experiments are found.
         kinds: kinds of study, such as `compare`.
 
     Raises:
-        TrackingError: the server does not respond or refuses a request.
+        TrackingError: MLflow cannot be reached or refuses a request.
     """
-    client = open_client(server)
+    client = open_client(uri)
     pages = {}
-    with mlflow_errors(server):
+    with mlflow_errors(uri):
         for kind in kinds:
-            if not _is_deleted(client, experiment_name(kind)):
-                pages[kind] = runs_page(server, ensure_experiment_id(client, server, kind))
+            experiment = client.get_experiment_by_name(experiment_name(kind))
+            if experiment is None:
+                pages[kind] = runs_page(server, ensure_experiment_id(client, uri, kind))
+            elif experiment.lifecycle_stage != "deleted":
+                pages[kind] = runs_page(server, experiment.experiment_id)
     return pages
-
-
-def _is_deleted(client: "MlflowClient", name: str) -> bool:
-    experiment = client.get_experiment_by_name(name)
-    return experiment is not None and experiment.lifecycle_stage == "deleted"
 
 
 def _check(experiment: "Experiment", *, embedded: bool) -> None:
