@@ -258,7 +258,8 @@ def test_the_page_begins_with_the_headline_and_ends_with_every_layer():
     page = HtmlPage(html_of(result, page={"headline": result.headline}))
     assert [tag for tag, _ in page.elements].count("details") == 2
     assert page.text.index(result.headline) < page.text.index("How alike are the activations?")
-    assert {"0.003", "0.203", "0.0030", "0.2130"} <= set(page.cells)
+    assert {"0.003", "0.213", "0.201"} <= set(page.cells)
+    assert "0.0030" not in page.cells  # tables of several pairs have the same decimals
 
 
 def test_the_page_shows_tokens_surface_and_provenance():
@@ -289,7 +290,8 @@ def test_the_page_is_self_contained():
     png = base64.b64decode("iVBORw0KGgo=")
     html = html_of(figures=[PageFigure("one.png", "A caption", png)], omitted="The rest.")
     page = HtmlPage(html)
-    assert {tag for tag, _ in page.elements}.isdisjoint({"script", "link", "iframe", "object"})
+    assert {tag for tag, _ in page.elements}.isdisjoint({"link", "iframe", "object"})
+    assert page.count("script") == 1
     assert page.attributes("src") == ["data:image/png;base64,iVBORw0KGgo="]
     assert page.attributes("href") == list(LINKS.values())
     assert not re.search(r"@import|url\(", html)
@@ -329,5 +331,5 @@ def test_user_text_is_escaped_on_the_page():
 def test_hostile_tokens_are_escaped_on_the_page():
     tokens = {MAN: Tokens((0, 1), ("<script>", "</td>"), (True, False))}
     page = HtmlPage(html_of(tokens=tokens))
-    assert "script" not in {tag for tag, _ in page.elements}
+    assert page.count("script") == 1  # that of the page itself
     assert "<script></td>" in page.cells

@@ -28,8 +28,8 @@ def headline(
     (low_pair, low_layer), (high_pair, high_layer) = (
         divmod(index, len(layers)) for index in (least, most)
     )
-    low = f"(standardised cosine of {_TOKENS[view]} {cosines.flat[least]:.2f})"
-    high = f"({cosines.flat[most]:.2f})"
+    low = f"(standardised cosine of {_TOKENS[view]} {cosines.flat[least]:z.2f})"
+    high = f"({cosines.flat[most]:z.2f})"
     at_low, at_high = f"at layer {layers[low_layer]}", f"at layer {layers[high_layer]}"
     if cosines.size == 1:
         return f"{pairs[0]} {at_low} {low}."

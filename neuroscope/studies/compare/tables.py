@@ -1,6 +1,7 @@
 """Tables of a comparison."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,6 +21,7 @@ ViewMetrics = Mapping[str, Sequence[str]]
 """View -> names of its metrics that are shown."""
 
 MOST_LAYERS = 8  # columns of layers, so that a table fits into a terminal
+_DIGITS_OF_PAIRS = 3  # decimals in tables of several pairs
 _EXTREMES = 5  # pairs at each end
 _SCALE = "Cosines: 1 is the same pattern of neurons, 0 an unrelated one, -1 the opposite one."
 _OF_A_PAIR = ("cosine_z", "cosine", "rms_z", "mse")
@@ -43,7 +45,10 @@ def summary_table(comparison: Comparison) -> Table:
 
 
 def layers_table(comparison: Comparison, layers: Sequence[int]) -> Table:
-    """Return a table of all pairs at some layers, with one section per layer."""
+    """Return a table of all pairs at some layers, with one section per layer.
+
+    Its numbers have as many decimals as those of the summary table.
+    """
     labels = comparison.pair_labels
     sections = [
         Section(
@@ -60,6 +65,8 @@ def layers_table(comparison: Comparison, layers: Sequence[int]) -> Table:
         for view, names in _EVERY.items()
         for name in names
     ]
+    if len(comparison.pairs) > 1:
+        columns = [replace(column, digits=_DIGITS_OF_PAIRS) for column in columns]
     return Table("", [Column("pair"), *columns], sections)
 
 
@@ -117,7 +124,7 @@ def _table_of_extremes(comparison: Comparison, title: str) -> Table:
     """
     layers = shown_layers(comparison.layers, comparison.focus[:1], most=MOST_LAYERS - 1)
     columns = [
-        *(Column("pair"), Column("extreme", digits=3), Column("at layer")),
+        *(Column("pair"), Column("extreme", digits=_DIGITS_OF_PAIRS), Column("at layer")),
         *_layer_columns(layers),
     ]
     view = comparison.leading_view
@@ -159,7 +166,7 @@ def _extreme_layers(comparison: Comparison) -> list[int]:
 
 
 def _layer_columns(layers: Sequence[int]) -> list[Column]:
-    return [Column(f"layer {layer}", digits=3) for layer in layers]
+    return [Column(f"layer {layer}", digits=_DIGITS_OF_PAIRS) for layer in layers]
 
 
 def _at_layers(comparison: Comparison, view: str, layers: Sequence[int]) -> list[list[float]]:
