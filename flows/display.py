@@ -289,7 +289,10 @@ def counted(number: int, noun: str) -> str:
 def show_addresses(addresses: StackAddresses) -> None:
     """Print the addresses of servers and deployments; a line ends with its link."""
     lines = [f"{title:8} {address}" for title, address in addresses.servers.items()]
-    lines += [f"Run {name}: {page}" for name, page in sorted(addresses.deployments.items())]
+    for name, page in sorted(addresses.deployments.items()):
+        lines.append(f"Run {name}: {page}")
+        if runs := addresses.runs.get(name):
+            lines.append(f"Runs of {name}: {runs}")
     lines += [
         f"Logs are in {addresses.logs}",
         "To use these servers in another terminal:",

@@ -15,7 +15,7 @@ from flows.processes import Children, check_alone, check_ports, end
 from flows.running_stack import recorded_servers
 from flows.services import HOST, WORKER, address, services
 from neuroscope.home import create_home, home
-from neuroscope.reporting.tracking_server import SERVER_SETTINGS
+from neuroscope.reporting.tracking_server import SERVER_SETTINGS, embedded_database
 
 REPOSITORY = Path(__file__).absolute().parent.parent
 PORTS = {"mlflow": 5000, "prefect": 4200}
@@ -32,6 +32,8 @@ class StackAddresses:
     """Display name of each server, such as MLflow -> its address."""
     deployments: dict[str, str]
     """Name of each deployment -> address of the form that runs it."""
+    runs: dict[str, str]
+    """Kind of study -> address of the table of its runs in MLflow."""
     variables: dict[str, str]
     """Environment variables that another terminal needs to use these servers."""
     logs: Path
@@ -116,13 +118,18 @@ class Stack:
         self.stop()
 
     def addresses(self) -> StackAddresses:
-        """Return the addresses of the servers and of the deployments that Prefect lists."""
+        """Return the addresses of the servers, the forms in Prefect and the runs in MLflow."""
+        from neuroscope.reporting.experiments import runs_pages
+        from neuroscope.studies.study import STUDIES
+
         prefect = PrefectServer(address(self._ports["prefect"]), self._variables)
         names = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL")
         servers = {service.title: service.address for service in self._services if service.title}
         return StackAddresses(
             servers=dict(sorted(servers.items())),
             deployments=prefect.deployment_pages(),
+            # from the database: requests to the server might go through a proxy of the user
+            runs=runs_pages(address(self._ports["mlflow"]), embedded_database(home()), STUDIES),
             variables={name: self._variables[name] for name in names},
             logs=self._logs,
         )

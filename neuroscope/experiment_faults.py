@@ -1,6 +1,7 @@
 """Faults in experiments: what pydantic reports, in the words of the experiment's author."""
 
 import datetime
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -9,6 +10,7 @@ from typing import Any, Self, TypeVar, get_args
 from pydantic import AfterValidator, BaseModel, ValidationError
 
 from neuroscope.errors import ExperimentError, NeuroscopeError, Option
+from neuroscope.options import unknown_choice
 
 Keys = tuple[str | int, ...]
 """Path of keys and list indices to a value in a document."""
@@ -118,6 +120,9 @@ def _fault(settings: type[BaseModel], reported: Any) -> NeuroscopeError:
         return _unknown_key(str(keys[-1]), list(_keys_at(settings, keys[:-1])))
     if kind == "missing":
         return ExperimentError(f"key '{keys[-1]}' is missing")
+    if kind == "literal_error" and isinstance(value, str) and isinstance(keys[-1], str):
+        known = re.findall("'([^']*)'", reported["ctx"]["expected"])
+        return ExperimentError(unknown_choice(keys[-1], value, known))
     if kind == "string_unicode":
         return ExperimentError(f"{value!a} is not valid Unicode", remedy="save it as UTF-8")
     if kind == "model_type":
@@ -133,6 +138,8 @@ def expectation(reported: Any) -> str:
     """
     kind, found = reported["type"], _shown(reported["input"])
     expected = _EXPECTED.get(kind) or _EXPECTED.get(kind.split("_")[0])
+    if kind == "value_error":  # raised by a check, whose message names the value
+        return str(reported["ctx"]["error"])
     if expected is None:
         return f"{reported['msg']}, found {found}"
     return f"expected {expected.format(**reported.get('ctx', {}))}, found {found}"

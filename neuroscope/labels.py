@@ -4,9 +4,12 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 
 _LONGEST = 30  # characters per side of a pair's label
+_LONGEST_ID = 12  # characters of a prompt's id in a label
+_MOST_COMPARED = 100  # words of the prompts in whose middle shared words are looked for
 _LONGEST_REPR = 100  # characters
 
 
@@ -53,25 +56,41 @@ def _path(name: str) -> Path:
     return Path(name).expanduser().resolve()
 
 
-def pair_labels(pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+def pair_labels(
+    pairs: Sequence[tuple[str, str]],
+    ids: Sequence[tuple[str, str]] = (),
+    *,
+    with_ids: bool = False,
+) -> dict[tuple[str, str], str]:
     """Return a short, distinct name for each pair of prompts: the words in which they differ.
 
     >>> pair_labels([("The cat is on the mat", "The dog is on the mat")])
     {('The cat is on the mat', 'The dog is on the mat'): 'cat vs dog'}
+
+    Args:
+        pairs: texts of the prompts of each pair.
+        ids: ids of the prompts of each pair, which tell names apart that would be the same.
+        with_ids: whether every name ends with the ids.
     """
-    words = [" vs ".join(_differing(a, b)) for a, b in pairs]
+    words = [" vs ".join(_differing(a, b, in_context=with_ids)) for a, b in pairs]
     repeated = {label for label, count in Counter(words).items() if count > 1}
     labels: dict[tuple[str, str], str] = {}
     taken: set[str] = set()
-    for (a, b), differing in zip(pairs, words, strict=True):
+    for index, ((a, b), differing) in enumerate(zip(pairs, words, strict=True)):
         shared = _shared(a, b) if differing in repeated else ""
         name = f"{differing} ({shared})" if shared else differing
+        with_id = [f"{differing} (prompts {', '.join(map(_short_id, ids[index]))})"] if ids else []
+        names = [*with_id, name] if with_ids else [name, *with_id]
         numbered = (f"{name} #{number}" for number in itertools.count(2))
         labels[a, b] = next(
-            label for label in itertools.chain([name], numbered) if label not in taken
+            label for label in itertools.chain(names, numbered) if label not in taken
         )
         taken.add(labels[a, b])
     return labels
+
+
+def _short_id(id: str) -> str:
+    return one_line(id, _LONGEST_ID)
 
 
 def _shared(a: str, b: str) -> str:
@@ -90,15 +109,36 @@ def _common_ends(a: Sequence[str], b: Sequence[str]) -> tuple[int, int]:
     return start, next((i for i in range(remaining) if a[-1 - i] != b[-1 - i]), remaining)
 
 
-def _differing(a: str, b: str) -> tuple[str, str]:
-    """Return the words in which two texts differ; "(nothing)" for a text that has none."""
+def _differing(a: str, b: str, *, in_context: bool) -> tuple[str, str]:
+    """Return the words in which two texts differ; "(nothing)" for a text that has none.
+
+    Numbers and signs in context follow the word before them.
+    """
     words_a, words_b = a.split(), b.split()
     start, end = _common_ends(words_a, words_b)
     spans = [" ".join(words[start : len(words) - end]) for words in (words_a, words_b)]
+    if in_context and start and not re.search(r"[^\W\d_]", "".join(spans)):
+        spans = [f"{words_a[start - 1]} {span}".strip() for span in spans]
+    if max(map(len, spans)) > _LONGEST:
+        spans = _without_shared(*spans)
     shown = [(span.strip(".,;:!?") or span or "(nothing)") for span in spans]
     if shown[0] == shown[1]:
         shown = [span or "(nothing)" for span in spans]
     return shortened(shown[0], _LONGEST), shortened(shown[1], _LONGEST)
+
+
+def _without_shared(a: str, b: str) -> list[str]:
+    """Return two texts in which "…" stands for the words that they share."""
+    both = a.split(), b.split()
+    if max(map(len, both)) > _MOST_COMPARED:
+        return [a, b]
+    shared = SequenceMatcher(None, *both, autojunk=False).get_matching_blocks()
+    spans = []
+    for words, starts in zip(both, zip(*((at.a, at.b) for at in shared), strict=True), strict=True):
+        ends = [0, *(start + at.size for start, at in zip(starts, shared, strict=True))]
+        gaps = zip(ends, starts, strict=False)  # words between two shared blocks
+        spans.append(" … ".join(filter(None, (" ".join(words[i:j]) for i, j in gaps))))
+    return spans
 
 
 def short_model(name: str) -> str:

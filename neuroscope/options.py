@@ -41,7 +41,18 @@ def choices(kind: Any) -> tuple[str, ...]:
 def check_choice(option: str, value: str, known: Sequence[str]) -> None:
     """Raise NeuroscopeError unless `value` is one of `known`."""
     if value not in known:
-        raise NeuroscopeError(f"unknown {option} {value!r}; choose one of: {', '.join(known)}")
+        raise NeuroscopeError(unknown_choice(option, value, known))
+
+
+def unknown_choice(option: str, value: str, known: Sequence[str]) -> str:
+    """Return the message on a value that is not one of the known ones.
+
+    >>> unknown_choice("dtype", "float99", choices(Dtype))
+    "unknown dtype 'float99'; choose float32, bfloat16 or float16"
+    """
+    *others, last = known
+    listed = f"{', '.join(others)} or {last}" if others else last
+    return f"unknown {option} {value!r}; choose {listed}"
 
 
 def check_device_name(device: str) -> None:

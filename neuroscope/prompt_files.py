@@ -2,8 +2,6 @@
 
 import csv
 import itertools
-import json
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,9 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from neuroscope.errors import Option, PromptError
+from neuroscope.errors import PromptError
 from neuroscope.files import absolute
+from neuroscope.json_text import parsed_json
 from neuroscope.labels import short_repr
+from neuroscope.prompt_columns import Columns, plain_heading
 from neuroscope.prompts import Prompt, PromptCheck, PromptSet, digest_of
 from neuroscope.text_files import filled_lines, lines_of
 
@@ -32,7 +32,7 @@ def read_prompts(
     Raises:
         PromptError: as `PromptFile.open`.
     """
-    columns = _Columns.of(text_column, label_columns)
+    columns = Columns.of(text_column, label_columns)
     return PromptSet(tuple(_read(_checked_path(path), columns, check=True)))
 
 
@@ -71,14 +71,15 @@ class PromptFile:
                 or `.parquet`. A column `id` is optional; rows without one are numbered from 0.
             text_column: name of the column that contains the texts.
             label_columns: names of the columns that contain labels; by default every column except
-                `id` and `text_column`.
+                `id`, `text_column`, and the index of a pandas data frame. Blanks and byte order
+                marks around the names of the file's columns do not count.
 
         Raises:
             PromptError: the file is missing, is of another type or is malformed (the message names
                 the line, or the row of a Parquet file), a column is missing, a prompt is blank, or
                 two prompts share an id.
         """
-        columns = _Columns.of(text_column, label_columns)
+        columns = Columns.of(text_column, label_columns)
         path = _checked_path(path)
         count = characters = 0
 
@@ -98,85 +99,8 @@ class PromptFile:
         return self.count
 
     def __iter__(self) -> Iterator[Prompt]:
-        columns = _Columns(self.text_column, self.label_columns)
+        columns = Columns(self.text_column, self.label_columns)
         return _read(self.path, columns, check=False)
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Columns of a file that become texts and labels."""
-
-    text: str
-    labels: tuple[str, ...] | None
-
-    @classmethod
-    def of(cls, text_column: str, label_columns: Sequence[str] | None) -> "_Columns":
-        return cls(text_column, None if label_columns is None else tuple(label_columns))
-
-    def chosen(self, names: Sequence[str]) -> list[str]:
-        """Return the names of a file's columns that are read."""
-        if self.labels is None:
-            return list(names)
-        return [name for name in names if name in (self.text, "id", *self.labels)]
-
-    def check(self, names: Sequence[str], prefix: str) -> None:
-        """Raise PromptError if a column is missing, or if two that are read have the same name.
-
-        Args:
-            names: names of the file's columns.
-            prefix: start of the error message, such as `line 1: `; may be empty.
-        """
-        available = ", ".join(names) or "nothing"
-        if self.text not in names:
-            others = [
-                Option("text_column", name, "name the column that contains the texts")
-                for name in names
-            ]
-            raise PromptError(
-                f"{prefix}no column '{self.text}'; found {available}", options=others[:1]
-            )
-        for name in self.labels or ():
-            if name not in names:
-                raise PromptError(f"{prefix}no column '{name}' for labels; found {available}")
-        for name, count in Counter(self.chosen(names)).items():
-            if count > 1:
-                raise PromptError(
-                    f"{prefix}{count} columns are named '{name}'", remedy="give each its own name"
-                )
-
-    def prompt(self, index: int, position: str, row: Mapping[str, object]) -> Prompt:
-        """Return the prompt of a row.
-
-        Args:
-            index: index of the row, from 0; it becomes the id of a row without one.
-            position: position of the row in its file, such as `line 3`.
-            row: column -> value.
-        """
-        text = row[self.text]
-        if not isinstance(text, str) or not text.strip():
-            fault = "blank" if text is None or isinstance(text, str) else f"{text!r}, not text"
-            raise PromptError(
-                f"{position}: '{self.text}' is {fault}", remedy="give every row a text"
-            )
-        others = (name for name in row if name not in ("id", self.text))
-        names = others if self.labels is None else self.labels
-        values = ((name, row[name]) for name in names)
-        labels = {name: _text(value) for name, value in values if not _is_blank(value)}
-        id = row.get("id")
-        return Prompt(str(index) if id in (None, "") else _text(id), text, labels, position)
-
-
-def _is_blank(value: object) -> bool:
-    """Return whether a cell is empty: the prompt then lacks the label."""
-    return value is None or (isinstance(value, str) and not value.strip())
-
-
-def _text(value: object) -> str:
-    """Return an id or a label as text; lists, objects and booleans are written as JSON."""
-    if isinstance(value, bytes):
-        return value.decode()
-    nested = isinstance(value, dict | list | bool)
-    return json.dumps(value, ensure_ascii=False, default=str) if nested else str(value)
 
 
 def _checked_path(path: str | Path) -> Path:
@@ -193,7 +117,7 @@ def _checked_path(path: str | Path) -> Path:
     return path
 
 
-def _read(path: Path, columns: _Columns, *, check: bool) -> Iterator[Prompt]:
+def _read(path: Path, columns: Columns, *, check: bool) -> Iterator[Prompt]:
     """Yield the prompts of a file, of which there must be at least one; errors name the file."""
     check_prompt = PromptCheck() if check else None
     index = -1
@@ -215,14 +139,14 @@ def _read(path: Path, columns: _Columns, *, check: bool) -> Iterator[Prompt]:
         raise PromptError(f"{path} contains no prompts")
 
 
-def _read_text(path: Path, columns: _Columns) -> Generator[Row, None, None]:
+def _read_text(path: Path, columns: Columns) -> Generator[Row, None, None]:
     columns.check(["text"], "")
     for position, text in filled_lines(path):
         yield position, {"text": text}
 
 
 def _read_csv(
-    path: Path, columns: _Columns, *, delimiter: str, name: str
+    path: Path, columns: Columns, *, delimiter: str, name: str
 ) -> Generator[Row, None, None]:
     """Yield the rows of a CSV or TSV file.
 
@@ -242,8 +166,9 @@ def _read_csv(
         names = reader.fieldnames
         if names is None:
             return  # the file is empty
-        columns.check(names, "line 1: ")
+        names = reader.fieldnames = list(map(plain_heading, names))
         start = reader.line_num + 1
+        columns.check(names, "line 1: ", reader)
         for row in reader:
             if None in row or None in row.values():
                 raise PromptError(
@@ -275,37 +200,46 @@ def _csv_error(start: int, error: csv.Error) -> PromptError:
     return PromptError(f"the row that starts on line {start}: {error}", remedy=remedy)
 
 
-def _read_jsonl(path: Path, columns: _Columns) -> Generator[Row, None, None]:
+def _read_jsonl(path: Path, columns: Columns) -> Generator[Row, None, None]:
     for position, text in filled_lines(path):
         try:
-            row = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise PromptError(f"{position}: not JSON ({error.msg})") from error
+            value = parsed_json(text)
         except (ValueError, RecursionError) as error:
             raise PromptError(f"{position}: not JSON ({error})") from error
-        if not isinstance(row, dict):
+        if not isinstance(value, dict):
             raise PromptError(f"{position}: not a JSON object", remedy='write {"text": "…"}')
-        columns.check(list(row), f"{position}: ")
+        names = list(map(plain_heading, value))
+        row = dict(zip(names, value.values(), strict=True))
+        columns.check(names, f"{position}: ", [row])
         yield position, row
 
 
-def _read_parquet(path: Path, columns: _Columns) -> Generator[Row, None, None]:
+def _read_parquet(path: Path, columns: Columns) -> Generator[Row, None, None]:
     import pyarrow.parquet as pq
     from pyarrow import ArrowException
 
     try:
         with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            columns.check(names, "")
-            chosen, first = columns.chosen(names), 1
-            for batch in file.iter_batches(4096, columns=chosen):
-                position = f"rows {first} to {first + len(batch) - 1}"
-                values = [_column(batch, name, position) for name in chosen]
-                for number, row in enumerate(zip(*values, strict=True), first):
-                    yield f"row {number}", dict(zip(chosen, row, strict=True))
-                first += len(batch)
+            written = {plain_heading(name): name for name in file.schema_arrow.names}
+            names = list(map(plain_heading, file.schema_arrow.names))
+            columns.check(names, "", _parquet_rows(file, written))
+            chosen = columns.chosen(names)
+            rows = _parquet_rows(file, {name: written[name] for name in chosen})
+            for number, row in enumerate(rows, 1):
+                yield f"row {number}", row
     except (ArrowException, OSError) as error:
         raise PromptError(f"not a readable Parquet file ({error})") from error
+
+
+def _parquet_rows(file: Any, names: Mapping[str, str]) -> Iterator[Mapping[str, object]]:
+    """Yield the rows of a Parquet file; `names` maps names of columns to those in the file."""
+    first = 1
+    for batch in file.iter_batches(4096, columns=list(names.values())):
+        position = f"rows {first} to {first + len(batch) - 1}"
+        values = [_column(batch, name, position) for name in names.values()]
+        for row in zip(*values, strict=True):
+            yield dict(zip(names, row, strict=True))
+        first += len(batch)
 
 
 def _column(batch: Any, name: str, position: str) -> list[object]:
@@ -319,7 +253,7 @@ def _column(batch: Any, name: str, position: str) -> list[object]:
     return values
 
 
-_READERS: dict[str, Callable[[Path, _Columns], Generator[Row, None, None]]] = {
+_READERS: dict[str, Callable[[Path, Columns], Generator[Row, None, None]]] = {
     ".txt": _read_text,
     ".csv": partial(_read_csv, delimiter=",", name="commas"),
     ".tsv": partial(_read_csv, delimiter="\t", name="tabs"),

@@ -26,10 +26,13 @@ class HtmlPage(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text += data
         if {"td", "th"} & set(self.open):
             self.cells[-1] += data
+
+    def count(self, tag):
+        return [name for name, _ in self.elements].count(tag)
 
     def attributes(self, name):
         return [attrs[name] for _, attrs in self.elements if name in attrs]

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from flows import cli, display
 from neuroscope import read_activations
+from neuroscope.options import Dtype, Memory, StudyKind, TokenRule, choices, unknown_choice
 from neuroscope.reporting.tracking_server import tracking_uri
 
 TWO = ["the cat sits .", "the dog sits ."]
@@ -118,6 +119,21 @@ def test_bad_input_is_refused(arguments, cause, remedy, refusal, database):
     assert cause in message and remedy in message
     assert "error: " in message.lower()
     assert [run.info.run_name for run in recorded_runs()] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "values"),
+    [
+        (["compare", *TWO, "--dtype"], "dtype", choices(Dtype)),
+        (["compare", *TWO, "--memory"], "memory", choices(Memory)),
+        (["extract", "nothing.txt", "--token-rule"], "token rule", choices(TokenRule)),
+        (["report", "--kind"], "kind", choices(StudyKind)),
+    ],
+)
+def test_a_value_that_is_no_choice_is_stated_once(arguments, name, values, refusal):
+    message = refusal(*arguments, "float99")
+    assert unknown_choice(name, "float99", values) in message
+    assert message.count("float99") == 1 and "Value error" not in message
 
 
 def test_a_prompt_over_the_limit_is_refused_and_leaves_no_open_run(refusal, database):

@@ -13,7 +13,8 @@ from neuroscope import Tracker, run_comparison
 from neuroscope.errors import ModelError, PromptError
 from neuroscope.reporting.tables import plain_markdown
 from neuroscope.sites import Site
-from neuroscope.studies.overview import depth_notes, differences
+from neuroscope.studies.compare.models import difference_tables
+from neuroscope.studies.overview import depth_notes, differences, overview_headline
 from neuroscope.studies.study import load_experiment
 from neuroscope.studies.subjects import Subject
 
@@ -62,8 +63,10 @@ def test_every_run_tells_its_model_prompts_source_and_finding(recorded):
         assert run.data.tags["mlflow.source.name"] == "resid_post compare"
         assert run.data.tags["mlflow.user"]
         description = run.data.tags["mlflow.note.content"]
-        assert description.startswith(plain_markdown(finding)) and description.endswith("\n\nwhy")
-        assert f"{run.info.run_id}/artifacts/report.html" in description
+        link, _, text = description.partition(" · ")  # MLflow fades out what is further below
+        assert link.startswith("[Open the report](#/")
+        assert f"{run.info.run_id}/artifacts/report.html" in link
+        assert text.startswith(plain_markdown(finding)) and text.endswith("\n\nwhy")
         models = [client.get_logged_model(model.model_id) for model in run.inputs.model_inputs]
         names = run.data.params["model"].split(", ")
         assert sorted(model.name for model in models) == sorted(names)
@@ -95,10 +98,33 @@ def test_metrics_are_means_over_pairs_with_the_layer_as_step(recorded):
         dict(zip(rows["layer"], rows["cosine_z"], strict=True))
     )
     metrics = client.get_run(comparisons[0].run_id).data.metrics
-    means = spans.groupby("layer")["cosine_z"].mean()
-    assert metrics["summary/span_cosine_z_min"] == pytest.approx(means.min())
-    assert metrics["summary/span_cosine_z_min_layer"] == means.idxmin()
-    assert metrics["summary/span_cosine_z_mean"] == pytest.approx(means.mean())
+    assert metrics["summary/span_cosine_z_mean"] == pytest.approx(spans["cosine_z"].mean())
+    least, layer = (metrics[f"summary/span_cosine_z_{name}"] for name in ("min", "min_layer"))
+    assert least == pytest.approx(spans["cosine_z"].min())
+    sentence = comparisons[0].headline.partition(";")[0]
+    assert f"at layer {layer:.0f} (" in sentence and f"{least:.2f})" in sentence
+
+
+def test_a_model_carries_its_difference_from_the_first(recorded, family_folder):
+    comparisons, client = recorded
+    first, second = (
+        {view: comparison.values("cosine_z", view) for view in ("span", "context", "aligned")}
+        for comparison in comparisons
+    )
+    for view, values in second.items():
+        history = client.get_metric_history(comparisons[1].run_id, f"difference/{view}_cosine_z")
+        sizes = np.nanmean(np.abs(values - first[view]), axis=0)
+        assert {point.step: point.value for point in history} == pytest.approx(
+            dict(enumerate(sizes))
+        )
+    run = client.get_run(comparisons[1].run_id)
+    average = np.abs(second["span"] - first["span"]).mean()
+    assert run.data.metrics["summary/span_cosine_z_difference"] == pytest.approx(average)
+    sentence = f"Differs from {family_folder('bert').name} by {average:.3f} on average"
+    assert sentence in run.data.tags["mlflow.note.content"].replace("\\", "")
+    reference = client.get_run(comparisons[0].run_id).data
+    assert not [name for name in reference.metrics if "difference" in name]
+    assert "Differs from" not in reference.tags["mlflow.note.content"]
 
 
 @pytest.mark.parametrize("count", [2, 5, 6, 20])
@@ -137,10 +163,52 @@ def test_the_overview_says_what_differs_per_pair_and_layer(recorded, tmp_path, f
     dataset = client.get_run(overview.run_id).inputs.dataset_inputs[0].dataset
     assert (tmp_path / json.loads(dataset.source)["artifact"]).is_file()
     assert overview.headline in report and report.count("data:image/png") == 1
+    assert "how alike" in report and MAN in report  # the measure and the prompts
+    assert "resid_post: residual stream leaving the layer" in report
     assert load_experiment(tmp_path / "experiment.yaml").models == [
         str(family_folder("bert")),
         str(family_folder("llama")),
     ]
+
+
+def changes_of(**models):
+    """Return the differences of models from a first one: model -> pair -> difference per layer."""
+    return pd.DataFrame(
+        {
+            **{"model": model, "reference": "v1", "pair": pair, "layer": layer, "view": "span"},
+            **{"cosine_z": value, "cosine_z_model": 0.5 + value, "cosine_z_reference": 0.5},
+        }
+        for model, pairs in models.items()
+        for pair, values in pairs.items()
+        for layer, value in enumerate(values)
+    )
+
+
+def test_the_headline_begins_with_the_model_that_differs_most():
+    changes = changes_of(v2={"a vs b": (0, 0.02)}, v3={"a vs b": (0.1, -0.504)})
+    assert overview_headline(changes, "cosine_z", "cosines", 2) == (
+        "v3 differs most from v1: the cosines differ by 0.302 on average (v2: 0.010)."
+        " Largest: a vs b at layer 1, 0.00 instead of 0.50."
+    )
+    elsewhere = changes_of(v2={"a vs b": (0, 0.3)}, v3={"a vs b": (0.2, 0.2)})
+    assert "layer 1 of v2, 0.80 instead of 0.50" in overview_headline(
+        elsewhere, "cosine_z", "cosines", 2
+    )
+    equal = changes_of(v2={"a vs b": (0.0, 0.0)})
+    assert "the same" in overview_headline(equal, "cosine_z", "cosines", 2)
+
+
+def test_tables_of_models_and_their_rows_begin_with_the_largest_difference():
+    changes = changes_of(
+        v2={"a vs b": (0.1, 0.1), "c vs d": (0.01, 0.01)},
+        v3={"a vs b": (0.0, 0.1), "c vs d": (-0.9, 0.2)},
+    )
+    tables = difference_tables(changes, is_recorded=True)
+    assert [table.title.partition(" ")[0] for table in tables] == ["v3", "v2"]
+    assert [[row[0] for row in table.sections[0].rows] for table in tables] == [
+        ["c vs d", "a vs b"]
+    ] * 2
+    assert [row[1:3] for row in tables[0].sections[0].rows] == [[-0.9, 0], [0.1, 1]]
 
 
 class Depth(NamedTuple):
@@ -175,6 +243,18 @@ def test_nothing_is_recorded_without_a_tracker(family_folder, database):
     assert [result.run_id for result in results] == [None, None] and results.run_ids == []
     assert results.overview.headline
     assert not database.exists() or not all_runs(MlflowClient(f"sqlite:///{database}"))
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_file_of_all_differences_is_named_only_if_there_is_one(recorded, family_folder, database):
+    words = [f"the cat {verb} ." for verb in VERBS][:6]
+    models = family_folder("bert"), family_folder("llama")
+    tracker = Tracker.open() if recorded else None
+    results = run_comparison(experiment_for(*models, prompts=[{"texts": words}]), tracker)
+    (note,) = results.overview.tables[0].notes
+    assert ("tables/differences.csv" in note) == recorded
+    if tracker:
+        assert tracker.artifact(results.overview.run_id, "tables/differences.csv").is_file()
 
 
 def test_a_single_model_has_one_run(family_folder, database):

@@ -1,5 +1,6 @@
 """Extractions that are killed, or run in two processes, end as if undisturbed."""
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -25,11 +26,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stored import Killed, assert_same, finished_parts
 
+from flows.cli.extract import kept
 from neuroscope.extraction.extract import extract
 from neuroscope.extraction.models import load_model
 from neuroscope.prompt_files import PromptFile, read_prompts
 from neuroscope.prompts import PromptSet
 from neuroscope.storage.activation_store import read_activations
+from neuroscope.storage.manifest import MANIFEST
+from neuroscope.storage.writing import stored_prompts
 from neuroscope.studies.store.division import Estimate
 from neuroscope.studies.store.store import store_activations
 
@@ -105,6 +109,23 @@ def test_values_do_not_depend_on_batches_parts_padding_or_a_kill(
         alone = extract(models[family, "right"], [texts[index]], SITES, pool=pool, token_rule=rule)
         for site in alone:
             np.testing.assert_allclose(read[site][index], alone[site][0], atol=CLOSE, rtol=0)
+
+
+def test_an_interrupted_extraction_says_how_many_prompts_are_stored(models, tmp_path, monkeypatch):
+    model, prompts = models["bert", "right"], random_prompts(9)
+    monkeypatch.setattr(Estimate, "prompts_per_part", lambda *_: 4)
+    counts = []
+    for killed in itertools.count():
+        folder = tmp_path / str(killed)
+        monkeypatch.setattr("flows.cli.extract._folders", [folder])
+        with pytest.MonkeyPatch.context() as kill, contextlib.suppress(Killed):
+            kill_at_file(kill, killed)
+            store(folder, model, prompts)
+        counts.append(stored_prompts(folder))
+        assert ("no part" in kept()) == (counts[-1] == 0)
+        if (folder / MANIFEST).exists():
+            break
+    assert counts == sorted(counts) and set(counts) == {0, 4, 8, 9}
 
 
 CONTEXT = multiprocessing.get_context("forkserver")

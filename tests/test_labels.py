@@ -54,6 +54,24 @@ def test_long_spans_are_truncated():
     assert second == "b" * 29 + "…"
 
 
+def test_shared_words_in_the_middle_of_long_spans_are_left_out():
+    texts = [
+        "The cat sleeps on the mat number 34 today",
+        "A dog sleeps on the mat number 38 today",
+    ]
+    assert label(*texts) == "The cat … 34 vs A dog … 38"
+    assert label(f"x {'a b ' * 20} 1", f"{'a b ' * 20} 2") == "x … 1 vs 2"
+
+
+def test_ids_tell_pairs_apart_that_would_have_the_same_name():
+    pairs, ids = [("A cat", "A dog"), ("A cat ", "A dog ")], [("a", "b"), ("c", "d" * 50)]
+    assert list(pair_labels(pairs, ids).values()) == [
+        *("cat vs dog (A)", f"cat vs dog (prompts c, {'d' * 11}…)")
+    ]
+    named = pair_labels(pairs[:1], ids[:1], with_ids=True)
+    assert list(named.values()) == ["cat vs dog (prompts a, b)"]
+
+
 def test_pairs_with_the_same_words_are_told_apart_by_those_that_they_share():
     pairs = [(f"{word} cat", f"{word} dog") for word in ("A", "The", "My")]
     assert list(pair_labels(pairs)) == pairs

@@ -68,7 +68,17 @@ def test_metrics_have_the_layer_and_the_relative_depth_as_steps(experiment_for, 
     headline = results.overview.headline
     changes = [shallow_row[0] - deep_row[1], shallow_row[1] - deep_row[4]]  # nearest depths
     layer = int(np.argmax(np.abs(changes)))
-    assert f"layer {layer} of shallow: {shallow_row[layer]:.3f}" in headline
+    average = np.abs(changes).mean()
+    assert f"Largest: layer {layer}, {shallow_row[layer]:.3f} instead of" in headline
+    assert headline.startswith("shallow differs from deep:") and f"by {average:.3f}" in headline
+    metrics, description = (
+        tracker.metrics(results[1].run_id),
+        client.get_run(results[1].run_id).data.tags["mlflow.note.content"],
+    )
+    assert metrics["difference/label_accuracy"] == pytest.approx(dict(enumerate(np.abs(changes))))
+    assert metrics["summary/label_accuracy_difference"] == pytest.approx({0: average})
+    assert f"Differs from deep by {average:.3f} on average" in description
+    assert not [name for name in tracker.metrics(results[0].run_id) if "difference" in name]
     runs = client.search_runs([client.get_experiment_by_name("neuroscope/layers").experiment_id])
     assert len(runs) == 3 and {run.info.status for run in runs} == {"FINISHED"}
     assert len({run.data.tags["neuroscope.group"] for run in runs}) == 1
@@ -96,7 +106,9 @@ def test_artifacts_include_tables_cka_figures_and_a_report(experiment_for, clien
 def test_the_json_document_has_one_entry_per_model(experiment_for, client):
     tracker = Tracker.open()
     results = run_layers(experiment_for(probes=False), tracker)
-    (entry,) = results_document(results, tracker)["runs"]
+    document = results_document(results, tracker)
+    (entry,) = document["runs"]
+    assert document["overview"] is None
     assert {"run_id", "model", "site", "rows", "cka", "address", "report"} <= set(entry)
     assert [row["layer"] for row in entry["rows"]] == [0, 1]
     assert np.shape(entry["cka"]) == (2, 2)
@@ -146,7 +158,7 @@ def test_user_text_is_escaped_in_the_report(client, tmp_path, family_folder):
     (result,) = run_layers(experiment, Tracker.open())
     client.download_artifacts(result.run_id, "report.html", str(tmp_path))
     page = HtmlPage((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert "script" not in {tag for tag, _ in page.elements}
+    assert page.count("script") == 1  # that of the page itself
     assert page.text.count(HOSTILE) >= 3
 
 
@@ -197,6 +209,31 @@ def test_the_headline_says_where_the_label_is_readable(label, clause):
     sentence = headline([2, 4, 6], "topic", label, probe(0.3), [], [0.9, 0.5, math.nan])
     assert f"topic is {clause}" in sentence and "bag of tokens 30%" in sentence
     assert sentence.endswith("between layers 4 and 6 (CKA 0.50).")
+
+
+@pytest.mark.parametrize(
+    ("bag", "caveat"),
+    [(0.3, ""), (0.95, ", but no better than from"), (0.87, ", but not clearly better than from")],
+)
+def test_the_headline_says_if_the_words_alone_tell_as_much(bag, caveat):
+    sentence = headline([2, 4], "topic", [probe(0.9)] * 2, probe(bag), [], [0.9, math.nan])
+    assert f"{bag:.0%}" in sentence and (", but no" in sentence) == bool(caveat)
+    assert caveat in sentence
+
+
+def test_the_columns_of_every_table_have_the_name_of_the_label_and_a_meaning(
+    experiment_for, family_folder
+):
+    results = run_layers(experiment_for(family_folder("bert"), family_folder("llama")))
+    tables = [*map(summary_table, results), *results.overview.tables]
+    assert len(tables) == 3
+    for table in tables:
+        headings = [column.heading for column in table.columns]
+        assert headings[:2] == ["layer", "topic"] and "label" not in headings
+        (section,) = table.sections
+        lines = section.title.replace("\n", " ")
+        for column in table.columns[1:]:
+            assert f"{column.heading}: {column.meaning}" in lines
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Rules for all files of the project: exports, docstrings, length and unsafe calls."""
 
 import re
+import subprocess
 from importlib import import_module
 from pathlib import Path
 
@@ -46,3 +47,13 @@ def test_no_unsafe_function_is_called():
         unsafe = r"\bpickle\b|torch\.load\(|yaml\.load\(|shell=True|[^.\w]eval\("
         assert not re.search(unsafe, text), path
         assert "trust_remote_code=True" not in text
+
+
+def test_what_the_readme_writes_into_the_checkout_is_ignored_by_git():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    folders = re.findall(r"--out (\S+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    paths = [path for out in folders for path in (f"{out}x", f".{out.strip('/')}.lock")]
+    command = ["git", "check-ignore", "--no-index", *paths]
+    ignored = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert paths and ignored.stdout.split() == paths

@@ -56,6 +56,14 @@ def test_a_lost_result_is_an_error_and_the_run_is_finished(target, family_folder
     assert statuses(tracking_uri()) == ["FINISHED"]
 
 
+@pytest.mark.parametrize("target", ["> /dev/full", ">&-"])
+@pytest.mark.parametrize("arguments", [["--help"], ["report", "--help"]])
+def test_help_that_cannot_be_written_is_an_error(arguments, target, home):
+    process = shell(target, *arguments)
+    assert process.returncode == 74 and process.stderr.count("error: ") == 1
+    assert not home.exists()  # without a log of an unforeseen error
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["2>&-", "2> /dev/full", "2> /dev/full < /dev/null"])
 def test_lost_messages_change_nothing(target, family_folder, database):

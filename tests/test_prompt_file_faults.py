@@ -47,6 +47,13 @@ def refusal(path, **options):
         ("p.jsonl", '{"text": "a", "id": "\\ud83d"}\n', "line 1", "ud83d"),
         ("p.jsonl", '{"text": "a", "topic": "\\ud83d"}\n', "line 1", "prompt 'a"),
         ("p.jsonl", '{"text": "x"}\n{"text": "a", "id": "\\u0000"}\n', "line 2", "NUL"),
+        ("p.jsonl", '{"text": "x"}\n{"text": "first", "text": "second"}\n', "line 2", "'text'"),
+        ("p.jsonl", '{"text": "x", "a": {"b": 1, "b": 2}}\n', "line 1", "'b'"),
+        ("p.jsonl", '{"text": "x"}\n{"text": "y", "a": -1e400}\n', "line 2", "-1e400"),
+        ("p.jsonl", '{"text": "x", "a": [NaN]}\n', "line 1", "NaN"),
+        ("p.jsonl", '{"text": "x", "topic": "a", " topic": "b"}\n', "line 1", "2 .*'topic'"),
+        ("p.csv", "text,topic, topic\nx,y,z\n", "line 1", "2 .*'topic'"),
+        ("p.csv", "text,topic\n\ufeffx,y\n", "line 2", "byte order mark"),
         ("p.csv", "id,text\na,x\nb,y\n\na,z\n", "line 5", "'a'"),
         ("p.txt", "x\ny\0z\n", "line 2", "NUL"),
         ("p.csv", "text,topic\nx,y\nx,y\0z\n", "line 3", "NUL"),
@@ -62,6 +69,29 @@ def test_a_malformed_file_is_refused_with_its_line(tmp_path, name, content, loca
     (tmp_path / name).write_text(content, newline="")
     problem = refusal(tmp_path / name).problem
     assert location in problem and re.search(data, problem)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns"),
+    [
+        ("p.csv", "id,topic,sentence\na1,animals,The cat sat down\n", ["sentence"]),
+        ("p.tsv", "id\tsentence\ttopic\na1\tThe cat sat down\tanimals\n", ["sentence"]),
+        ("p.csv", "id,n\nThe cat sat,3\n", []),
+        ("p.csv", "id,n\n", []),
+        ("p.csv", 'sentence,n\n"x,3\n', []),
+        ("p.csv", "sentence,n\nx\n", ["sentence"]),
+        ("p.jsonl", '{"id": "some id", "n": 3, "question": "Is it?"}\n', ["question"]),
+    ],
+)
+def test_the_column_that_looks_like_text_is_suggested(tmp_path, name, content, columns):
+    (tmp_path / name).write_text(content)
+    assert [option.value for option in refusal(tmp_path / name).options] == columns
+
+
+def test_a_column_of_a_parquet_file_is_suggested(tmp_path):
+    table = pd.DataFrame({"id": ["some long id"], "n": [3], "question": ["Is it?"]}, index=["abc"])
+    table.to_parquet(tmp_path / "p.parquet")
+    assert [option.value for option in refusal(tmp_path / "p.parquet").options] == ["question"]
 
 
 def test_a_faulty_row_of_a_parquet_file_is_reported(tmp_path):

@@ -50,6 +50,32 @@ def test_a_table_gives_text_id_and_labels(write_file, name, delimiter):
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.csv", "text, topic ,\ufeffid\nA cat, animals,c\n"),
+        ("p.csv", '\ufeff" \ufefftext","topic","id"\nA cat, animals,c\n'),
+        ("p.tsv", "text\t topic\tid\u200b\nA cat\t animals\tc\n"),
+        ("p.csv", ",text,topic,id\n0,A cat, animals,c\n"),
+        ("p.jsonl", '{" text": "A cat", "topic ": " animals", "id": "c", "": 0}'),
+    ],
+)
+def test_blanks_around_names_of_columns_and_columns_without_a_name_do_not_count(
+    write_file, name, content
+):
+    assert rows(read_prompts(write_file(name, content))) == [("c", "A cat", {"topic": " animals"})]
+
+
+def test_the_index_of_a_data_frame_is_no_label(tmp_path):
+    path = tmp_path / "p.parquet"
+    frame = pd.DataFrame({" text": ["A cat"], "topic": ["food"]}, index=["first"])
+    frame.to_parquet(path)
+    assert "__index_level_0__" in pq.read_schema(path).names
+    assert rows(read_prompts(path)) == [("0", "A cat", {"topic": "food"})]
+    named = read_prompts(path, label_columns=["__index_level_0__"])
+    assert rows(named) == [("0", "A cat", {"__index_level_0__": "first"})]
+
+
 @pytest.mark.parametrize(("name", "delimiter"), [("p.csv", ","), ("p.tsv", "\t")])
 def test_quoted_delimiters_quotes_and_new_lines_belong_to_the_text(write_file, name, delimiter):
     content = 'text|topic\n"Yes| ""he"" said|\nand left"|talk\nplain|none\n'

@@ -12,6 +12,8 @@ from neuroscope.errors import TrackingError
 from neuroscope.redaction import public_address, redacted
 
 SECRET = "s3cr3t-x"
+_AMAZON = "http://h/?X-Amz-Credential=***&AWSAccessKeyId=***"
+_ODBC = "mssql://?odbc_connect=UID%3Dme%3BPWD%3D***%3BX%3D1"
 
 
 @pytest.mark.parametrize(
@@ -22,7 +24,36 @@ SECRET = "s3cr3t-x"
         ("https://token@host", "https://***@host"),
         ("http://me:a/b?c#d@host/x", "http://me:***@host/x"),
         ("http://me:a b@host/x", "http://me:***@host/x"),
-        ("http://host:5000/a@b", "http://host:5000/a@b"),
+        ("http://host.org:5000/a@b", "http://host.org:5000/a@b"),
+        ("http://localhost:5000/#/a@b", "http://localhost:5000/#/a@b"),
+        ("https://token:x-oauth-basic@h/a", "https://***@h/a"),
+        ("https://token:@h/a", "https://***@h/a"),
+        ("postgresql://u:1234/S@h/db", "postgresql://u:***@h/db"),
+        ("postgresql://a.b:1234#S@h/db", "postgresql://a.b:***@h/db"),
+        ("http://u:1234/S@h/db", "http://u:***@h/db"),
+        ("http://a.b:c/d@h", "http://a.b:***@h"),
+        ("http://h/?sv=1&sig=a%2Fb%3D&se=2", "http://h/?sv=1&sig=***&se=2"),
+        (
+            "http://h/?pass=a&credential=b&jwt=c&x=d",
+            "http://h/?pass=***&credential=***&jwt=***&x=d",
+        ),
+        ("http://h/?X-Amz-Credential=a&AWSAccessKeyId=b", _AMAZON),
+        ("http://h/?password=a)b'c&x=1", "http://h/?password=***&x=1"),
+        ("(http://h/?token=a), then", "(http://h/?token=***), then"),
+        ("http://h/a#access_token=abc&x=1", "http://h/a#access_token=***&x=1"),
+        ("mssql://?odbc_connect=UID%3Dme%3BPWD%3Da%25b%3BX%3D1", _ODBC),
+        ("mssql://?odbc_connect=UID%3Dme%3BPWD%3D%7Ba%3Bb%7D%3BX%3D1", _ODBC),
+        ("m://?odbc_connect=PWD%3Da", "m://?odbc_connect=PWD%3D***"),
+        ("Driver={x};UID=u;PWD={a;b};X=1", "Driver={x};UID=u;PWD=***;X=1"),
+        ("AccountName=a;AccountKey=b==;X=c", "AccountName=a;AccountKey=***;X=c"),
+        ("host=h user=u password=s dbname=d", "host=h user=u password=*** dbname=d"),
+        ("host=h password = 'a b\\'c' user=u", "host=h password = *** user=u"),
+        ("connect(user='u', password='a b')", "connect(user='u', password=***)"),
+        ("http://h/?keyboard=a&monkey=b&author=c", "http://h/?keyboard=a&monkey=b&author=c"),
+        ("http://h/?tokenizer=a&compass=b&design=c", "http://h/?tokenizer=a&compass=b&design=c"),
+        ("'http://docs.org:a text me@x.org'", "'http://docs.org:a text me@x.org'"),
+        ("http://docs:5000/a and me@x.org", "http://docs:5000/a and me@x.org"),
+        ("the key=3 and a token=cat; PWD=/work", "the key=3 and a token=cat; PWD=/work"),
         ("http://:pass@host", "http://:***@host"),
         ("at postgresql+psycopg://me:a%40b@db/m, or", "at postgresql+psycopg://me:***@db/m, or"),
         ("postgresql://db/m?user=me&password=abc", "postgresql://db/m?user=me&password=***"),
@@ -44,6 +75,11 @@ def test_values_of_settings_are_hidden_wherever_they_occur(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://me:a%40bcd@proxy:1")
     assert redacted("refused 'tok-12345' and a@bcd or a%40bcd") == "refused '***' and *** or ***"
     assert str(TrackingError("tok-12345", remedy="not tok-12345")) == "***; not ***"
+
+
+def test_the_user_is_the_secret_of_a_login_without_a_password(monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://tok-12345:x-oauth-basic@proxy:1")
+    assert redacted("refused tok-12345, x-oauth-basic") == "refused ***, x-oauth-basic"
 
 
 def test_an_address_for_a_browser_has_no_user():

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from flows import stack
+from flows import display, stack
 from flows.running_stack import mlflow_port, recorded_servers
 from flows.signals import Interrupted
 from flows.stack import StackAddresses
@@ -37,7 +37,7 @@ def test_a_server_that_does_not_respond_is_not_found(home):
 def test_the_record_of_a_killed_stack_is_ignored(port, home):
     script = f"""
 import os
-from flows import stack
+from flows import display, stack
 from flows.running_stack import mlflow_port, recorded_servers
 from flows.signals import Interrupted
 from flows.stack import StackAddresses
@@ -58,7 +58,7 @@ def test_a_damaged_record_is_ignored(text, home):
 
 def test_up_records_its_servers_until_it_ends(port, home, monkeypatch):
     servers = {"MLflow": f"http://127.0.0.1:{port}"}
-    addresses = StackAddresses(servers, deployments={}, variables={}, logs=home)
+    addresses = StackAddresses(servers, deployments={}, runs={}, variables={}, logs=home)
     monkeypatch.setattr(stack, "services", lambda *_: [])
     monkeypatch.setattr(stack, "check_ports", lambda _: None)
     monkeypatch.setattr(stack.Stack, "addresses", lambda _: addresses)
@@ -71,3 +71,12 @@ def test_up_records_its_servers_until_it_ends(port, home, monkeypatch):
     with pytest.raises(Interrupted):
         stack.up(on_ready=end)
     assert (found, mlflow_port()) == ([port], None)
+
+
+def test_the_address_of_runs_is_printed_below_that_of_the_form(home, capsys):
+    forms, runs = {"compare": "http://form"}, {"compare": "http://runs", "layers": "http://other"}
+    display.show_addresses(
+        StackAddresses({}, deployments=forms, runs=runs, variables={}, logs=home)
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["Run compare: http://form", "Runs of compare: http://runs"]

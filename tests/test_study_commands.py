@@ -11,6 +11,8 @@ from flows.cli.study import kept
 from flows.running_stack import recorded_servers
 from neuroscope.options import StudyKind, choices
 from neuroscope.reporting.tracking import Tracker
+from neuroscope.storage.activation_store import store_root
+from neuroscope.storage.parts import PROMPTS
 from neuroscope.studies.study import STUDIES
 
 TWO = ["the cat sits .", "the dog sits ."]
@@ -147,8 +149,17 @@ def test_an_interrupted_command_says_what_is_kept(database):
             pass
     with pytest.raises(KeyboardInterrupt), tracker.run("layers", "interrupted"):
         raise KeyboardInterrupt
-    assert kept() == "MLflow runs: 2 finished, 1 killed; what was extracted stays in the store"
+    assert kept() == "MLflow runs: 2 finished, 1 killed; nothing new was extracted"
 
 
-def test_an_interrupted_command_without_runs_mentions_none(database):
+def test_an_interrupted_command_says_whether_anything_was_extracted(database):
+    folder = store_root() / "key"
+    for table, name in ((PROMPTS, "part-00000.parquet"), ("mlp_act.0", ".part-00000.parquet")):
+        (folder / table).mkdir(parents=True)
+        (folder / table / name).touch()
+    assert kept() == "nothing new was extracted"
+    part = folder / "mlp_act.0" / "part-00000.parquet"
+    part.touch()
     assert kept() == "what was extracted stays in the store"
+    os.utime(part, (0, 0))  # from an earlier command
+    assert kept() == "nothing new was extracted"

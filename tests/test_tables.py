@@ -30,7 +30,13 @@ TABLE = Table(
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0.94804, "0.9480"), (1, "1.0000"), (-0.5, "-0.5000"), (12345.678, "12345.6780")],
+    [
+        (0.94804, "0.9480"),
+        (1, "1.0000"),
+        (-0.5, "-0.5000"),
+        (-1e-5, "0.0000"),
+        (12345.678, "12345.6780"),
+    ],
 )
 def test_a_number_has_four_decimals(value, shown):
     assert number(value) == shown

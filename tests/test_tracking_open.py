@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from neuroscope.errors import TrackingError
+from neuroscope.reporting.experiments import runs_pages
 from neuroscope.reporting.tracking import PROCESS_TAG, PROMPTS_TAG, Tracker
 from neuroscope.reporting.tracking_server import (
     tracking_uri,
@@ -124,3 +125,16 @@ def test_the_address_of_the_embedded_database_is_that_of_a_local_server(tracker)
     charts = tracker.charts_address(run.id, port=5001)
     assert charts.startswith(f"{page}{training}&compareRunsMode=CHART&searchFilter=")
     assert "'abc'" in unquote(charts)
+
+
+def test_pages_of_runs_need_no_run_and_leave_out_deleted_experiments(tracker, client):
+    server, kinds = "http://127.0.0.1:5001", ["compare", "layers"]
+    pages = runs_pages(server, tracker.uri, kinds)
+    ids = [client.get_experiment_by_name(f"neuroscope/{kind}").experiment_id for kind in kinds]
+    assert pages == {
+        kind: f"{server}/#/experiments/{id}/runs?workflowType=machine_learning"
+        for kind, id in zip(kinds, ids, strict=True)
+    }
+    assert runs_pages(server, tracker.uri, kinds) == pages
+    client.delete_experiment(ids[0])
+    assert list(runs_pages(server, tracker.uri, kinds)) == ["layers"]

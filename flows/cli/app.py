@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -37,9 +37,18 @@ def _reworded(error: typer.BadParameter) -> str:
     from pydantic import ValidationError
 
     from neuroscope.experiment_faults import expectation
+    from neuroscope.options import choices, unknown_choice
 
     cause = error.__cause__
-    return expectation(cause.errors()[0]) if isinstance(cause, ValidationError) else error.message
+    if not isinstance(cause, ValidationError):
+        return error.message
+    reported = cause.errors()[0]
+    descriptor = getattr(error.param, "type_descriptor", None)
+    known = choices(getattr(descriptor, "annotation", None))
+    if known and all(isinstance(choice, str) for choice in known):
+        name = str(error.param and error.param.name).replace("_", " ")
+        return unknown_choice(name, str(reported["input"]), known)
+    return expectation(reported)
 
 
 def command_spelling(command: Any) -> Callable[[Option], str | None]:
@@ -82,6 +91,8 @@ def main() -> None:
     quick_exit()
     try:
         app()
+    except NeuroscopeError as error:  # outside a command, such as help that cannot be written
+        _report(error)
     except Exception as error:
         sys.exit(report_unforeseen(error))
     finally:
@@ -93,5 +104,10 @@ def _flush() -> None:
     try:
         sys.stdout.flush()
     except NeuroscopeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _report(error)
+
+
+def _report(error: NeuroscopeError) -> NoReturn:
+    """Print an error and end the program with its exit code."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)

@@ -1,5 +1,6 @@
 """The command `neuroscope extract`."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -20,12 +21,29 @@ from flows.cli.options import (
     completed,
 )
 from flows.signals import interruptible, watched
+from neuroscope.files import absolute
+from neuroscope.labels import counted
 from neuroscope.options import Pool, TokenRule
 from neuroscope.sites import COMPONENTS
 
+_folders: list[Path] = []  # folder to which this process writes, as soon as it is known
+
+
+def kept() -> str:
+    """Return what remains of an extraction that was interrupted in this process."""
+    prompts = 0
+    with contextlib.suppress(BaseException):  # a second signal, or an import that was interrupted
+        from neuroscope.storage.writing import stored_prompts
+
+        prompts = sum(map(stored_prompts, _folders))
+    if not prompts:
+        return "no part was finished; run the same command again to start over"
+    stored = f"the finished parts are stored ({counted(prompts, 'prompt')})"
+    return f"{stored}; run the same command again to resume"
+
 
 @app.command()
-@interruptible("the finished parts are stored; run the same command again to resume")
+@interruptible(kept)
 def extract(
     file: PromptsFile,
     out: Annotated[
@@ -93,9 +111,11 @@ def extract(
             dtype=resolved_dtype,
             attention=attention,
         )
+        folder = absolute(out or store_folder(spec.key))
+        _folders[:] = [folder]
         stored = store_activations(
             spec,
-            out or store_folder(spec.key),
+            folder,
             lambda: load_model(
                 checkpoint,
                 device=device,

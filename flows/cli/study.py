@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from neuroscope.reporting.recorded import RunStatus
 
 _STORED = "what was extracted stays in the store"
+_NOTHING = "nothing new was extracted"
 
 
 def run_study(
@@ -46,11 +47,24 @@ def run_study(
 
 def kept() -> str:
     """Return what remains of a study that was interrupted in this process."""
+    stored = _NOTHING
     with contextlib.suppress(BaseException):  # a second signal, or an import that was interrupted
+        stored = _STORED if _has_extracted() else _NOTHING
         if statuses := _statuses_of_own_runs():
             runs = ", ".join(f"{number} {status.lower()}" for status, number in statuses.items())
-            return f"MLflow runs: {runs}; {_STORED}"
-    return _STORED
+            return f"MLflow runs: {runs}; {stored}"
+    return stored
+
+
+def _has_extracted() -> bool:
+    """Return whether the store has files of activations from after the start of this process."""
+    import psutil
+
+    from neuroscope.storage.activation_store import store_root
+    from neuroscope.storage.parts import result_files
+
+    start = psutil.Process().create_time()
+    return any(file.stat().st_mtime >= start for file in result_files(store_root()))
 
 
 def _statuses_of_own_runs() -> Mapping[str, int]:

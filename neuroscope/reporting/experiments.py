@@ -1,16 +1,17 @@
 """MLflow experiments, each of which holds the runs of one kind of study."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from neuroscope.errors import TrackingError
+from neuroscope.reporting.mlflow_client import open_client
+from neuroscope.reporting.mlflow_pages import runs_page
+from neuroscope.reporting.tracking_errors import mlflow_errors
 from neuroscope.reporting.tracking_server import artifact_location, is_server
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
-
-_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Tags with which MLflow's interface opens an experiment with charts, not with traces."""
 
 
 def experiment_name(kind: str) -> str:
@@ -51,13 +52,39 @@ def ensure_experiment_id(client: "MlflowClient", uri: str, kind: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return str(client.create_experiment(name, location, _TAGS))
+            return str(client.create_experiment(name, location))
         except MlflowException:  # another process has created it meanwhile
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 raise
     _check(experiment, embedded=location is not None)
     return str(experiment.experiment_id)
+
+
+def runs_pages(server: str, uri: str, kinds: Iterable[str]) -> dict[str, str]:
+    """Return the address of the table of runs of each kind of study.
+
+    Missing experiments are created, because an address contains the id of an experiment. Deleted
+    ones are left out.
+
+    Args:
+        server: address of the MLflow server, for a browser.
+        uri: address of that server or of its database, with which the experiments are found.
+        kinds: kinds of study, such as `compare`.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses a request.
+    """
+    client = open_client(uri)
+    pages = {}
+    with mlflow_errors(uri):
+        for kind in kinds:
+            experiment = client.get_experiment_by_name(experiment_name(kind))
+            if experiment is None:
+                pages[kind] = runs_page(server, ensure_experiment_id(client, uri, kind))
+            elif experiment.lifecycle_stage != "deleted":
+                pages[kind] = runs_page(server, experiment.experiment_id)
+    return pages
 
 
 def _check(experiment: "Experiment", *, embedded: bool) -> None:

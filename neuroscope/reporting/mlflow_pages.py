@@ -1,7 +1,8 @@
 """Addresses of pages in MLflow's interface.
 
 An address without a server, which begins with `#`, leads from one page to another. Without
-`workflowType`, a browser that opens MLflow for the first time shows traces, not runs.
+`workflowType`, a browser that opens MLflow for the first time shows traces, not runs; no tag of an
+experiment changes this.
 """
 
 from urllib.parse import quote, urlencode
@@ -17,6 +18,11 @@ def run_page(server: str, experiment_id: str, run_id: str) -> str:
 def report_page(server: str, experiment_id: str, run_id: str, artifact: str) -> str:
     """Return the address of a run's page that shows one of its artifacts, such as `report.html`."""
     return _page(server, f"experiments/{experiment_id}/runs/{run_id}/artifacts/{quote(artifact)}")
+
+
+def runs_page(server: str, experiment_id: str) -> str:
+    """Return the address of the table of an experiment's runs."""
+    return _page(server, f"experiments/{experiment_id}/runs")
 
 
 def charts_page(server: str, experiment_id: str, tag: str, value: str) -> str:

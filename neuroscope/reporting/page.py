@@ -49,6 +49,8 @@ class Page:
     links: Mapping[str, str]
     """Addresses of related pages, by their names."""
     date: datetime.datetime
+    site: str = ""
+    """Sentence that says which site was read; empty to leave it out."""
 
 
 def render_page(template: tuple[str, str], page: Page, **parts: Any) -> str:

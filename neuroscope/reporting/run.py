@@ -65,13 +65,15 @@ class Run:
     def describe(self, sentence: str, report: str = "") -> None:
         """Put a sentence before the note in the description of the run.
 
+        MLflow fades out all but the first lines, so the link to the report comes first.
+
         Args:
             sentence: sentence that says what was found.
             report: path of the artifact with the report, to which a link is added.
         """
         address = report and report_page("", self.experiment_id, self.id, report)
-        link = f"[Open the report]({address})" if address else ""
-        self._set_tags(description_tags(plain_markdown(sentence), link, self._note))
+        parts = [f"[Open the report]({address})" if address else "", plain_markdown(sentence)]
+        self._set_tags(description_tags(" · ".join(filter(None, parts)), self._note))
 
     def end(self, status: RunStatus, reason: str = "") -> None:
         """Close the run.

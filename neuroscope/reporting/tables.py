@@ -84,8 +84,8 @@ class Table:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """Format a number with `digits` decimals, or return a dash for NaN."""
-    return NO_VALUE if math.isnan(value) else f"{value:.{digits}f}"
+    """Format a number with `digits` decimals, zero without a sign, or return a dash for NaN."""
+    return NO_VALUE if math.isnan(value) else f"{value:z.{digits}f}"
 
 
 def to_markdown(table: Table) -> str:

@@ -17,8 +17,10 @@ _log = logging.getLogger("neuroscope")
 def locked(folder: Path, progress: Progress) -> Iterator[None]:
     """Hold the lock on a folder, which need not exist; wait while another process holds it.
 
-    The lock is a hidden file beside the folder. It is never removed, because then two processes
-    could each hold a lock. Processes that only read the folder need no lock.
+    The lock is a hidden file beside the folder. It is never removed: a process that has opened the
+    file before it is removed, and one that creates it again, could each hold a lock. filelock
+    notices this by the number of links of the file, which network file systems do not report.
+    Processes that only read the folder need no lock.
 
     Args:
         folder: folder to lock.

@@ -1,7 +1,7 @@
 """Parts of stored activations: the header of each file, and writing and reading Parquet."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,13 @@ class Part:
 def part_name(number: int) -> str:
     """Return the name of a part's files, without the suffix."""
     return f"part-{number:05d}"
+
+
+def result_files(root: Path) -> Iterator[Path]:
+    """Yield the complete files of values and statistics in the folders of activations in `root`."""
+    for file in root.glob("*/*/part-*"):
+        if file.parent.name not in (PROMPTS, TOKENS) and file.suffix in (PARQUET, NUMPY):
+            yield file
 
 
 def write_part(

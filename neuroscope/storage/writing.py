@@ -83,6 +83,23 @@ def _verified(folder: Path, manifest: Manifest) -> Manifest:
     return replace(manifest, values=values, statistics=names, nonfinite=nonfinite)
 
 
+def stored_prompts(folder: Path) -> int:
+    """Return the number of prompts whose values at every site a folder holds, complete or not.
+
+    Raises:
+        StoreError: the manifest is damaged or has another schema.
+    """
+    manifest = Manifest.read(folder / UNFINISHED) or Manifest.read(folder / MANIFEST)
+    if manifest is None:
+        return 0
+    manifest = replace(manifest, parts=written_parts(folder, manifest))
+    return sum(
+        prompts
+        for number, prompts in enumerate(manifest.parts)
+        if all(verified_part(folder, manifest.part(str(site), number)) for site in manifest.sites)
+    )
+
+
 @contextmanager
 def open_folder(
     folder: Path, key: ActivationKey, progress: Progress = silent

@@ -12,7 +12,7 @@ from neuroscope.experiment import ModelsExperiment
 from neuroscope.reporting.logged_models import FINGERPRINT_TAG, ModelEntry
 from neuroscope.reporting.run import Point, Run
 from neuroscope.reporting.tracking import PROMPTS_TAG, REPORT, Tracker
-from neuroscope.studies.overview import Overview, write_overview
+from neuroscope.studies.overview import Difference, Overview, write_overview
 from neuroscope.studies.steps import Pending, Steps
 from neuroscope.studies.study import Findings, Result, Results
 from neuroscope.studies.subjects import Subject
@@ -44,6 +44,8 @@ class ModelStudy(Generic[E, X, R]):
     """Function that returns the metrics of a model's run."""
     overview: Callable[[E, Sequence[Subject], Sequence[R]], Overview]
     """Function that returns what differs between two or more models."""
+    difference: Callable[[Mapping[Subject, R]], Difference]
+    """Function that returns how much the second of two models differs from the first."""
 
 
 def step_count(
@@ -86,22 +88,21 @@ def study_models(
         )
         for subject in subjects
     ]
+    results: list[R] = []
     if tracker is None:
-        results = [
-            study.measure(subject, steps.wait(extraction))
-            for subject, extraction in zip(subjects, extractions, strict=True)
-        ]
+        for subject, extraction in zip(subjects, extractions, strict=True):
+            results.append(study.measure(subject, steps.wait(extraction)))
         return Results(results, _overview(experiment, subjects, results, study))
     recording = _Recording(tracker, experiment, datetime.datetime.now())
-    results = [
-        _study_model(recording, subject, extraction, steps, study)
-        for subject, extraction in zip(subjects, extractions, strict=True)
-    ]
+    for subject, extraction in zip(subjects, extractions, strict=True):
+        reference = {subjects[0]: results[0]} if results else {}
+        results.append(_study_model(recording, subject, extraction, steps, study, reference))
     if len(results) == 1:
         return Results(results)
     with recording.run(subjects) as run:
         with _files(run) as path:
-            arguments = (study.overview, experiment, subjects, results, run.links, path)
+            links = run.links | recording.links(subjects, results)
+            arguments = (study.overview, experiment, subjects, results, links, path)
             findings = steps.wait(steps.submit("report overview", write_overview, *arguments))
         run.describe(findings.headline, REPORT)
     return Results(results, replace(findings, run_id=run.id))
@@ -113,16 +114,31 @@ def _study_model(
     extraction: Pending[X],
     steps: Steps,
     study: ModelStudy[Any, X, R],
+    reference: Mapping[Subject, R],
 ) -> R:
-    """Study one model and record its run."""
+    """Study one model and record its run.
+
+    Args:
+        recording: recording of the runs.
+        subject: model to study.
+        extraction: what its extraction will return.
+        steps: steps to which the work is submitted.
+        study: functions of the study.
+        reference: first model with its result; empty if the model is the first.
+    """
     with recording.run([subject]) as run:
         extracted = steps.wait(extraction)
         result = study.measure(subject, extracted)
         with _files(run) as path:
             arguments = (recording.experiment, subject, extracted, result, run.links, path)
             steps.wait(steps.submit(f"report {subject.label}", study.write, *arguments))
-        run.log_points(study.points(result))
-        run.describe(result.headline, REPORT)
+        points, sentence = study.points(result), result.headline
+        if reference:
+            difference = study.difference({**reference, subject: result})
+            points = [*points, *difference.points]
+            sentence = f"{sentence} {difference.sentence}".strip()
+        run.log_points(points)
+        run.describe(sentence, REPORT)
     recorded: R = replace(result, run_id=run.id)  # type: ignore[type-var]
     return recorded
 
@@ -158,6 +174,16 @@ class _Recording:
             run.log_prompts(experiment.prompt_set, prompts_label(experiment), "tables/prompts.csv")
             run.log_models([_entry(subject) for subject in subjects])
             yield run
+
+    def links(self, subjects: Sequence[Subject], results: Sequence[Result]) -> dict[str, str]:
+        """Return the addresses of the runs of models, and of the charts that overlay them."""
+        runs: dict[str, str] = {}
+        pages: dict[str, str] = {}
+        for subject, result in zip(subjects, results, strict=True):
+            pages |= self.tracker.links(result.run_id or "")
+            if address := pages.pop("MLflow run", ""):
+                runs[f"run of {subject.label}"] = address
+        return runs | pages
 
     def _name(self, subjects: Sequence[Subject]) -> str:
         """Return the name of a run: model, unusual settings, date, experiment.

@@ -1,20 +1,27 @@
 """Overview of several models: what differs between them, in one report."""
 
 import datetime
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from neuroscope.experiment import ModelsExperiment
 from neuroscope.provenance import library_versions
 from neuroscope.reporting.page import NamedFigure
+from neuroscope.reporting.run import Point
+from neuroscope.reporting.tables import number
 from neuroscope.studies.run_folder import RunFolder
 from neuroscope.studies.study import Findings
 from neuroscope.studies.subjects import Subject, fingerprints_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_QUOTED = 10  # prompts at the beginning of a report
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,16 @@ class Overview:
     """Figures in which the models are overlaid."""
     frames: "Mapping[str, pd.DataFrame]"
     """Complete tables, by the names of their files."""
+    meaning: str
+    """Sentences on what the measure of the headline means."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much a model differs from the reference: metrics and a sentence for its own run."""
+
+    points: Sequence[Point]
+    sentence: str
 
 
 def write_overview(
@@ -70,6 +87,10 @@ def write_overview(
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         },
         links=links,
+        component=experiment.component,
+        meaning=overview.meaning,
+        shown_prompts=[prompt.text for prompt in itertools.islice(prompts, _QUOTED)],
+        prompt_count=len(prompts),
         figures=folder.figures(overview.figures),
         tables=findings.tables,
     )
@@ -118,6 +139,48 @@ def differences(
     values = [f"{metric}{end}" for metric in metrics for end in ("", "_model", "_reference")]
     order = ["model", "reference", "layer", "reference_layer", *keys, *values]
     return pd.concat(parts, ignore_index=True)[order]
+
+
+def models_by_difference(changes: "pd.DataFrame", metric: str) -> "pd.Series[float]":
+    """Return the mean absolute difference of each model from the reference, largest first.
+
+    Args:
+        changes: rows of `differences`.
+        metric: column with the difference.
+    """
+    means = changes[metric].abs().groupby(changes["model"], sort=False).mean()
+    return means.sort_values(ascending=False, kind="stable")
+
+
+def overview_headline(changes: "pd.DataFrame", metric: str, measure: str, digits: int) -> str:
+    """Return sentences on the model that differs most, and on the largest difference.
+
+    Args:
+        changes: rows of `differences`, with a column `pair` if they have one row per pair.
+        metric: column with the difference; at least one value is not NaN.
+        measure: name of the metric in the plural, such as "cosines of the replaced words".
+        digits: number of decimals of the two values that differ most.
+    """
+    ranked = models_by_difference(changes, metric).dropna()
+    first, others = str(ranked.index[0]), ranked.iloc[1:]
+    reference = changes["reference"].iloc[0]
+    if not ranked.iloc[0]:
+        return f"The {measure} are the same in all models."
+    most = "most " if len(others) else ""
+    rest = ", ".join(f"{model}: {mean:.3f}" for model, mean in others.items())
+    return (
+        f"{first} differs {most}from {reference}: the {measure} differ by {ranked.iloc[0]:.3f} on"
+        f" average{f' ({rest})' if rest else ''}. {_largest(changes, metric, first, digits)}"
+    )
+
+
+def _largest(changes: "pd.DataFrame", metric: str, subject: str, digits: int) -> str:
+    """Return a sentence on the largest difference; it names a model other than the subject."""
+    row = changes.iloc[int(np.nanargmax(changes[metric].abs()))]
+    pair = f"{row['pair']} at " if "pair" in changes else ""
+    model = "" if row["model"] == subject else f" of {row['model']}"
+    value, base = (number(row[f"{metric}_{end}"], digits) for end in ("model", "reference"))
+    return f"Largest: {pair}layer {row['layer']}{model}, {value} instead of {base}."
 
 
 def same_depth(subjects: Iterable[Subject]) -> bool:

@@ -15,6 +15,7 @@ from neuroscope.experiment_files import yaml_text
 from neuroscope.prompts import Prompts
 from neuroscope.reporting.page import NamedFigure, Page, PageFigure, render_page
 from neuroscope.reporting.tables import rows_to_frame
+from neuroscope.sites import COMPONENTS
 from neuroscope.storage.manifest import MANIFEST
 from neuroscope.tokens import Tokens
 
@@ -103,9 +104,11 @@ class RunFolder:
         note: str = "",
         warnings: Sequence[str] = (),
         links: Mapping[str, str] | None = None,
+        component: str = "",
         **parts: Any,
     ) -> None:
         """Write `report.html` from a template, given its package and file; see `render_page`."""
+        site = f"{component}: {COMPONENTS[component]}." if component else ""
         page = Page(
             title=title,
             headline=headline,
@@ -114,6 +117,7 @@ class RunFolder:
             provenance=provenance,
             links=links or {},
             date=datetime.datetime.now().astimezone(),
+            site=site,
         )
         self._text("report.html", render_page(template, page, **parts))
 

@@ -222,7 +222,7 @@ def results_document(
         port: port at which the embedded database is served.
 
     Returns:
-        Document with the key `runs` and, for several models, `overview`.
+        Document with the keys `runs` and `overview`, which is None for a single model.
     """
 
     def pages(run_id: str | None) -> dict[str, str | None]:
@@ -232,7 +232,8 @@ def results_document(
         return {"address": address, "report": tracker.report_location(run_id)}
 
     document: dict[str, Any] = {
-        "runs": [result.to_dict() | pages(result.run_id) for result in results]
+        "runs": [result.to_dict() | pages(result.run_id) for result in results],
+        "overview": None,
     }
     if overview := results.overview:
         entry = {"run_id": overview.run_id, "headline": overview.headline}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from neuroscope.activations import Activations, Floats
 from neuroscope.extraction.baseline import read_baseline
-from neuroscope.labels import model_label, pair_labels
+from neuroscope.labels import model_label
 from neuroscope.reporting import plots
 from neuroscope.reporting.metrics import Metric
 from neuroscope.reporting.page import NamedFigure
@@ -120,7 +120,7 @@ def neuron_figures(
     comparison: Comparison, activations: Activations[list[Floats]], baseline: Path
 ) -> Iterator[NamedFigure]:
     """Yield the figures neuron by neuron, without those that would be empty."""
-    pairs = comparison.text_pairs
+    labels = list(comparison.pair_labels.items())
     for site in activations:
         common: Any = {"model": model_label(comparison.model), "site": str(site)}
         means = dict(zip(activations.prompts.texts, _content_means(activations, site), strict=True))
@@ -134,7 +134,7 @@ def neuron_figures(
             )
         site_baseline = read_baseline(baseline, "content", site.layer)
         z = {prompt: site_baseline.standardise(values) for prompt, values in means.items()}
-        for index, ((a, b), label) in enumerate(pair_labels(pairs[:_MOST_DRAWN]).items()):
+        for index, ((a, b), label) in enumerate(labels[:_MOST_DRAWN]):
             if np.abs(z[a] - z[b]).max() < _ROUNDING:
                 continue
             yield NamedFigure(

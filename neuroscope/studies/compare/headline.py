@@ -1,6 +1,6 @@
 """One-sentence summary of a comparison."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,26 +9,27 @@ _TOKENS = {"span": "the replaced words", "aligned": "all tokens"}
 
 
 def headline(
-    pairs: Sequence[str], layers: Sequence[int], values: Mapping[str, NDArray[np.float64]]
+    pairs: Sequence[str],
+    layers: Sequence[int],
+    view: str,
+    cosines: NDArray[np.float64] | None,
 ) -> str:
     """Return a sentence on the pairs and layers that are least and most alike.
 
     Args:
         pairs: names of the pairs.
         layers: layers that were compared.
-        values: standardised cosine of the views `span` and `aligned`, each (pairs, layers); the
-            second is used if the first has no value.
+        view: view of the values, `span` or `aligned`.
+        cosines: standardised cosine in this view, (pairs, layers); None if no view has a value.
     """
-    view = next((view for view in _TOKENS if np.isfinite(values[view]).any()), None)
-    if view is None:
+    if cosines is None:
         return "No pair has words to compare."
-    cosines = values[view]
     least, most = int(np.nanargmin(cosines)), int(np.nanargmax(cosines))
     (low_pair, low_layer), (high_pair, high_layer) = (
         divmod(index, len(layers)) for index in (least, most)
     )
-    low = f"(standardised cosine of {_TOKENS[view]} {cosines.flat[least]:.2f})"
-    high = f"({cosines.flat[most]:.2f})"
+    low = f"(standardised cosine of {_TOKENS[view]} {cosines.flat[least]:z.2f})"
+    high = f"({cosines.flat[most]:z.2f})"
     at_low, at_high = f"at layer {layers[low_layer]}", f"at layer {layers[high_layer]}"
     if cosines.size == 1:
         return f"{pairs[0]} {at_low} {low}."

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.align import VIEWS
-from neuroscope.labels import pair_labels
 from neuroscope.reporting.run import Point
 from neuroscope.sites import Site
 from neuroscope.storage.activation_store import read_activations
@@ -45,7 +44,7 @@ def metric_points(comparison: Comparison) -> list[Point]:
     if 1 < len(spans) <= MOST_PAIRS:
         for name, values in zip(_metric_names(comparison.labels), spans, strict=True):
             points += _curve(f"pairs/{name}", comparison.layers, values)
-    return points + _summary(comparison.layers, mean_over_pairs(spans))
+    return points + _summary(comparison.layers, spans)
 
 
 def write_outputs(
@@ -94,8 +93,9 @@ def write_outputs(
         warnings=comparison.notes,
         provenance=read.provenance.to_dict(),
         links=links,
+        component=comparison.component,
         comparison=comparison,
-        labels=pair_labels(comparison.text_pairs),
+        labels=comparison.pair_labels,
         summary=summary_table(comparison),
         layers={layer: layers_table(comparison, [layer]) for layer in comparison.layers if few},
         tokens=tokens,
@@ -115,15 +115,18 @@ def _curve(metric: str, layers: Sequence[int], values: NDArray[np.float64]) -> l
     ]
 
 
-def _summary(layers: Sequence[int], means: NDArray[np.float64]) -> list[Point]:
-    """Return the scalars that MLflow's table of runs shows."""
-    if not np.isfinite(means).any():
+def _summary(layers: Sequence[int], spans: NDArray[np.float64]) -> list[Point]:
+    """Return the scalars that MLflow's table of runs shows: mean over layers, and least value.
+
+    The least value and its layer are those of the headline.
+    """
+    if not np.isfinite(spans).any():
         return []
-    least = int(np.nanargmin(means))
+    least = int(np.nanargmin(spans))
     return [
-        Point(f"summary/span_{LEADING}_mean", float(np.nanmean(means))),
-        Point(f"summary/span_{LEADING}_min", float(means[least])),
-        Point(f"summary/span_{LEADING}_min_layer", layers[least]),
+        Point(f"summary/span_{LEADING}_mean", float(np.nanmean(mean_over_pairs(spans)))),
+        Point(f"summary/span_{LEADING}_min", float(spans.flat[least])),
+        Point(f"summary/span_{LEADING}_min_layer", layers[least % len(layers)]),
     ]
 
 

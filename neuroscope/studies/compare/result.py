@@ -99,6 +99,8 @@ class PairTokens:
     tokens_a: int
     tokens_b: int
     jaccard: float  # Jaccard index of the sets of tokens
+    id_a: str = ""  # ids in the table of prompts
+    id_b: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,14 +142,29 @@ class Comparison(Shown):
 
     @cached_property
     def labels(self) -> list[str]:
-        """Short, distinct name of each pair, in order."""
-        return list(pair_labels(self.text_pairs).values())
+        """Short, distinct name of each pair, in order; of many pairs, with the prompts' ids."""
+        ids = [(pair.id_a, pair.id_b) for pair in self.pairs if pair.id_a and pair.id_b]
+        known = ids if len(ids) == len(self.pairs) else []
+        many = len(self.pairs) > MOST_PAIRS
+        return list(pair_labels(self.text_pairs, known, with_ids=many).values())
+
+    @property
+    def pair_labels(self) -> dict[tuple[str, str], str]:
+        """Texts of each pair -> its label."""
+        return dict(zip(self.text_pairs, self.labels, strict=True))
 
     @property
     def headline(self) -> str:
         """Sentence on the pairs and layers that are most and least alike."""
-        by_view = {view: self.values("cosine_z", view) for view in ("span", "aligned")}
-        return headline(self.labels, self.layers, by_view)
+        view = self.leading_view
+        values = None if view is None else self.values(LEADING, view)
+        return headline(self.labels, self.layers, view or "", values)
+
+    @property
+    def leading_view(self) -> str | None:
+        """View whose extremes are shown: replaced words, or all tokens if none has a value."""
+        values = {view: self.values(LEADING, view) for view in ("span", "aligned")}
+        return next((view for view in values if np.isfinite(values[view]).any()), None)
 
     def values(self, metric: str, view: str) -> NDArray[np.float64]:
         """Return the values of a metric in a view, (pairs, layers); NaN if there is none."""

@@ -57,9 +57,16 @@ def pair_tokens(activations: Activations[Any], pairs: Sequence[Pair]) -> tuple[P
         text: [id for id, special in zip(tokens.ids, tokens.special, strict=True) if not special]
         for text, tokens in zip(activations.prompts.texts, activations.tokens, strict=True)
     }
+    ids = {prompt.text: prompt.id for prompt in activations.prompts}
     return tuple(
         PairTokens(
-            a, b, len(content[a]), len(content[b]), jaccard(set(content[a]), set(content[b]))
+            a,
+            b,
+            len(content[a]),
+            len(content[b]),
+            jaccard(set(content[a]), set(content[b])),
+            ids[a],
+            ids[b],
         )
         for a, b in pairs
     )

@@ -18,7 +18,7 @@ from neuroscope.studies.compare.experiment import CompareExperiment, compare_exp
 from neuroscope.studies.compare.extraction import Extracted, extract_subject
 from neuroscope.studies.compare.figures import layer_figures
 from neuroscope.studies.compare.focus import focus_layers
-from neuroscope.studies.compare.models import compare_models
+from neuroscope.studies.compare.models import compare_models, difference
 from neuroscope.studies.compare.outputs import metric_points, write_outputs
 from neuroscope.studies.compare.result import Comparison, ComparisonRow
 from neuroscope.studies.compare.rows import compare_site, pair_tokens, token_notes
@@ -117,6 +117,7 @@ def run_comparison(
         write=write_outputs,
         points=metric_points,
         overview=compare_models,
+        difference=difference,
     )
     return study_models(experiment, subjects, tracker, steps, study)
 

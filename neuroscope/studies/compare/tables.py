@@ -1,11 +1,11 @@
 """Tables of a comparison."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from neuroscope.labels import model_label, pair_labels
+from neuroscope.labels import model_label
 from neuroscope.reporting.tables import Cell, Column, Section, Table
 from neuroscope.studies.compare.result import (
     LEADING,
@@ -20,7 +20,8 @@ from neuroscope.studies.compare.result import (
 ViewMetrics = Mapping[str, Sequence[str]]
 """View -> names of its metrics that are shown."""
 
-_MOST_LAYERS = 8  # columns of layers, so that a table fits into a terminal
+MOST_LAYERS = 8  # columns of layers, so that a table fits into a terminal
+_DIGITS_OF_PAIRS = 3  # decimals in tables of several pairs
 _EXTREMES = 5  # pairs at each end
 _SCALE = "Cosines: 1 is the same pattern of neurons, 0 an unrelated one, -1 the opposite one."
 _OF_A_PAIR = ("cosine_z", "cosine", "rms_z", "mse")
@@ -44,8 +45,11 @@ def summary_table(comparison: Comparison) -> Table:
 
 
 def layers_table(comparison: Comparison, layers: Sequence[int]) -> Table:
-    """Return a table of all pairs at some layers, with one section per layer."""
-    labels = pair_labels(comparison.text_pairs)
+    """Return a table of all pairs at some layers, with one section per layer.
+
+    Its numbers have as many decimals as those of the summary table.
+    """
+    labels = comparison.pair_labels
     sections = [
         Section(
             f"{comparison.component}.{layer}",
@@ -61,16 +65,19 @@ def layers_table(comparison: Comparison, layers: Sequence[int]) -> Table:
         for view, names in _EVERY.items()
         for name in names
     ]
+    if len(comparison.pairs) > 1:
+        columns = [replace(column, digits=_DIGITS_OF_PAIRS) for column in columns]
     return Table("", [Column("pair"), *columns], sections)
 
 
-def shown_layers(layers: Sequence[int], focus: Iterable[int]) -> list[int]:
+def shown_layers(
+    layers: Sequence[int], focus: Iterable[int], *, most: int = MOST_LAYERS
+) -> list[int]:
     """Return the layers that a table has room for: the first, the last, the focus, and others."""
-    if len(layers) <= _MOST_LAYERS:
+    if len(layers) <= most:
         return list(layers)
-    spread = np.linspace(0, len(layers) - 1, _MOST_LAYERS - 1).round().astype(int)
-    chosen = {layers[index] for index in spread} | set(list(focus)[:1])
-    return sorted(chosen)
+    spread = np.linspace(0, len(layers) - 1, most - 1).round().astype(int)
+    return sorted({layers[index] for index in spread} | set(focus))
 
 
 def _table_of_one_pair(comparison: Comparison, title: str) -> Table:
@@ -90,33 +97,83 @@ def _table_of_one_pair(comparison: Comparison, title: str) -> Table:
 
 
 def _table_of_pairs(comparison: Comparison, title: str) -> Table:
-    layers = shown_layers(comparison.layers, comparison.focus)
-    columns = [Column("pair"), *(Column(f"layer {layer}", digits=3) for layer in layers)]
-    places = [comparison.layers.index(layer) for layer in layers]
-    views = VIEW_NAMES if len(comparison.pairs) <= MOST_PAIRS else ("span",)
-    sections = []
-    for view in views:
-        values = comparison.values(LEADING, view)
-        rows: list[list[Cell]] = [
-            [label, *map(float, row)]
-            for label, row in zip(comparison.labels, values[:, places], strict=True)
-        ]
-        if len(rows) <= MOST_PAIRS:
-            sections.append(Section(_view_title(view), rows))
-        else:
-            sections += _extremes(values, rows, _view_title(view))
+    if len(comparison.pairs) > MOST_PAIRS:
+        return _table_of_extremes(comparison, title)
+    focus = [*comparison.focus[:1], *_extreme_layers(comparison)]
+    layers = shown_layers(comparison.layers, focus)
+    columns = [Column("pair"), *_layer_columns(layers)]
+    sections = [
+        Section(
+            _view_title(view),
+            [
+                [label, *values]
+                for label, values in zip(
+                    comparison.labels, _at_layers(comparison, view, layers), strict=True
+                )
+            ],
+        )
+        for view in VIEW_NAMES
+    ]
     return Table(title, columns, sections, [_SCALE, comparison.headline])
 
 
-def _extremes(values: NDArray[np.float64], rows: list[list[Cell]], title: str) -> list[Section]:
-    """Return the rows of the least and the most alike pairs, by their mean over layers."""
-    known = np.flatnonzero(np.isfinite(values).any(axis=1))
-    order = known[np.argsort(np.nanmean(values[known], axis=1), kind="stable")].tolist()
-    ends = {"least": order[:_EXTREMES], "most": order[::-1][:_EXTREMES]}
-    return [
-        Section(f"{title}, {end} alike of {len(rows):,} pairs", [rows[index] for index in indices])
-        for end, indices in ends.items()
+def _table_of_extremes(comparison: Comparison, title: str) -> Table:
+    """Return the least and the most alike pairs, by their lowest and highest value at any layer.
+
+    The headline names the first pair of each.
+    """
+    layers = shown_layers(comparison.layers, comparison.focus[:1], most=MOST_LAYERS - 1)
+    columns = [
+        *(Column("pair"), Column("extreme", digits=_DIGITS_OF_PAIRS), Column("at layer")),
+        *_layer_columns(layers),
     ]
+    view = comparison.leading_view
+    sections = [] if view is None else _extremes(comparison, view, layers)
+    return Table(title, columns, sections, [_SCALE, comparison.headline])
+
+
+def _extremes(comparison: Comparison, view: str, layers: Sequence[int]) -> list[Section]:
+    values = comparison.values(LEADING, view)
+    shown = _at_layers(comparison, view, layers)
+    known = np.flatnonzero(np.isfinite(values).any(axis=1))
+    sections = []
+    ends = (("least", "lowest", np.nanargmin, 1), ("most", "highest", np.nanargmax, -1))
+    for end, extreme, argument, sign in ends:
+        at = dict(zip(known.tolist(), argument(values[known], axis=1).tolist(), strict=True))
+        rank = {pair: sign * float(values[pair, layer]) for pair, layer in at.items()}
+        order = sorted(at, key=rank.__getitem__)
+        rows: list[list[Cell]] = [
+            [
+                comparison.labels[pair],
+                float(values[pair, at[pair]]),
+                comparison.layers[at[pair]],
+                *shown[pair],
+            ]
+            for pair in order[:_EXTREMES]
+        ]
+        title = f"{_view_title(view)}, {end} alike of {len(values):,} pairs, by the {extreme} value"
+        sections.append(Section(title, rows))
+    return sections
+
+
+def _extreme_layers(comparison: Comparison) -> list[int]:
+    """Return the layers that the headline names."""
+    if comparison.leading_view is None:
+        return []
+    values = comparison.values(LEADING, comparison.leading_view)
+    ends = int(np.nanargmin(values)), int(np.nanargmax(values))
+    return [comparison.layers[end % len(comparison.layers)] for end in ends]
+
+
+def _layer_columns(layers: Sequence[int]) -> list[Column]:
+    return [Column(f"layer {layer}", digits=_DIGITS_OF_PAIRS) for layer in layers]
+
+
+def _at_layers(comparison: Comparison, view: str, layers: Sequence[int]) -> list[list[float]]:
+    """Return the standardised cosine of each pair at some layers."""
+    places = [comparison.layers.index(layer) for layer in layers]
+    at_layers: list[list[float]] = comparison.values(LEADING, view)[:, places].tolist()
+    return at_layers
 
 
 def _view_title(view: str) -> str:

@@ -43,14 +43,18 @@ def _label_clause(
         f"{best.accuracy:.0%} of held-out prompts, 95% interval {best.low:.0%} to {best.high:.0%},"
         f" chance {best.chance:.0%}"
     )
-    if bag:
+    words = ""
+    if bag and readable.readable and best.low <= bag.accuracy:
+        clearly = "no" if best.accuracy <= bag.accuracy else "not clearly"
+        words = f", but {clearly} better than from its words: {bag.accuracy:.0%}"
+    elif bag:
         accuracy += f", bag of tokens {bag.accuracy:.0%}"
     if not readable.readable:
         return f"{label} is not readable at any layer (at best {accuracy})"
     where = _where(layers, readable)
     if len(layers) == 1:
-        return f"{label} is {where} ({accuracy})"
-    return f"{label} is {where} and best at layer {layers[readable.best]} ({accuracy})"
+        return f"{label} is {where} ({accuracy}){words}"
+    return f"{label} is {where} and best at layer {layers[readable.best]} ({accuracy}){words}"
 
 
 def _where(layers: Sequence[int], readable: ReadableLayers) -> str:

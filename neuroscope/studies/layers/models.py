@@ -1,17 +1,26 @@
 """Study of layers in several models: what differs between the models."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from neuroscope.reporting.page import NamedFigure
 from neuroscope.reporting.plots import Curve, Panel, plot_curves
+from neuroscope.reporting.run import Point
 from neuroscope.reporting.tables import Column, Section, Table
 from neuroscope.studies.layers.experiment import LayersExperiment
 from neuroscope.studies.layers.result import METRICS, LayersResult, measured
-from neuroscope.studies.overview import Overview, depth_notes, differences, same_depth
+from neuroscope.studies.layers.tables import explanation, summary_columns
+from neuroscope.studies.overview import (
+    Difference,
+    Overview,
+    depth_notes,
+    differences,
+    models_by_difference,
+    overview_headline,
+    same_depth,
+)
 from neuroscope.studies.study import OVERVIEW_FIGURE, Findings
 from neuroscope.studies.subjects import Subject
 
@@ -24,9 +33,9 @@ _SHOWN = (
 )
 """Metrics of the panels and of the table."""
 _NAMES = {
-    "label_accuracy": "accuracy of the probe for the label",
-    "token_accuracy": "accuracy of the probe for the token",
-    "anisotropy": "anisotropy",
+    "label_accuracy": "accuracies of the probe for the label",
+    "token_accuracy": "accuracies of the probe for the token",
+    "anisotropy": "anisotropies",
 }
 """Metrics of the headline, of which the first that is measured is used, and their names."""
 
@@ -41,30 +50,59 @@ def compare_models(
     frames = {subject: result.to_frame() for subject, result in by_subject.items()}
     changes = differences(frames, (), list(METRICS))
     everything = pd.concat(frame.assign(model=subject.label) for subject, frame in frames.items())
-    tables = [_table(rows, str(model)) for model, rows in changes.groupby("model", sort=False)]
+    label = results[0].baselines.label
+    leading = _leading(changes)
+    tables = [
+        _table(changes[changes["model"] == model], str(model), label)
+        for model in models_by_difference(changes, leading).index
+    ]
+    headline = overview_headline(changes, leading, _NAMES[leading], digits=3)
     return Overview(
-        findings=Findings(_headline(changes), tables, depth_notes(subjects)),
+        findings=Findings(headline, tables, depth_notes(subjects)),
         figures=_figures(by_subject),
         frames={"layers": everything, "differences": changes},
+        meaning=f"The headline is about this metric: {METRICS[leading].meaning}. The tables show"
+        " the value of each metric in a model minus that in the first model, layer by layer.",
     )
 
 
-def _headline(changes: "pd.DataFrame") -> str:
-    """Return a sentence on where a model differs most from the reference."""
-    metric = next(name for name in _NAMES if changes[name].notna().any())
-    most = changes.iloc[int(np.nanargmax(changes[metric].abs()))]
-    return (
-        f"The {_NAMES[metric]} differs most at layer {most.layer} of {most.model}:"
-        f" {most[f'{metric}_model']:.3f}, in {most.reference} {most[f'{metric}_reference']:.3f}."
+def difference(results: Mapping[Subject, LayersResult]) -> Difference:
+    """Return how much the second of two models differs from the first.
+
+    The metrics are absolute differences per layer.
+    """
+    reference, _ = results
+    frames = {subject: result.to_frame() for subject, result in results.items()}
+    changes = differences(frames, (), list(_SHOWN))
+    points = [
+        Point(f"difference/{name}", size, layer)
+        for name in _SHOWN
+        for layer, size in zip(changes["layer"], changes[name].abs(), strict=True)
+        if not math.isnan(size)
+    ]
+    leading = _leading(changes)
+    mean = float(changes[leading].abs().mean())
+    return Difference(
+        [*points, Point(f"summary/{leading}_difference", mean)],
+        f"Differs from {reference.label} by {mean:.3f} on average ({_NAMES[leading]}).",
     )
 
 
-def _table(changes: "pd.DataFrame", model: str) -> Table:
+def _leading(changes: "pd.DataFrame") -> str:
+    """Return the metric of the headline."""
+    return next(name for name in _NAMES if changes[name].notna().any())
+
+
+def _table(changes: "pd.DataFrame", model: str, label: str) -> Table:
     """Return the differences of one model from the reference, a row per layer."""
     shown = [name for name in _SHOWN if changes[name].notna().any()]
     rows = changes[["layer", *shown]].astype(object).to_numpy().tolist()
-    columns = [Column("layer"), *(Column.of(METRICS[name]) for name in shown)]
-    return Table(f"{model} minus {changes.reference.iloc[0]}", columns, [Section("", rows)])
+    columns = summary_columns(shown, label)
+    return Table(
+        f"{model} minus {changes.reference.iloc[0]}",
+        [Column("layer"), *columns.values()],
+        [Section(explanation(columns), rows)],
+    )
 
 
 def _figures(results: Mapping[Subject, LayersResult]) -> Iterator[NamedFigure]:

@@ -95,6 +95,7 @@ def write_outputs(
         warnings=result.notes,
         provenance=manifest.provenance.to_dict(),
         links=links,
+        component=result.component,
         summary=replace(summary_table(result), notes=()),  # the page begins with it
         every=metrics_table(result),
         metrics=METRICS,

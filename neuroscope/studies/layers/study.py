@@ -25,7 +25,7 @@ from neuroscope.studies.layers.measures import (
     probe_layer,
     probe_token_counts,
 )
-from neuroscope.studies.layers.models import compare_models
+from neuroscope.studies.layers.models import compare_models, difference
 from neuroscope.studies.layers.outputs import metric_points, write_outputs
 from neuroscope.studies.layers.result import LayersResult
 from neuroscope.studies.layers.tables import summary_table
@@ -140,6 +140,7 @@ def run_layers(
         write=write_outputs,
         points=metric_points,
         overview=compare_models,
+        difference=difference,
     )
     return study_models(experiment, subjects, tracker, steps, study)
 
