@@ -40,6 +40,10 @@ class TokenPredictions:
         rows = [vars(part) for part in parts]
         return cls(**{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
 
+    def ordered(self, order: NDArray[np.intp]) -> "TokenPredictions":
+        """Return the predictions in another order of the positions."""
+        return TokenPredictions(**{name: values[order] for name, values in vars(self).items()})
+
 
 def compare_predictions(
     base: "torch.Tensor", candidate: "torch.Tensor", actual: "torch.Tensor", *, most: int = 20

@@ -40,7 +40,7 @@ def subjects_of(experiment: ModelsExperiment) -> list[Subject]:
     """
     checkpoints = [_find(index, name) for index, name in enumerate(experiment.models)]
     _refuse_repeated(checkpoints)
-    labels = distinct_labels([_label_source(checkpoint) for checkpoint in checkpoints])
+    labels = distinct_labels([label_source(checkpoint) for checkpoint in checkpoints])
     return [
         Subject(label, checkpoint, _sites(experiment, checkpoint))
         for label, checkpoint in zip(labels, checkpoints, strict=True)
@@ -69,7 +69,7 @@ def _sites(experiment: ModelsExperiment, checkpoint: Checkpoint) -> tuple[Site, 
         return resolve_sites(experiment.site, experiment.layers, checkpoint.layer_count)
 
 
-def _label_source(checkpoint: Checkpoint) -> str:
+def label_source(checkpoint: Checkpoint) -> str:
     """Return the name from which a label is made: a path, a registered version, or as given."""
     is_hub_id = checkpoint.revision and not checkpoint.name.startswith("models:")
     return checkpoint.name if is_hub_id else checkpoint.pinned_name

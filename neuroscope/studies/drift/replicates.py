@@ -1,13 +1,12 @@
 """Benign replicates: the base against itself, computed in other ways that must not matter."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import TypeVar, get_args
 
 import numpy as np
 
-from neuroscope.activations import Floats
 from neuroscope.extraction.batching import tokenise
 from neuroscope.extraction.budget import FIXED_BUDGET, TokenBudget
 from neuroscope.extraction.extract import record
@@ -16,16 +15,13 @@ from neuroscope.extraction.models import Model
 from neuroscope.options import Attention, Dtype, PaddingSide, Pool
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
-from neuroscope.sites import Site
 from neuroscope.stats.moments import Doubles
 from neuroscope.stats.paired import neuron_distances, spread
+from neuroscope.studies.drift.agreement import Values
 from neuroscope.studies.drift.experiment import DriftExperiment
 from neuroscope.tokens import TokenBlock
 
 T = TypeVar("T")
-
-Values = Mapping[Site, Floats]
-"""Site -> (prompts, neurons) pooled activations."""
 
 
 @dataclass(frozen=True)

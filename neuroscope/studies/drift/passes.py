@@ -1,0 +1,203 @@
+"""Passes of base and candidate over the same prompts: local values, behaviour and patches."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope.activations import Floats
+from neuroscope.errors import NonfiniteError
+from neuroscope.extraction.batching import Batch, batches
+from neuroscope.extraction.behaviour import (
+    TokenPredictions,
+    compare_predictions,
+    compare_representations,
+    token_divergence,
+)
+from neuroscope.extraction.models import Model
+from neuroscope.extraction.paired import (
+    PairedValues,
+    output_budget,
+    paired_passes,
+    patched_outputs,
+)
+from neuroscope.options import Pool
+from neuroscope.progress import Progress, silent
+from neuroscope.prompts import PromptSet
+from neuroscope.sites import Site
+from neuroscope.stats.moments import Doubles
+from neuroscope.studies.drift.agreement import Values
+from neuroscope.tokens import TokenBlock
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Behaviour:
+    """Change of the outputs at each position of the prompts, (positions,) each."""
+
+    prompts: NDArray[np.int64]
+    """Number of the prompt of each position."""
+    positions: NDArray[np.int64]
+    """Position of the token that is predicted or represented, in its prompt."""
+    divergence: Doubles
+    """KL divergence in nats; without a language-model head, 1 - cosine of the final
+    representations."""
+    predictions: TokenPredictions | None
+    """Changes of the predictions; None without a language-model head."""
+
+
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """What is kept of the passes of both models over the same prompts."""
+
+    local: Values
+    """Site -> (prompts, neurons) pooled values of the candidate's layers on the base's inputs."""
+    behaviour: Behaviour
+
+
+def run_pair(
+    base: Model,
+    candidate: Model,
+    block: TokenBlock,
+    prompts: PromptSet,
+    local: Sequence[Site],
+    *,
+    pool: Pool,
+    progress: Progress = silent,
+) -> Passes:
+    """Run both models over the prompts.
+
+    Args:
+        base: model, with its language-model head if both have one.
+        candidate: model that reads the same tokens.
+        block: tokens of the prompts.
+        prompts: the prompts.
+        local: sites that are read on the base's inputs; empty if the models differ in shape.
+        pool: way to pool a prompt's tokens.
+        progress: callback that receives the number of prompts that are done.
+
+    Raises:
+        NonfiniteError: a model computes NaN or infinity.
+    """
+    output = output_of(base, candidate)
+    arrays: dict[Site, Floats] = {}
+    parts: list[Behaviour] = []
+    budget = output_budget([base, candidate], output)
+    groups = batches(base, block, token_rule="content", budget=budget)
+    done = 0
+    for values in paired_passes(base, candidate, groups, output, local, pool=pool, budget=budget):
+        _check_finite(values, base, candidate, prompts)
+        parts.append(_behaviour(base, values, block, logits=output == "logits"))
+        for site, pooled in values.local.items():
+            rows = pooled.cpu().numpy()
+            arrays.setdefault(site, np.empty((len(block), rows.shape[1]), dtype=np.float32))
+            arrays[site][values.batch.members] = rows
+        done += len(values.batch.members)
+        progress("compare", done, len(block))
+    return Passes({site: arrays[site] for site in local}, _joined(parts))
+
+
+def patching(
+    base: Model, candidate: Model, block: TokenBlock, sites: Sequence[Site]
+) -> tuple[Doubles, Doubles]:
+    """Return the mean divergence per prompt without a patch, and after each patch.
+
+    Args:
+        base: model, with its language-model head if both have one.
+        candidate: model of the same shape that reads the same tokens.
+        block: tokens of the prompts.
+        sites: residual streams that are replaced by those of the base, one at a time.
+
+    Returns:
+        (prompts,) and (sites, prompts) mean divergence over the content tokens.
+    """
+    output = output_of(base, candidate)
+    budget = output_budget([base, candidate], output)
+    divergences = np.empty((1 + len(sites), len(block)))
+    for batch in batches(base, block, token_rule="content", budget=budget):
+        outputs = patched_outputs(base, candidate, batch, output, sites)
+        own = next(outputs)
+        rows, _, owners, _ = _positions(base, batch, block, logits=output == "logits")
+        counts = np.bincount(owners, minlength=len(block))[batch.members]
+        for number, patched in enumerate(outputs):
+            change = token_divergence(own[rows], patched[rows], logits=output == "logits")
+            sums = np.bincount(owners, weights=change, minlength=len(block))[batch.members]
+            divergences[number, batch.members] = sums / np.maximum(counts, 1)
+    return divergences[0], divergences[1:]
+
+
+def output_of(base: Model, candidate: Model) -> str:
+    """Return the component whose change is the change of behaviour."""
+    return "logits" if base.has_head and candidate.has_head else "final"
+
+
+def _positions(
+    base: Model, batch: Batch, block: TokenBlock, *, logits: bool
+) -> tuple["torch.Tensor", NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return where a batch's outputs are compared, and what is there.
+
+    In a causal model with a head, the logits at a position predict the next token.
+
+    Returns:
+        (batch, tokens) flags, and for each position: the actual token, the number of its prompt,
+        and its position in the prompt.
+    """
+    import torch
+
+    predicted = batch.kept.clone()
+    if logits and base.architecture.causal:
+        predicted[:, 0] = False
+        predicted &= batch.mask.bool().roll(1, dims=1)  # a token that follows padding is the first
+    order = (batch.mask.cumsum(dim=1) - 1)[predicted].cpu().numpy()
+    actual = batch.ids[predicted].cpu().numpy()
+    owners = np.repeat(batch.members, predicted.sum(dim=1).cpu().numpy())
+    rows = predicted
+    if logits and base.architecture.causal:
+        rows = torch.roll(predicted, -1, dims=1)
+    return rows, actual, owners, order
+
+
+def _behaviour(base: Model, values: PairedValues, block: TokenBlock, *, logits: bool) -> Behaviour:
+    """Return the change of behaviour in a batch."""
+    import torch
+
+    rows, actual, owners, order = _positions(base, values.batch, block, logits=logits)
+    own, other = values.base[rows], values.candidate[rows]
+    if not logits:
+        return Behaviour(owners, order, compare_representations(own, other), None)
+    predictions = compare_predictions(own, other, torch.from_numpy(actual))
+    return Behaviour(owners, order, predictions.kl, predictions)
+
+
+def _joined(parts: Sequence[Behaviour]) -> Behaviour:
+    """Return the behaviour in all batches, in the order of the prompts and their tokens."""
+    prompts = np.concatenate([part.prompts for part in parts])
+    positions = np.concatenate([part.positions for part in parts])
+    order = np.lexsort((positions, prompts))
+    predictions = list(_predictions(parts))
+    return Behaviour(
+        prompts[order],
+        positions[order],
+        np.concatenate([part.divergence for part in parts])[order],
+        TokenPredictions.joined(predictions).ordered(order) if predictions else None,
+    )
+
+
+def _predictions(parts: Sequence[Behaviour]) -> Iterator[TokenPredictions]:
+    for part in parts:
+        if part.predictions is not None:
+            yield part.predictions
+
+
+def _check_finite(values: PairedValues, base: Model, candidate: Model, prompts: PromptSet) -> None:
+    """Raise NonfiniteError if a model computes NaN or infinity at a token that counts."""
+    for model, outputs in ((base, values.base), (candidate, values.candidate)):
+        finite = outputs.isfinite().all(dim=2) | ~values.batch.kept.to(outputs.device)
+        if not finite.all():
+            row = int((~finite).any(dim=1).nonzero()[0])
+            id = prompts.ids[values.batch.members[row]]
+            raise NonfiniteError(f"'{model.name}' computes NaN or infinity for prompt '{id}'")

@@ -1,0 +1,110 @@
+"""The two models of a check, how they are loaded, and what they have in common."""
+
+from dataclasses import dataclass
+
+from neuroscope.errors import ModelError, Option
+from neuroscope.experiment_faults import about
+from neuroscope.extraction.checkpoints import Checkpoint
+from neuroscope.extraction.models import Model, load_model
+from neuroscope.labels import distinct_labels
+from neuroscope.options import Attention, Dtype
+from neuroscope.sites import Site, parse_site, resolve_sites
+from neuroscope.studies.drift.experiment import DriftExperiment
+from neuroscope.studies.models import find_model
+from neuroscope.studies.store.spec import ExtractionSpec
+from neuroscope.studies.subjects import Subject, label_source
+
+_RESIDUAL = "resid_post"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Base and candidate of a check, with the sites that are read in each."""
+
+    base: Subject
+    candidate: Subject
+
+    @property
+    def same_shape(self) -> bool:
+        """Whether the neurons of a layer correspond: same family, depth and widths of the layers.
+
+        The number of tokens in the vocabulary may differ.
+        """
+        return _shape(self.base.checkpoint) == _shape(self.candidate.checkpoint)
+
+
+def pair_of(experiment: DriftExperiment) -> Pair:
+    """Return the models of a check, without loading them.
+
+    Raises:
+        ModelError, SiteError: a model or a layer does not exist, or both names stand for one model
+            that is computed in one number format.
+    """
+    checkpoints = []
+    for index, name in enumerate(experiment.models):
+        with about("models", index):
+            checkpoints.append(find_model(name))
+    base, candidate = checkpoints
+    dtypes = experiment.dtype, experiment.candidate_dtype or experiment.dtype
+    if base.folder.resolve() == candidate.folder.resolve() and dtypes[0] == dtypes[1]:
+        with about("models", 1):
+            raise ModelError(
+                f"'{base.name}' and '{candidate.name}' are the same model",
+                options=[Option("candidate_dtype", "bfloat16", "compare two number formats of it")],
+                remedy="name another candidate",
+            )
+    labels = distinct_labels([label_source(checkpoint) for checkpoint in checkpoints])
+    if dtypes[0] != dtypes[1]:
+        labels = [f"{label} {dtype}" for label, dtype in zip(labels, dtypes, strict=True)]
+    subjects = (
+        Subject(label, checkpoint, _sites(experiment, checkpoint))
+        for label, checkpoint in zip(labels, checkpoints, strict=True)
+    )
+    return Pair(*subjects)
+
+
+def extraction_of(experiment: DriftExperiment, subject: Subject, dtype: Dtype) -> ExtractionSpec:
+    """Return what is stored of one model."""
+    return ExtractionSpec(
+        checkpoint=subject.checkpoint,
+        prompts=experiment.prompt_set,
+        sites=subject.sites,
+        pool=experiment.pool,
+        truncate=experiment.truncate,
+        dtype=dtype,
+        attention=experiment.attention,
+    )
+
+
+def load(
+    experiment: DriftExperiment,
+    subject: Subject,
+    dtype: Dtype,
+    attention: Attention | None = None,
+    *,
+    head: bool = False,
+) -> Model:
+    """Load one of the models."""
+    return load_model(
+        subject.checkpoint,
+        device=experiment.device,
+        dtype=dtype,
+        attention=attention or experiment.attention,
+        memory="resident" if head else experiment.memory,
+        head=head,
+    )
+
+
+def _sites(experiment: DriftExperiment, checkpoint: Checkpoint) -> tuple[Site, ...]:
+    """Return the sites that decide, and those of the residual stream at the same layers."""
+    with about("site" if experiment.layers == "all" else "layers"):
+        sites = resolve_sites(experiment.site, experiment.layers, checkpoint.layer_count)
+        layers = [site.layer for site in sites]
+    component = parse_site(experiment.site)[0]
+    residual = () if component == _RESIDUAL else tuple(Site(_RESIDUAL, layer) for layer in layers)
+    return *sites, *residual
+
+
+def _shape(checkpoint: Checkpoint) -> tuple[str | int, ...]:
+    widths = (checkpoint.neurons(component) for component in (_RESIDUAL, "mlp_act"))
+    return checkpoint.architecture.family, checkpoint.layer_count, *widths
