@@ -26,13 +26,9 @@ class TokenPredictions:
     same_top: NDArray[np.bool_]
     """Whether both models have the same most probable token."""
     base: NDArray[np.float64]
-    """Probability of the actual token in the base."""
+    """Log probability of the actual token in the base, in nats."""
     candidate: NDArray[np.float64]
-    """Probability of the actual token in the candidate."""
-    risen: NDArray[np.int32]
-    """(positions, k) tokens whose logits rose most, in descending order; -1 if none rose."""
-    fallen: NDArray[np.int32]
-    """(positions, k) tokens whose logits fell most, in descending order; -1 if none fell."""
+    """Log probability of the actual token in the candidate."""
 
     @classmethod
     def joined(cls, parts: "Iterable[TokenPredictions]") -> "TokenPredictions":
@@ -46,42 +42,59 @@ class TokenPredictions:
 
 
 def compare_predictions(
-    base: "torch.Tensor", candidate: "torch.Tensor", actual: "torch.Tensor", *, most: int = 20
+    base: "torch.Tensor", candidate: "torch.Tensor", actual: "torch.Tensor"
 ) -> TokenPredictions:
     """Return how the predictions of two models differ at some positions.
-
-    The logits of a position are first shifted by their mean difference, as a constant that is added
-    to all of them changes no probability.
 
     Args:
         base: (positions, vocabulary) logits of the base, one or more positions.
         candidate: logits of the candidate, of the same shape.
         actual: (positions,) ids of the tokens that are predicted.
-        most: number of tokens whose logits changed most to list, k.
     """
     rows = max(1, _LOGITS_AT_ONCE // base.shape[1])
     parts = (slice(start, start + rows) for start in range(0, len(base), rows))
     return TokenPredictions.joined(
-        _compare(base[part].float(), candidate[part].float().to(base.device), actual[part], most)
+        _compare(base[part].float(), candidate[part].float().to(base.device), actual[part])
         for part in parts
     )
 
 
 def _compare(
-    base: "torch.Tensor", candidate: "torch.Tensor", actual: "torch.Tensor", most: int
+    base: "torch.Tensor", candidate: "torch.Tensor", actual: "torch.Tensor"
 ) -> TokenPredictions:
     """Compare as `compare_predictions` does, all positions at once."""
     log_base, log_candidate = base.log_softmax(dim=1), candidate.log_softmax(dim=1)
     column = actual.to(base.device).unsqueeze(1)
-    risen, fallen = changed_tokens(base, candidate, most)
     return TokenPredictions(
         kl=_divergence(log_base, log_candidate).cpu().numpy(),
         same_top=(base.argmax(dim=1) == candidate.argmax(dim=1)).cpu().numpy(),
-        base=log_base.gather(1, column).squeeze(1).double().exp().cpu().numpy(),
-        candidate=log_candidate.gather(1, column).squeeze(1).double().exp().cpu().numpy(),
-        risen=risen,
-        fallen=fallen,
+        base=log_base.gather(1, column).squeeze(1).double().cpu().numpy(),
+        candidate=log_candidate.gather(1, column).squeeze(1).double().cpu().numpy(),
     )
+
+
+def expected_counts(
+    logits: "torch.Tensor", groups: NDArray[np.int64], count: int
+) -> NDArray[np.float64]:
+    """Return how often a model expects each token, (groups, vocabulary).
+
+    The expected count of a token is the sum of its probabilities over the positions of a group.
+
+    Args:
+        logits: (positions, vocabulary) logits.
+        groups: (positions,) number of each position's group.
+        count: number of groups.
+    """
+    import torch
+
+    rows = max(1, _LOGITS_AT_ONCE // logits.shape[1])
+    counts = torch.zeros(count, logits.shape[1], dtype=torch.float64, device=logits.device)
+    for start in range(0, len(logits), rows):
+        part = slice(start, start + rows)
+        index = torch.from_numpy(groups[part]).to(logits.device)
+        counts.index_add_(0, index, logits[part].float().softmax(dim=1).double())
+    expected: NDArray[np.float64] = counts.cpu().numpy()
+    return expected
 
 
 def _divergence(log_base: "torch.Tensor", log_candidate: "torch.Tensor") -> "torch.Tensor":
@@ -97,28 +110,6 @@ def _divergence(log_base: "torch.Tensor", log_candidate: "torch.Tensor") -> "tor
     near = base * (change.clamp(-1, 1).expm1() - change)
     far = log_candidate.double().exp() - base - base * change
     return torch.where(change.abs() < 1, near, far).sum(dim=1)
-
-
-def changed_tokens(
-    base: "torch.Tensor", candidate: "torch.Tensor", most: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return the tokens whose logits rose and fell most, (positions, k) each; -1 where none did.
-
-    Args:
-        base: (positions, vocabulary) logits of the base.
-        candidate: logits of the candidate.
-        most: number of tokens to list; no more than the vocabulary has are listed.
-    """
-    change = candidate - base
-    change = change - change.mean(dim=1, keepdim=True)
-    changed = (candidate != base).any(dim=1, keepdim=True)
-
-    def extreme(sign: int) -> NDArray[np.int32]:
-        values, ids = (sign * change).topk(min(most, change.shape[1]), dim=1)
-        ids = ids.masked_fill(~(changed & (values > 0)), -1)
-        return ids.int().cpu().numpy()
-
-    return extreme(1), extreme(-1)
 
 
 def compare_representations(base: "torch.Tensor", candidate: "torch.Tensor") -> NDArray[np.float64]:

@@ -1,10 +1,9 @@
 """Explanation of drift: where, on which topics, in which neurons, on which prompts and words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuroscope.activations import Floats
 from neuroscope.sites import Site
@@ -15,6 +14,8 @@ from neuroscope.studies.drift.passes import Behaviour
 
 MOST_SHOWN = 20
 """Number of neurons, prompts and tokens that are listed."""
+_RARE = 1e-4
+"""Mean probability below which the change of a token hardly counts."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +54,25 @@ class TopicDrift:
     prompts: int
     divergence: float
     """Mean over its prompts of the divergence of the outputs."""
-    ratio: float
-    """Divergence on this topic, divided by that on all other prompts."""
+    gain: float
+    """Mean over its prompts of the change of the log probability of the actual tokens, in nats per
+    token; NaN without a language-model head. A candidate gains most on texts like those on which
+    it was trained further."""
 
 
 @dataclass(frozen=True)
 class TokenDrift:
-    """Token that the candidate prefers more, or less, than the base does."""
+    """Token that the candidate expects more, or less, often than the base does."""
 
     token: str
-    share: float
-    """Share of the positions at which it is among the tokens whose logits changed most."""
+    base: float
+    """Mean probability in the base over all positions."""
+    candidate: float
+    """Mean probability in the candidate."""
+    ratio: float
+    """Log of the ratio of both, smoothed as in `preferred_tokens`."""
     null: float
-    """Largest such share in a benign replicate; 0 without replicates of the logits."""
+    """Largest such value of this token in a benign replicate; NaN without replicates."""
 
 
 def moved_neurons(base: Values, candidate: Values) -> list[NeuronDrift]:
@@ -84,28 +91,34 @@ def moved_neurons(base: Values, candidate: Values) -> list[NeuronDrift]:
     return sorted(moved, key=lambda neuron: -np.nan_to_num(neuron.one_minus_r))[:MOST_SHOWN]
 
 
-def mean_by_prompt(behaviour: Behaviour, count: int) -> Doubles:
-    """Return the mean divergence per prompt, (prompts,); NaN for a prompt without positions."""
-    sums = np.bincount(behaviour.prompts, weights=behaviour.divergence, minlength=count)
+def mean_by_prompt(values: Doubles, behaviour: Behaviour, count: int) -> Doubles:
+    """Return the mean of values at positions per prompt, (prompts,); NaN without positions."""
+    sums = np.bincount(behaviour.prompts, weights=values, minlength=count)
     positions = np.bincount(behaviour.prompts, minlength=count)
     means: Doubles = np.divide(sums, positions, out=np.full(count, np.nan), where=positions > 0)
     return means
 
 
-def topic_drift(divergence: Doubles, topics: Sequence[str | None]) -> list[TopicDrift]:
-    """Return the change on each topic, the largest first.
+def topic_drift(behaviour: Behaviour, topics: Sequence[str | None]) -> list[TopicDrift]:
+    """Return the change on each topic: the one with the largest gain first.
+
+    Without a language-model head, the topic with the largest divergence comes first.
 
     Args:
-        divergence: (prompts,) mean divergence per prompt.
+        behaviour: change of the outputs at each position.
         topics: topic of each prompt, or None.
     """
+    divergence = mean_by_prompt(behaviour.divergence, behaviour, len(topics))
+    gain = np.full(len(topics), np.nan)
+    if changes := behaviour.predictions:
+        gain = mean_by_prompt(changes.candidate - changes.base, behaviour, len(topics))
     rows = []
     for topic in sorted({topic for topic in topics if topic}):
         inside = np.array([other == topic for other in topics])
-        own, rest = np.nanmean(divergence[inside]), _mean(divergence[~inside])
-        ratio = own / rest if rest > 0 else np.nan
-        rows.append(TopicDrift(topic, int(inside.sum()), float(own), float(ratio)))
-    return sorted(rows, key=lambda row: -np.nan_to_num(row.divergence))
+        own, gained = _mean(divergence[inside]), _mean(gain[inside])
+        rows.append(TopicDrift(topic, int(inside.sum()), own, gained))
+    leading = "divergence" if behaviour.predictions is None else "gain"
+    return sorted(rows, key=lambda row: -float(np.nan_to_num(getattr(row, leading), nan=-np.inf)))
 
 
 def layers_by_topic(
@@ -136,28 +149,46 @@ def _squared_change(base: Floats, candidate: Floats) -> Doubles:
     return squares
 
 
-def preferred_tokens(
-    changed: NDArray[np.int32], texts: Sequence[str], null: Mapping[int, float] = {}
-) -> list[TokenDrift]:
-    """Return the tokens that are most often among those whose logits changed most.
+def token_ratios(base: Doubles, candidate: Doubles) -> Doubles:
+    """Return how much more often the candidate expects each token, (vocabulary,).
 
-    Tokens are ranked by how much more often that is than in benign replicates.
+    It is log((q + a) / (p + a)), with p and q the mean probabilities of the token over all
+    positions, and a = 1e-4, which keeps tokens that hardly occur from leading the list.
 
     Args:
-        changed: (positions, k) ids of the tokens whose logits changed most at each position; -1
-            where there are fewer.
-        texts: token of each id.
-        null: id -> largest share in a benign replicate.
+        base: (vocabulary,) mean probabilities in the base.
+        candidate: mean probabilities in the candidate.
     """
-    ids, counts = np.unique(changed[changed >= 0], return_counts=True)
-    shares = counts / len(changed)
-    expected = np.array([null.get(int(id), 0.0) for id in ids])
-    order = np.argsort(expected - shares, kind="stable")[:MOST_SHOWN]
-    return [
-        TokenDrift(texts[ids[at]], float(shares[at]), float(expected[at]))
-        for at in order
-        if shares[at] > expected[at]
-    ]
+    ratios: Doubles = np.log((candidate + _RARE) / (base + _RARE))
+    return ratios
+
+
+def preferred_tokens(
+    base: Doubles, candidate: Doubles, texts: Sequence[str], null: Doubles | None = None
+) -> tuple[list[TokenDrift], list[TokenDrift]]:
+    """Return the tokens that the candidate expects much more, and much less, often.
+
+    Args:
+        base: (vocabulary,) mean probabilities in the base.
+        candidate: mean probabilities in the candidate.
+        texts: token of each id.
+        null: (replicates, vocabulary) `token_ratios` of benign replicates; tokens whose ratio is
+            not beyond all of them are left out.
+    """
+    ratios = token_ratios(base, candidate)
+    beyond = np.zeros(len(ratios)) if null is None else np.abs(null).max(axis=0)
+    order = np.argsort(-np.abs(ratios), kind="stable")
+    order = order[np.abs(ratios[order]) > beyond[order]]
+
+    def tokens(sign: int) -> list[TokenDrift]:
+        chosen = [at for at in order.tolist() if sign * ratios[at] > 0][:MOST_SHOWN]
+        floor = beyond if null is not None else np.full(len(ratios), np.nan)
+        return [
+            TokenDrift(texts[at], *map(float, (base[at], candidate[at], ratios[at], floor[at])))
+            for at in chosen
+        ]
+
+    return tokens(1), tokens(-1)
 
 
 def local_start(sites: Sequence[Site], local: Sequence[float], floor: float) -> Site | None:

@@ -14,6 +14,7 @@ from neuroscope.extraction.behaviour import (
     TokenPredictions,
     compare_predictions,
     compare_representations,
+    expected_counts,
     token_divergence,
 )
 from neuroscope.extraction.models import Model
@@ -57,6 +58,9 @@ class Passes:
     local: Values
     """Site -> (prompts, neurons) pooled values of the candidate's layers on the base's inputs."""
     behaviour: Behaviour
+    expected: tuple[Doubles, Doubles] | None
+    """How often base and candidate expect each token, (groups, vocabulary) each; None without a
+    language-model head."""
 
 
 def run_pair(
@@ -67,6 +71,7 @@ def run_pair(
     local: Sequence[Site],
     *,
     pool: Pool,
+    groups: NDArray[np.int64],
     progress: Progress = silent,
 ) -> Passes:
     """Run both models over the prompts.
@@ -78,6 +83,8 @@ def run_pair(
         prompts: the prompts.
         local: sites that are read on the base's inputs; empty if the models differ in shape.
         pool: way to pool a prompt's tokens.
+        groups: (prompts,) number of the group of each prompt, for which expected tokens are
+            counted.
         progress: callback that receives the number of prompts that are done.
 
     Raises:
@@ -86,19 +93,23 @@ def run_pair(
     output = output_of(base, candidate)
     arrays: dict[Site, Floats] = {}
     parts: list[Behaviour] = []
+    counts: tuple[Doubles, Doubles] | None = None
     budget = output_budget([base, candidate], output)
-    groups = batches(base, block, token_rule="content", budget=budget)
+    passing = batches(base, block, token_rule="content", budget=budget)
     done = 0
-    for values in paired_passes(base, candidate, groups, output, local, pool=pool, budget=budget):
+    for values in paired_passes(base, candidate, passing, output, local, pool=pool, budget=budget):
         _check_finite(values, base, candidate, prompts)
         parts.append(_behaviour(base, values, block, logits=output == "logits"))
+        if output == "logits":
+            expected = _expected(base, values, block, groups)
+            counts = (counts[0] + expected[0], counts[1] + expected[1]) if counts else expected
         for site, pooled in values.local.items():
             rows = pooled.cpu().numpy()
             arrays.setdefault(site, np.empty((len(block), rows.shape[1]), dtype=np.float32))
             arrays[site][values.batch.members] = rows
         done += len(values.batch.members)
         progress("compare", done, len(block))
-    return Passes({site: arrays[site] for site in local}, _joined(parts))
+    return Passes({site: arrays[site] for site in local}, _joined(parts), counts)
 
 
 def patching(
@@ -171,6 +182,19 @@ def _behaviour(base: Model, values: PairedValues, block: TokenBlock, *, logits: 
         return Behaviour(owners, order, compare_representations(own, other), None)
     predictions = compare_predictions(own, other, torch.from_numpy(actual))
     return Behaviour(owners, order, predictions.kl, predictions)
+
+
+def _expected(
+    base: Model, values: PairedValues, block: TokenBlock, groups: NDArray[np.int64]
+) -> tuple[Doubles, Doubles]:
+    """Return how often both models expect each token in a batch, (groups, vocabulary) each."""
+    rows, _, owners, _ = _positions(base, values.batch, block, logits=True)
+    count = int(groups.max()) + 1
+    own, other = (
+        expected_counts(outputs[rows], groups[owners], count)
+        for outputs in (values.base, values.candidate)
+    )
+    return own, other
 
 
 def _joined(parts: Sequence[Behaviour]) -> Behaviour:

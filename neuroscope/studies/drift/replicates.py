@@ -3,15 +3,19 @@
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import TypeVar, get_args
+from itertools import groupby
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 import numpy as np
 
-from neuroscope.extraction.batching import tokenise
+from neuroscope.extraction.batching import Batch, tokenise
+from neuroscope.extraction.behaviour import expected_counts
 from neuroscope.extraction.budget import FIXED_BUDGET, TokenBudget
 from neuroscope.extraction.extract import record
 from neuroscope.extraction.finite import FiniteCheck
 from neuroscope.extraction.models import Model
+from neuroscope.extraction.paired import output_budget
+from neuroscope.extraction.recorder import Keep
 from neuroscope.options import Attention, Dtype, PaddingSide, Pool
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
@@ -19,9 +23,14 @@ from neuroscope.stats.moments import Doubles
 from neuroscope.stats.paired import neuron_distances, spread
 from neuroscope.studies.drift.agreement import Values
 from neuroscope.studies.drift.experiment import DriftExperiment
+from neuroscope.studies.drift.explanation import token_ratios
 from neuroscope.tokens import TokenBlock
 
+if TYPE_CHECKING:
+    import torch
+
 T = TypeVar("T")
+_SAMPLED = 200  # prompts on which the tokens that replicates expect are counted
 
 
 @dataclass(frozen=True)
@@ -68,45 +77,63 @@ def _draw(rng: np.random.Generator, values: Sequence[T], *, varies: bool) -> T:
     return distinct[rng.integers(len(distinct))] if varies else distinct[0]
 
 
-def replicate_profiles(
+@dataclass(frozen=True, eq=False)
+class Replicates:
+    """Benign replicates of a base, compared with the base computed in the usual way."""
+
+    distances: Doubles
+    """(replicates, sites) median over neurons of 1 - r."""
+    ratios: Doubles | None
+    """(replicates, vocabulary) `token_ratios`; None without a language-model head."""
+
+
+def run_replicates(
     load: Callable[[Dtype, Attention], Model],
     conditions: Sequence[Condition],
     prompts: PromptSet,
     base: Values,
-    pool: Pool,
+    expected: Doubles | None,
     *,
-    truncate: bool = False,
+    pool: Pool,
+    truncate: bool,
     progress: Progress = silent,
-) -> Doubles:
-    """Return the distance of each replicate from the base at each site, (replicates, sites).
+) -> Replicates:
+    """Compute the base again under each condition, and compare.
 
-    The distance is the median over neurons of 1 - r. Conditions that need the model loaded in the
-    same way are run one after another, so that one model is in memory at a time.
+    Conditions that need the model loaded in the same way are run one after another, so that one
+    model is in memory at a time.
 
     Args:
         load: function that loads the base in a number format, with an implementation of attention.
         conditions: conditions of the replicates.
         prompts: prompts, in the order of the rows of `base`.
         base: activations of the base, computed in the usual way.
-        pool: way in which they are pooled.
+        expected: result of `expected_tokens` of the base; None if it has no head.
+        pool: way in which activations are pooled.
         truncate: whether prompts are cut at the model's limit.
         progress: callback that receives how many replicates are done.
     """
-    profiles = np.empty((len(conditions), len(base)))
+    distances = np.empty((len(conditions), len(base)))
+    ratios = None if expected is None else np.empty((len(conditions), len(expected)))
     order = sorted(range(len(conditions)), key=lambda index: conditions[index].loading)
-    for done, index in enumerate(order):
-        condition = conditions[index]
-        if done == 0 or condition.loading != conditions[order[done - 1]].loading:
-            model: Model | None = None  # frees the memory of the model before
-            model = load(*condition.loading)
-            block = tokenise(model, prompts.prompts, truncate=truncate)
-        progress("replicate", done, len(order))
-        assert model is not None
-        profiles[index] = _profile(model, condition, prompts, block, base, pool)
-    return profiles
+    done = 0
+    for loading, indices in groupby(order, key=lambda index: conditions[index].loading):
+        model = load(*loading)
+        block = tokenise(model, prompts.prompts, truncate=truncate)
+        for index in indices:
+            progress("replicate", done, len(order))
+            padded = copy(model)
+            padded.padding_side = conditions[index].padding_side
+            distances[index] = _distances(padded, conditions[index], prompts, block, base, pool)
+            if ratios is not None and expected is not None:
+                again = expected_tokens(padded, block, shuffle=conditions[index].shuffle)
+                ratios[index] = token_ratios(expected, again)
+            done += 1
+        del model, padded  # the next one must fit into memory
+    return Replicates(distances, ratios)
 
 
-def _profile(
+def _distances(
     model: Model,
     condition: Condition,
     prompts: PromptSet,
@@ -115,10 +142,8 @@ def _profile(
     pool: Pool,
 ) -> list[float]:
     """Return the distance of one replicate from the base at each site."""
-    padded = copy(model)
-    padded.padding_side = condition.padding_side
     recorded = record(
-        padded,
+        model,
         block,
         list(base),
         pool=pool,
@@ -132,3 +157,49 @@ def _profile(
         for site, values in recorded
     }
     return [distances[site] for site in base]
+
+
+def expected_tokens(model: Model, block: TokenBlock, *, shuffle: int | None = None) -> Doubles:
+    """Return the mean probability of each token after the content tokens of the first prompts.
+
+    Args:
+        model: model with its language-model head.
+        block: tokens of the prompts, of which the first `_SAMPLED` are read.
+        shuffle: seed of the grouping into batches.
+    """
+    sample = block.slice(slice(min(_SAMPLED, len(block))))
+    site = Site("logits", model.layer_count - 1)
+    expected = _ExpectedTokens()
+    passes = record(
+        model,
+        sample,
+        [site],
+        pool=None,
+        token_rule="content",
+        budget=output_budget([model], "logits"),
+        riders=[expected],
+        shuffle=shuffle,
+    )
+    for _ in passes:
+        pass
+    return expected.counts / int(sample.kept_counts("content").sum())
+
+
+class _ExpectedTokens:
+    """Rider that adds up how often a model expects each token, (vocabulary,)."""
+
+    def __init__(self) -> None:
+        self.counts: Doubles = np.zeros(1)
+
+    def reduce(self, site: Site, batch: Batch) -> Keep:
+        """Return the function that counts the tokens that a batch expects."""
+
+        def reduce(logits: "torch.Tensor") -> Doubles:
+            kept = logits[batch.kept.to(logits.device)]
+            return expected_counts(kept, np.zeros(len(kept), dtype=np.int64), 1)[0]
+
+        return reduce
+
+    def add(self, site: Site, batch: Batch, reduced: Doubles) -> None:
+        """Add the counts of a batch."""
+        self.counts = self.counts + reduced
