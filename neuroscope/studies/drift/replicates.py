@@ -19,6 +19,7 @@ from neuroscope.extraction.recorder import Keep
 from neuroscope.options import Attention, Dtype, PaddingSide, Pool
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
+from neuroscope.sites import Site
 from neuroscope.stats.moments import Doubles
 from neuroscope.stats.paired import neuron_distances, spread
 from neuroscope.studies.drift.agreement import Values
@@ -196,7 +197,8 @@ class _ExpectedTokens:
 
         def reduce(logits: "torch.Tensor") -> Doubles:
             kept = logits[batch.kept.to(logits.device)]
-            return expected_counts(kept, np.zeros(len(kept), dtype=np.int64), 1)[0]
+            counts: Doubles = expected_counts(kept, np.zeros(len(kept), dtype=np.int64), 1)[0]
+            return counts
 
         return reduce
 
