@@ -100,14 +100,18 @@ def _is_index(name: str) -> bool:
 
 
 def _columns_of_texts(rows: Iterable[Mapping[str, object]]) -> list[str]:
-    """Return the names of the columns whose first rows contain words, the longest texts first."""
+    """Return the names of the columns whose first rows contain words.
+
+    A column `text` comes first, then those with the longest texts.
+    """
     lengths: Counter[str] = Counter()
     with contextlib.suppress(csv.Error, PromptError):  # a fault in a row is not the one to report
         for row in itertools.islice(rows, _SAMPLE):
             for name, value in row.items():
                 if name and name != "id" and isinstance(value, str) and _LETTER.search(value):
                     lengths[name] += len(value)
-    return [name for name, _ in lengths.most_common() if not _is_index(name)]
+    names = [name for name, _ in lengths.most_common() if not _is_index(name)]
+    return sorted(names, key=lambda name: name != "text")
 
 
 def _is_blank(value: object) -> bool:

@@ -187,7 +187,7 @@ def test_an_error_in_the_model_is_raised(streamed, expected):
     before = hook_count(streamed)
     batches = batches_of(streamed)
     batches[-1].ids[:] = 10**6
-    with pytest.raises(IndexError):
+    with pytest.raises(ModelError, match="IndexError"):
         list(read_sites(streamed, batches, every_site(streamed), clone, TokenBudget(24)))
     assert_untouched(streamed, expected, before)
 

@@ -94,7 +94,7 @@ def test_a_running_server_is_named_instead_of_a_command(run_command, family_fold
         (["layers", "both.csv", "--label-column", "kind", "--no-labels"], ["exclude"]),
         (["layers", "both.csv", "--probe-prompts", "3"], ["--probe-prompts", "8 or more", "3"]),
         (["layers", "both.csv", "--seed", "x"], ["--seed", "number", "'x'"]),
-        (["compare", *TWO, "--dtype", "int3"], ["--dtype", "'float32'", "'int3'"]),
+        (["compare", *TWO, "--dtype", "int3"], ["--dtype", "float32", "'int3'"]),
         (["store", "prune", "--older-than", "x"], ["--older-than", "number", "'x'"]),
         (["extract", "questions.tsv"], ["--text-column question"]),
     ],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from neuroscope.errors import ModelError
+from neuroscope.errors import ModelError, NeuroscopeError
 from neuroscope.extraction.memory import is_out_of_memory
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.rotary import separate_prompts
@@ -103,6 +103,8 @@ class Recorder:
             self._model.module(**inputs)
         except _Done:
             pass
+        except NeuroscopeError:
+            raise
         except _ReductionFailed as failure:
             raise failure.error from failure.error.__cause__
         except Exception as error:  # whatever a model whose files contradict each other runs into
