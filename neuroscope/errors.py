@@ -4,6 +4,7 @@ NeuroscopeError           exit code
 ├── PromptError           2   prompts are missing, blank, duplicated, too long or unreadable
 ├── SiteError             2   a site or layer does not exist
 ├── ModelError            2   a model cannot be found or used
+│   └── HeadlessError     2   a model has no language-model head
 ├── ExperimentError       2   an experiment is malformed or asks for something impossible
 ├── NonfiniteError        65  activations contain NaN or infinity
 ├── StoreError            74  stored activations are incomplete, damaged or cannot be written
@@ -22,6 +23,7 @@ from neuroscope.redaction import redacted
 
 __all__ = [
     "ExperimentError",
+    "HeadlessError",
     "ModelError",
     "NeuroscopeError",
     "NonfiniteError",
@@ -119,6 +121,10 @@ class SiteError(NeuroscopeError):
 
 class ModelError(NeuroscopeError):
     """Error about a model that cannot be found or used."""
+
+
+class HeadlessError(ModelError):
+    """Error about a model that has no language-model head, although one is needed."""
 
 
 class ExperimentError(NeuroscopeError):

@@ -7,7 +7,14 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from neuroscope.errors import ModelError, NeuroscopeError, Option, ResourceError, SiteError
+from neuroscope.errors import (
+    HeadlessError,
+    ModelError,
+    NeuroscopeError,
+    Option,
+    ResourceError,
+    SiteError,
+)
 from neuroscope.extraction.architectures import Architecture
 from neuroscope.extraction.checkpoints import SAFE, Checkpoint, find_checkpoint
 from neuroscope.extraction.fit import (
@@ -283,7 +290,7 @@ def _refuse_headless(checkpoint: Checkpoint, module: Any, missing: Sequence[str]
     """
     body = body_path(module)
     if missing_head := sorted(name for name in missing if not name.startswith(body)):
-        raise ModelError(
+        raise HeadlessError(
             f"model '{checkpoint.name}' has no language-model head: its files lack"
             f" {', '.join(missing_head[:3])}",
             options=[_HEADLESS],

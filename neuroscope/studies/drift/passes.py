@@ -55,6 +55,8 @@ class Behaviour:
 class Passes:
     """What is kept of the passes of both models over the same prompts."""
 
+    block: TokenBlock
+    """Tokens of the prompts."""
     local: Values
     """Site -> (prompts, neurons) pooled values of the candidate's layers on the base's inputs."""
     behaviour: Behaviour
@@ -109,7 +111,7 @@ def run_pair(
             arrays[site][values.batch.members] = rows
         done += len(values.batch.members)
         progress("compare", done, len(block))
-    return Passes({site: arrays[site] for site in local}, _joined(parts), counts)
+    return Passes(block, {site: arrays[site] for site in local}, _joined(parts), counts)
 
 
 def patching(

@@ -1,0 +1,152 @@
+"""Steps of a check of drift; their arguments and results are paths and immutable values."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from neuroscope.errors import HeadlessError
+from neuroscope.extraction.batching import tokenise
+from neuroscope.extraction.differences import CheckpointDifferences, compare_checkpoints
+from neuroscope.extraction.models import Model
+from neuroscope.options import Attention, Dtype
+from neuroscope.sites import Site
+from neuroscope.stats.moments import Doubles
+from neuroscope.storage.activation_store import read_activations, store_folder
+from neuroscope.studies.drift.agreement import Values
+from neuroscope.studies.drift.experiment import DriftExperiment
+from neuroscope.studies.drift.passes import Passes, patching, run_pair
+from neuroscope.studies.drift.replicates import (
+    Replicates,
+    draw_conditions,
+    expected_tokens,
+    run_replicates,
+)
+from neuroscope.studies.drift.subjects import Pair, extraction_of, load
+from neuroscope.studies.store.store import store_activations
+from neuroscope.studies.subjects import Subject
+
+PATCHED_PROMPTS = 64
+"""Number of prompts on which residual streams are patched."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """Folders of the pooled activations of both models."""
+
+    base: Path
+    candidate: Path
+
+    def values(self, sites: Sequence[Site]) -> tuple[Values, Values]:
+        """Return the activations of base and candidate at some sites."""
+        own, other = (read_activations(path, sites) for path in (self.base, self.candidate))
+        return {site: own[site] for site in sites}, {site: other[site] for site in sites}
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """Mean divergence per prompt without a patch, (prompts,), and with each, (sites, prompts)."""
+
+    sites: tuple[Site, ...]
+    unpatched: Doubles
+    patched: Doubles
+
+
+def compare_files(pair: Pair) -> CheckpointDifferences:
+    """Compare the files of both models."""
+    return compare_checkpoints(pair.base.checkpoint, pair.candidate.checkpoint)
+
+
+def store_model(experiment: DriftExperiment, subject: Subject, dtype: Dtype) -> Path:
+    """Store the activations of one model, unless they are stored already; return the folder."""
+    spec = extraction_of(experiment, subject, dtype)
+    stored = store_activations(
+        spec, store_folder(spec.key), lambda: load(experiment, subject, dtype)
+    )
+    return stored.folder
+
+
+def replicate(experiment: DriftExperiment, base: Subject, stored: Path) -> Replicates:
+    """Compute the base again, in benign ways, and compare it with what is stored."""
+    sites = deciding_sites(experiment, base)
+    activations = read_activations(stored, sites)
+    usual = load_with_head(experiment, base, experiment.dtype)
+    expected = None
+    if usual.has_head:
+        block = tokenise(usual, experiment.prompt_set.prompts, truncate=experiment.truncate)
+        expected = expected_tokens(usual, block)
+
+    def loaded(dtype: Dtype, attention: Attention) -> Model:
+        if (dtype, attention) == (usual.dtype, usual.attention):
+            return usual
+        return load(experiment, base, dtype, attention, head=usual.has_head)
+
+    return run_replicates(
+        loaded,
+        draw_conditions(experiment),
+        experiment.prompt_set,
+        {site: activations[site] for site in sites},
+        expected,
+        pool=experiment.pool,
+        truncate=experiment.truncate,
+    )
+
+
+def run_both(experiment: DriftExperiment, pair: Pair) -> tuple[Passes, Patches | None]:
+    """Run both models over the prompts, and the candidate with old residual streams put in.
+
+    Returns:
+        No patches if the models differ in shape, or if the candidate is streamed.
+    """
+    base, candidate = _both(experiment, pair)
+    prompts = experiment.prompt_set
+    block = tokenise(base, prompts.prompts, truncate=experiment.truncate)
+    local = pair.base.sites if pair.same_shape and not candidate.streamed else ()
+    passes = run_pair(
+        base,
+        candidate,
+        block,
+        prompts,
+        local,
+        pool=experiment.pool,
+        groups=np.array(topic_numbers(experiment)),
+    )
+    if not local:
+        return passes, None
+    sites = (Site("resid_pre", 0), *(Site("resid_post", at) for at in range(base.layer_count)))
+    sample = block.slice(slice(min(PATCHED_PROMPTS, len(block))))
+    return passes, Patches(sites, *patching(base, candidate, sample, sites))
+
+
+def deciding_sites(experiment: DriftExperiment, subject: Subject) -> tuple[Site, ...]:
+    """Return the sites whose neurons decide."""
+    return tuple(site for site in subject.sites if site.component == experiment.component)
+
+
+def topic_numbers(experiment: DriftExperiment) -> list[int]:
+    """Return the number of each prompt's topic; the last number is that of no topic."""
+    topics = [prompt.labels.get(experiment.label) for prompt in experiment.prompt_set]
+    names = sorted({topic for topic in topics if topic})
+    return [names.index(topic) if topic else len(names) for topic in topics]
+
+
+def load_with_head(experiment: DriftExperiment, subject: Subject, dtype: Dtype) -> Model:
+    """Load a model with its language-model head, if its files have one."""
+    try:
+        return load(experiment, subject, dtype, head=True)
+    except HeadlessError:
+        return load(experiment, subject, dtype)
+
+
+def _both(experiment: DriftExperiment, pair: Pair) -> tuple[Model, Model]:
+    """Load base and candidate."""
+    return (
+        load_with_head(experiment, pair.base, experiment.dtype),
+        load_with_head(experiment, pair.candidate, candidate_dtype(experiment)),
+    )
+
+
+def candidate_dtype(experiment: DriftExperiment) -> Dtype:
+    """Return the number format of the candidate."""
+    return experiment.candidate_dtype or experiment.dtype

@@ -1,0 +1,173 @@
+"""Result of a study of drift."""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope.labels import counted, short_repr
+from neuroscope.reporting.tables import rows_to_frame
+from neuroscope.stats.divergence import KLSummary
+from neuroscope.studies.drift.agreement import Decision, SiteAgreement
+from neuroscope.studies.drift.explanation import (
+    NeuronDrift,
+    PromptDrift,
+    TokenDrift,
+    TopicDrift,
+)
+from neuroscope.studies.drift.readers import Reader
+from neuroscope.studies.study import Shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Basis = Literal["files", "neurons", "representations"]
+"""What the decision is based on: `files` that are equal, `neurons` that correspond to each other,
+or `representations` of models whose neurons do not correspond."""
+
+
+@dataclass(frozen=True)
+class PartRow:
+    """Difference between the weights of one part of two models."""
+
+    part: str
+    """`embeddings`, the number of a layer, `final` or `head`."""
+    equal: int
+    """Number of tensors with the same values."""
+    changed: int
+    """Number of tensors with other values, in another shape, or in one model only."""
+    relative_norm: float
+    """Norm of the change, relative to that of the base; NaN if it is not known."""
+    rank: float
+    """Median rank of the changes of matrices; NaN if none changed."""
+
+
+@dataclass(frozen=True)
+class FinalChange:
+    """Change of the final representations, where there is no language-model head."""
+
+    mean: float
+    """Mean over tokens of 1 - cosine."""
+    median: float
+    q99: float
+    maximum: float
+
+
+@dataclass(frozen=True, eq=False)
+class Topics:
+    """Change by topic."""
+
+    rows: tuple[TopicDrift, ...]
+    names: tuple[str, ...]
+    """Topics of the rows of `changes`."""
+    changes: NDArray[np.float64]
+    """(topics, layers) root mean squared change of the deciding neurons, in standard deviations."""
+
+
+@dataclass(frozen=True, eq=False)
+class Patching:
+    """How much of the change of the outputs returns with the old residual stream at one place."""
+
+    sites: tuple[str, ...]
+    """Sites of the residual stream; the first is the input of the first layer."""
+    returned: tuple[float, ...]
+    """Share of the divergence of the outputs that disappears, from 0 to 1."""
+    errors: tuple[float, ...]
+    """Standard errors of the shares, from a jackknife over prompts."""
+    prompts: int
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What has changed, where, and on which texts."""
+
+    topics: Topics | None
+    neurons: tuple[NeuronDrift, ...]
+    prompts: tuple[PromptDrift, ...]
+    patching: Patching | None
+    tokens_up: tuple[TokenDrift, ...]
+    """Tokens that the candidate expects more often than the base does."""
+    tokens_down: tuple[TokenDrift, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class DriftResult(Shown):
+    """Result of a check of whether a candidate may replace a base.
+
+    >>> result = ns.drift("models:/news@champion", "models:/news/4", ns.read_prompts("topics.csv"))
+    >>> result.decision.verdict
+    'compatible'
+    """
+
+    kind: ClassVar[str] = "drift"
+
+    base: str
+    """Name of the base, as given."""
+    model: str
+    """Name of the candidate, as given."""
+    prompts: int
+    """Number of prompts."""
+    site: str
+    """Component whose neurons decide."""
+    basis: Basis
+    decision: Decision
+    differences: tuple[str, ...]
+    """Differences of the files in words."""
+    parts: tuple[PartRow, ...]
+    sites: tuple[SiteAgreement, ...] = ()
+    behaviour: KLSummary | FinalChange | None = None
+    readers: tuple[Reader, ...] = ()
+    explanation: Explanation | None = None
+    headline: str = ""
+    notes: tuple[str, ...] = ()
+    run_id: str | None = None
+
+    def __repr__(self) -> str:
+        return short_repr(self, f"{counted(self.prompts, 'prompt')}: {self.headline}")
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return a data frame with one row per site."""
+        return rows_to_frame(self.sites)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain values: the JSON document of `neuroscope drift`."""
+        decision = asdict(self.decision)
+        explanation = self.explanation
+        topics = explanation.topics if explanation else None
+        return {
+            **decision,
+            "run_id": self.run_id,
+            "base": self.base,
+            "candidate": self.model,
+            "site": self.site,
+            "prompts": self.prompts,
+            "basis": self.basis,
+            "headline": self.headline,
+            "notes": list(self.notes),
+            "differences": list(self.differences),
+            "parts": [asdict(row) for row in self.parts],
+            "layers": [_site_entry(row) for row in self.sites],
+            "behaviour": asdict(self.behaviour) if self.behaviour else None,
+            "readers": [asdict(reader) for reader in self.readers],
+            "topics": _entries(topics.rows) if topics else [],
+            "neurons": _entries(explanation.neurons) if explanation else [],
+            "changed_prompts": _entries(explanation.prompts) if explanation else [],
+            "patching": asdict(explanation.patching)
+            if explanation and explanation.patching
+            else None,
+            "tokens_up": _entries(explanation.tokens_up) if explanation else [],
+            "tokens_down": _entries(explanation.tokens_down) if explanation else [],
+        }
+
+
+def _entries(rows: Any) -> list[dict[str, Any]]:
+    return [asdict(row) for row in rows]
+
+
+def _site_entry(row: SiteAgreement) -> dict[str, Any]:
+    """Return a row of `layers` in the JSON document."""
+    entries = asdict(row)
+    component, layer = entries.pop("component"), entries.pop("layer")
+    site = {"site": component, "layer": layer, "r_median": 1 - row.one_minus_r}
+    return site | entries

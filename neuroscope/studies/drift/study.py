@@ -1,0 +1,138 @@
+"""Study of drift: whether a candidate may replace a base, and what has changed."""
+
+from concurrent.futures import Executor
+
+from neuroscope.errors import ExperimentError
+from neuroscope.extraction.differences import CheckpointDifferences
+from neuroscope.progress import Progress, silent
+from neuroscope.reporting.tracking import Tracker
+from neuroscope.studies.drift.agreement import Decision
+from neuroscope.studies.drift.check import (
+    Stored,
+    candidate_dtype,
+    compare_files,
+    replicate,
+    run_both,
+    store_model,
+)
+from neuroscope.studies.drift.experiment import DriftExperiment
+from neuroscope.studies.drift.headline import explanation_sentences, verdict_sentence
+from neuroscope.studies.drift.measures import (
+    decide,
+    explain,
+    measure_sites,
+    part_rows,
+    read_again,
+    summarise_behaviour,
+)
+from neuroscope.studies.drift.result import DriftResult
+from neuroscope.studies.drift.subjects import Pair, pair_of
+from neuroscope.studies.steps import InlineExecutor, Steps
+from neuroscope.studies.study import Results
+
+_STEPS = 5  # files, base, candidate, replicates, both
+
+
+def run_drift(
+    experiment: DriftExperiment,
+    tracker: Tracker | None = None,
+    executor: Executor | None = None,
+    progress: Progress = silent,
+) -> Results[DriftResult]:
+    """Check whether a candidate may replace a base.
+
+    Args:
+        experiment: experiment of kind `drift`.
+        tracker: tracker that records the run; None to record nothing in MLflow.
+        executor: executor that runs the steps; by default they run in this thread.
+        progress: callback that receives the current step and how many steps are done.
+
+    Returns:
+        One result.
+
+    Raises:
+        NeuroscopeError: the study failed; the subclass and the message say why.
+    """
+    pair = pair_of(experiment)
+    steps = Steps(executor or InlineExecutor(), progress, total=_STEPS)
+    differences = steps.wait(steps.submit("compare files", compare_files, pair))
+    if differences.identical and candidate_dtype(experiment) == experiment.dtype:
+        return Results([_identical(experiment, pair, differences)])
+    if not pair.same_shape or not differences.same_tokens:
+        raise ExperimentError("models of another shape or tokenizer are not compared yet")
+    return Results([_compared(experiment, pair, differences, steps)])
+
+
+def _identical(
+    experiment: DriftExperiment, pair: Pair, differences: CheckpointDifferences
+) -> DriftResult:
+    """Return the result for files that compute the same values; no pass is run."""
+    decision = Decision(
+        "identical", 0.0, 0.0, 0.0, experiment.margin, 1.0, experiment.alpha, 0, 0.0
+    )
+    return DriftResult(
+        base=pair.base.checkpoint.name,
+        model=pair.candidate.checkpoint.name,
+        prompts=len(experiment.prompt_set),
+        site=experiment.component,
+        basis="files",
+        decision=decision,
+        differences=differences.kind,
+        parts=tuple(part_rows(differences)),
+        headline=verdict_sentence(pair.candidate.label, pair.base.label, decision),
+    )
+
+
+def _compared(
+    experiment: DriftExperiment, pair: Pair, differences: CheckpointDifferences, steps: Steps
+) -> DriftResult:
+    """Return the result for models whose neurons correspond to each other."""
+    folders = [
+        steps.submit(
+            f"read {subject.label}", store_model, experiment, subject, dtype, loads_model=True
+        )
+        for subject, dtype in (
+            (pair.base, experiment.dtype),
+            (pair.candidate, candidate_dtype(experiment)),
+        )
+    ]
+    stored = Stored(*map(steps.wait, folders))
+    name = f"replicate {pair.base.label}"
+    replicates = steps.wait(
+        steps.submit(name, replicate, experiment, pair.base, stored.base, loads_model=True)
+    )
+    passes, patches = steps.wait(
+        steps.submit("compare passes", run_both, experiment, pair, loads_model=True)
+    )
+    sites = measure_sites(experiment, pair, stored, passes)
+    decision = decide(experiment, pair, stored, replicates)
+    behaviour = summarise_behaviour(passes.behaviour)
+    read = read_again(experiment, pair, stored)
+    explanation = explain(experiment, pair, stored, passes, patches, replicates)
+    deciding = [row for row in sites if row.component == experiment.component]
+    sentences = [
+        verdict_sentence(pair.candidate.label, pair.base.label, decision),
+        *explanation_sentences(
+            deciding,
+            decision.null,
+            behaviour,
+            read,
+            explanation.topics.rows if explanation.topics else (),
+            explanation.tokens_up,
+        ),
+    ]
+    return DriftResult(
+        base=pair.base.checkpoint.name,
+        model=pair.candidate.checkpoint.name,
+        prompts=len(experiment.prompt_set),
+        site=experiment.component,
+        basis="neurons",
+        decision=decision,
+        differences=differences.kind,
+        parts=tuple(part_rows(differences)),
+        sites=tuple(sites),
+        behaviour=behaviour,
+        readers=tuple(read),
+        explanation=explanation,
+        headline=" ".join(sentences),
+    )
