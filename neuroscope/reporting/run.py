@@ -73,7 +73,7 @@ class Run:
         """
         address = report and report_page("", self.experiment_id, self.id, report)
         parts = [f"[Open the report]({address})" if address else "", plain_markdown(sentence)]
-        self._set_tags(description_tags(" · ".join(filter(None, parts)), self._note))
+        self.set_tags(description_tags(" · ".join(filter(None, parts)), self._note))
 
     def end(self, status: RunStatus, reason: str = "") -> None:
         """Close the run.
@@ -85,7 +85,7 @@ class Run:
         """
         try:
             if reason:
-                self._set_tags({ERROR_TAG: reason[:_TAG_LENGTH]})
+                self.set_tags({ERROR_TAG: reason[:_TAG_LENGTH]})
                 self.describe(f"{status.capitalize()}: {reason}")
         finally:
             with mlflow_errors(self._uri):
@@ -141,10 +141,13 @@ class Run:
             self._client.log_inputs(self.id, datasets=[DatasetInput(dataset, [context])])
         self._attached |= {"dataset_name": name, "dataset_digest": dataset.digest}
 
-    def log_models(self, models: Sequence[ModelEntry]) -> None:
+    def log_models(self, models: Sequence[ModelEntry], measured: ModelEntry | None = None) -> None:
         """Record the models that the run reads.
 
-        Points without a layer are also recorded as metrics of a single model.
+        Args:
+            models: the models.
+            measured: the one of them for which points without a layer are also recorded as metrics
+                of the model; by default the only one.
         """
         from mlflow.entities import LoggedModelInput
 
@@ -154,15 +157,16 @@ class Run:
                 for model in models
             ]
             self._client.log_inputs(self.id, models=[LoggedModelInput(id) for id in ids])
-        if len(ids) == 1:
-            self._attached["model_id"] = ids[0]
+        if measured is not None or len(ids) == 1:
+            self._attached["model_id"] = ids[models.index(measured) if measured else 0]
 
     def log_folder(self, folder: Path) -> None:
         """Record every file below a folder as an artifact with the same relative path."""
         with mlflow_errors(self._uri):
             self._client.log_artifacts(self.id, str(folder))
 
-    def _set_tags(self, tags: Mapping[str, str]) -> None:
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Add tags to the run, or replace their values."""
         from mlflow.entities import RunTag
 
         with mlflow_errors(self._uri):

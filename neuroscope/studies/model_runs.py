@@ -93,14 +93,14 @@ def study_models(
         for subject, extraction in zip(subjects, extractions, strict=True):
             results.append(study.measure(subject, steps.wait(extraction)))
         return Results(results, _overview(experiment, subjects, results, study))
-    recording = _Recording(tracker, experiment, datetime.datetime.now())
+    recording = Recording(tracker, experiment, datetime.datetime.now())
     for subject, extraction in zip(subjects, extractions, strict=True):
         reference = {subjects[0]: results[0]} if results else {}
         results.append(_study_model(recording, subject, extraction, steps, study, reference))
     if len(results) == 1:
         return Results(results)
     with recording.run(subjects) as run:
-        with _files(run) as path:
+        with run_files(run) as path:
             links = run.links | recording.links(subjects, results)
             arguments = (study.overview, experiment, subjects, results, links, path)
             findings = steps.wait(steps.submit("report overview", write_overview, *arguments))
@@ -109,7 +109,7 @@ def study_models(
 
 
 def _study_model(
-    recording: "_Recording",
+    recording: "Recording",
     subject: Subject,
     extraction: Pending[X],
     steps: Steps,
@@ -129,7 +129,7 @@ def _study_model(
     with recording.run([subject]) as run:
         extracted = steps.wait(extraction)
         result = study.measure(subject, extracted)
-        with _files(run) as path:
+        with run_files(run) as path:
             arguments = (recording.experiment, subject, extracted, result, run.links, path)
             steps.wait(steps.submit(f"report {subject.label}", study.write, *arguments))
         points, sentence = study.points(result), result.headline
@@ -151,7 +151,7 @@ def _overview(
 
 
 @dataclass(frozen=True)
-class _Recording:
+class Recording:
     """Recording of the runs of one experiment, which share a group and a date."""
 
     tracker: Tracker
@@ -159,20 +159,34 @@ class _Recording:
     date: datetime.datetime
 
     @contextmanager
-    def run(self, subjects: Sequence[Subject]) -> Iterator[Run]:
-        """Open the run of one model or the overview of several, with its settings and inputs."""
+    def run(
+        self,
+        subjects: Sequence[Subject],
+        *,
+        name: str = "",
+        tags: Mapping[str, str] | None = None,
+    ) -> Iterator[Run]:
+        """Open the run of one model or of several, with its settings and inputs.
+
+        Args:
+            subjects: models that the run reads; its own metrics are those of the last.
+            name: beginning of the run's name; by default the model or the number of models.
+            tags: tags beside the usual ones; by default those of one model, and none for an
+                overview of several.
+        """
         experiment = self.experiment
         with self.tracker.run(
             experiment.kind,
-            self._name(subjects),
+            self._name(name or self._models_name(subjects)),
             group=f"{experiment.name} {self.date:%Y-%m-%d %H:%M:%S}",
             source=f"{experiment.site} {experiment.kind}",
-            tags=self._tags(subjects),
+            tags=self._tags(subjects) if tags is None else {**self._tags([]), **tags},
             note=experiment.note,
         ) as run:
             run.log_params(run_params(experiment, subjects))
             run.log_prompts(experiment.prompt_set, prompts_label(experiment), "tables/prompts.csv")
-            run.log_models([_entry(subject) for subject in subjects])
+            entries = [_entry(subject) for subject in subjects]
+            run.log_models(entries, entries[-1] if tags is not None else None)
             yield run
 
     def links(self, subjects: Sequence[Subject], results: Sequence[Result]) -> dict[str, str]:
@@ -185,12 +199,14 @@ class _Recording:
                 runs[f"run of {subject.label}"] = address
         return runs | pages
 
-    def _name(self, subjects: Sequence[Subject]) -> str:
+    def _models_name(self, subjects: Sequence[Subject]) -> str:
+        return f"{len(subjects)} models" if len(subjects) > 1 else short_name(subjects[0])
+
+    def _name(self, model: str) -> str:
         """Return the name of a run: model, unusual settings, date, experiment.
 
         MLflow shows about 24 characters in its table and 18 in the legend of a chart.
         """
-        model = f"{len(subjects)} models" if len(subjects) > 1 else _short_name(subjects[0])
         settings = [self.experiment.component, self.experiment.dtype]
         unusual = [setting for setting in settings if setting not in _USUAL]
         return " ".join([model, *unusual, f"{self.date:%m-%d %H:%M}", self.experiment.name])
@@ -202,7 +218,7 @@ class _Recording:
             "neuroscope.site": experiment.component,
             "neuroscope.experiment": experiment.name,
         }
-        if len(subjects) > 1:
+        if len(subjects) != 1:
             return shared
         checkpoint = subjects[0].checkpoint
         return shared | {
@@ -212,14 +228,14 @@ class _Recording:
         }
 
 
-def _short_name(subject: Subject) -> str:
+def short_name(subject: Subject) -> str:
     """Return the label of a model; for a hub id, without the organisation."""
     is_hub_id = subject.label == subject.checkpoint.name
     return subject.label.rpartition("/")[2] if is_hub_id else subject.label
 
 
 @contextmanager
-def _files(run: Run) -> Iterator[Path]:
+def run_files(run: Run) -> Iterator[Path]:
     """Yield an empty folder, and record what the block has written into it."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)

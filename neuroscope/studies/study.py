@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 STUDIES: Mapping[str, str] = {
     "compare": "neuroscope.studies.compare.study",
     "layers": "neuroscope.studies.layers.study",
+    "drift": "neuroscope.studies.drift.study",
 }
 """Kind of study -> module that contains its `STUDY`, imported when it is first used."""
 

@@ -48,6 +48,10 @@ class SiteAgreement:
     local: float = np.nan
     """Median distance over neurons if the candidate's layer reads what the base's layer reads."""
     local_rms_z: float = np.nan
+    null_low: float = np.nan
+    """Least median distance of a benign replicate; NaN where replicates are not read."""
+    null_high: float = np.nan
+    """Largest median distance of a benign replicate."""
 
 
 def site_agreement(

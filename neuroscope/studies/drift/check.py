@@ -10,17 +10,16 @@ from neuroscope.errors import HeadlessError
 from neuroscope.extraction.batching import tokenise
 from neuroscope.extraction.differences import CheckpointDifferences, compare_checkpoints
 from neuroscope.extraction.models import Model
+from neuroscope.extraction.pair_changes import Passes, expected_tokens, patching, run_pair
 from neuroscope.options import Attention, Dtype
 from neuroscope.sites import Site
 from neuroscope.stats.moments import Doubles
 from neuroscope.storage.activation_store import read_activations, store_folder
 from neuroscope.studies.drift.agreement import Values
 from neuroscope.studies.drift.experiment import DriftExperiment
-from neuroscope.studies.drift.passes import Passes, patching, run_pair
 from neuroscope.studies.drift.replicates import (
     Replicates,
     draw_conditions,
-    expected_tokens,
     run_replicates,
 )
 from neuroscope.studies.drift.subjects import Pair, extraction_of, load

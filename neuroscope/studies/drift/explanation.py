@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from neuroscope.activations import Floats
+from neuroscope.extraction.pair_changes import Behaviour
 from neuroscope.sites import Site
 from neuroscope.stats.moments import Doubles, Moments
 from neuroscope.stats.paired import neuron_distances
 from neuroscope.studies.drift.agreement import Values
-from neuroscope.studies.drift.passes import Behaviour
 
 MOST_SHOWN = 20
 """Number of neurons, prompts and tokens that are listed."""

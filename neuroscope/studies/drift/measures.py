@@ -1,10 +1,12 @@
 """Measures of a check of drift, from what its passes left."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from neuroscope.extraction.differences import CheckpointDifferences
+from neuroscope.extraction.pair_changes import Behaviour, Passes
 from neuroscope.stats.divergence import KLSummary, summarise_kl
 from neuroscope.stats.moments import Doubles
 from neuroscope.studies.drift.agreement import (
@@ -26,7 +28,6 @@ from neuroscope.studies.drift.explanation import (
     preferred_tokens,
     topic_drift,
 )
-from neuroscope.studies.drift.passes import Behaviour, Passes
 from neuroscope.studies.drift.readers import Reader, readers
 from neuroscope.studies.drift.replicates import Replicates
 from neuroscope.studies.drift.result import (
@@ -44,15 +45,18 @@ NEIGHBOURS = 10
 
 
 def measure_sites(
-    experiment: DriftExperiment, pair: Pair, stored: Stored, passes: Passes
+    experiment: DriftExperiment, pair: Pair, stored: Stored, passes: Passes, replicates: Replicates
 ) -> list[SiteAgreement]:
     """Return the agreement of both models at every site."""
     k = min(NEIGHBOURS, len(experiment.prompt_set) - 1)
+    null = dict(zip(deciding_sites(experiment, pair.base), replicates.distances.T, strict=True))
     rows = []
     for site in pair.base.sites:
         own, other = stored.values([site])
-        local = passes.local.get(site)
-        rows.append(site_agreement(site, own[site], other[site], local, neighbours=k))
+        row = site_agreement(site, own[site], other[site], passes.local.get(site), neighbours=k)
+        if site in null:
+            row = replace(row, null_low=float(null[site].min()), null_high=float(null[site].max()))
+        rows.append(row)
     return rows
 
 

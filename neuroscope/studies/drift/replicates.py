@@ -4,22 +4,19 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import numpy as np
 
-from neuroscope.extraction.batching import Batch, tokenise
-from neuroscope.extraction.behaviour import expected_counts
+from neuroscope.extraction.batching import tokenise
 from neuroscope.extraction.budget import FIXED_BUDGET, TokenBudget
 from neuroscope.extraction.extract import record
 from neuroscope.extraction.finite import FiniteCheck
 from neuroscope.extraction.models import Model
-from neuroscope.extraction.paired import output_budget
-from neuroscope.extraction.recorder import Keep
+from neuroscope.extraction.pair_changes import expected_tokens
 from neuroscope.options import Attention, Dtype, PaddingSide, Pool
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
-from neuroscope.sites import Site
 from neuroscope.stats.moments import Doubles
 from neuroscope.stats.paired import neuron_distances, spread
 from neuroscope.studies.drift.agreement import Values
@@ -27,11 +24,7 @@ from neuroscope.studies.drift.experiment import DriftExperiment
 from neuroscope.studies.drift.explanation import token_ratios
 from neuroscope.tokens import TokenBlock
 
-if TYPE_CHECKING:
-    import torch
-
 T = TypeVar("T")
-_SAMPLED = 200  # prompts on which the tokens that replicates expect are counted
 
 
 @dataclass(frozen=True)
@@ -158,50 +151,3 @@ def _distances(
         for site, values in recorded
     }
     return [distances[site] for site in base]
-
-
-def expected_tokens(model: Model, block: TokenBlock, *, shuffle: int | None = None) -> Doubles:
-    """Return the mean probability of each token after the content tokens of the first prompts.
-
-    Args:
-        model: model with its language-model head.
-        block: tokens of the prompts, of which the first `_SAMPLED` are read.
-        shuffle: seed of the grouping into batches.
-    """
-    sample = block.slice(slice(min(_SAMPLED, len(block))))
-    site = Site("logits", model.layer_count - 1)
-    expected = _ExpectedTokens()
-    passes = record(
-        model,
-        sample,
-        [site],
-        pool=None,
-        token_rule="content",
-        budget=output_budget([model], "logits"),
-        riders=[expected],
-        shuffle=shuffle,
-    )
-    for _ in passes:
-        pass
-    return expected.counts / int(sample.kept_counts("content").sum())
-
-
-class _ExpectedTokens:
-    """Rider that adds up how often a model expects each token, (vocabulary,)."""
-
-    def __init__(self) -> None:
-        self.counts: Doubles = np.zeros(1)
-
-    def reduce(self, site: Site, batch: Batch) -> Keep:
-        """Return the function that counts the tokens that a batch expects."""
-
-        def reduce(logits: "torch.Tensor") -> Doubles:
-            kept = logits[batch.kept.to(logits.device)]
-            counts: Doubles = expected_counts(kept, np.zeros(len(kept), dtype=np.int64), 1)[0]
-            return counts
-
-        return reduce
-
-    def add(self, site: Site, batch: Batch, reduced: Doubles) -> None:
-        """Add the counts of a batch."""
-        self.counts = self.counts + reduced

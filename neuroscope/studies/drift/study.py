@@ -1,11 +1,14 @@
 """Study of drift: whether a candidate may replace a base, and what has changed."""
 
+import datetime
 from concurrent.futures import Executor
+from dataclasses import replace
 
 from neuroscope.errors import ExperimentError
 from neuroscope.extraction.differences import CheckpointDifferences
 from neuroscope.progress import Progress, silent
-from neuroscope.reporting.tracking import Tracker
+from neuroscope.reporting.logged_models import FINGERPRINT_TAG
+from neuroscope.reporting.tracking import PROMPTS_TAG, REPORT, Tracker
 from neuroscope.studies.drift.agreement import Decision
 from neuroscope.studies.drift.check import (
     Stored,
@@ -16,6 +19,7 @@ from neuroscope.studies.drift.check import (
     store_model,
 )
 from neuroscope.studies.drift.experiment import DriftExperiment
+from neuroscope.studies.drift.figures import drift_figures
 from neuroscope.studies.drift.headline import explanation_sentences, verdict_sentence
 from neuroscope.studies.drift.measures import (
     decide,
@@ -25,12 +29,19 @@ from neuroscope.studies.drift.measures import (
     read_again,
     summarise_behaviour,
 )
+from neuroscope.studies.drift.outputs import metric_points, write_outputs
 from neuroscope.studies.drift.result import DriftResult
 from neuroscope.studies.drift.subjects import Pair, pair_of
+from neuroscope.studies.drift.tables import summary_table
+from neuroscope.studies.model_runs import Recording, run_files, short_name
 from neuroscope.studies.steps import InlineExecutor, Steps
-from neuroscope.studies.study import Results
+from neuroscope.studies.study import Results, Study
 
-_STEPS = 5  # files, base, candidate, replicates, both
+BASE_TAG = "neuroscope.base_sha"
+"""Tag with the digest of the base's files."""
+VERDICT_TAG = "neuroscope.drift.verdict"
+"""Tag with the verdict on the candidate."""
+_STEPS = 6  # files, base, candidate, replicates, both, report
 
 
 def run_drift(
@@ -56,11 +67,54 @@ def run_drift(
     pair = pair_of(experiment)
     steps = Steps(executor or InlineExecutor(), progress, total=_STEPS)
     differences = steps.wait(steps.submit("compare files", compare_files, pair))
+    if tracker is None:
+        return Results([_check(experiment, pair, differences, steps)[0]])
+    subjects = [pair.base, pair.candidate]
+    recording = Recording(tracker, experiment, datetime.datetime.now())
+    name = f"{short_name(pair.candidate)} vs {short_name(pair.base)}"
+    with recording.run(subjects, name=name, tags=_tags(experiment, pair)) as run:
+        result, stored = _check(experiment, pair, differences, steps)
+        with run_files(run) as path:
+            arguments = (experiment, pair, stored, result, run.links, path)
+            steps.wait(steps.submit("report", write_outputs, *arguments))
+        run.log_points(metric_points(result))
+        run.set_tags({VERDICT_TAG: result.decision.verdict})
+        run.describe(result.headline, REPORT)
+    return Results([replace(result, run_id=run.id)])
+
+
+def check(experiment: DriftExperiment) -> None:
+    """Check everything that can be checked before work starts.
+
+    Raises:
+        ModelError, SiteError, PromptError, ExperimentError: a model, layer or file of prompts does
+            not exist, or there are too few prompts or replicates.
+    """
+    _ = experiment.prompt_set
+    pair_of(experiment)
+
+
+def _tags(experiment: DriftExperiment, pair: Pair) -> dict[str, str]:
+    """Return the tags by which runs of a pair of models and a prompt set are found."""
+    base, candidate = pair.base.checkpoint, pair.candidate.checkpoint
+    return {
+        "neuroscope.model": candidate.name,
+        FINGERPRINT_TAG: candidate.fingerprint,
+        "neuroscope.base": base.name,
+        BASE_TAG: base.fingerprint,
+        PROMPTS_TAG: experiment.prompt_set.digest,
+    }
+
+
+def _check(
+    experiment: DriftExperiment, pair: Pair, differences: CheckpointDifferences, steps: Steps
+) -> tuple[DriftResult, Stored | None]:
+    """Return the result, and where the activations of both models are stored if they were read."""
     if differences.identical and candidate_dtype(experiment) == experiment.dtype:
-        return Results([_identical(experiment, pair, differences)])
+        return _identical(experiment, pair, differences), None
     if not pair.same_shape or not differences.same_tokens:
         raise ExperimentError("models of another shape or tokenizer are not compared yet")
-    return Results([_compared(experiment, pair, differences, steps)])
+    return _compared(experiment, pair, differences, steps)
 
 
 def _identical(
@@ -85,7 +139,7 @@ def _identical(
 
 def _compared(
     experiment: DriftExperiment, pair: Pair, differences: CheckpointDifferences, steps: Steps
-) -> DriftResult:
+) -> tuple[DriftResult, Stored]:
     """Return the result for models whose neurons correspond to each other."""
     folders = [
         steps.submit(
@@ -104,7 +158,7 @@ def _compared(
     passes, patches = steps.wait(
         steps.submit("compare passes", run_both, experiment, pair, loads_model=True)
     )
-    sites = measure_sites(experiment, pair, stored, passes)
+    sites = measure_sites(experiment, pair, stored, passes, replicates)
     decision = decide(experiment, pair, stored, replicates)
     behaviour = summarise_behaviour(passes.behaviour)
     read = read_again(experiment, pair, stored)
@@ -121,7 +175,7 @@ def _compared(
             explanation.tokens_up,
         ),
     ]
-    return DriftResult(
+    result = DriftResult(
         base=pair.base.checkpoint.name,
         model=pair.candidate.checkpoint.name,
         prompts=len(experiment.prompt_set),
@@ -136,3 +190,7 @@ def _compared(
         explanation=explanation,
         headline=" ".join(sentences),
     )
+    return result, stored
+
+
+STUDY = Study(DriftExperiment, check, run_drift, summary_table, drift_figures)

@@ -1,6 +1,6 @@
-"""Passes of base and candidate over the same prompts: local values, behaviour and patches."""
+"""Changes from a base to a candidate, from passes of both over the same prompts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from neuroscope.extraction.behaviour import (
     expected_counts,
     token_divergence,
 )
+from neuroscope.extraction.extract import record
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.paired import (
     PairedValues,
@@ -24,16 +25,19 @@ from neuroscope.extraction.paired import (
     paired_passes,
     patched_outputs,
 )
+from neuroscope.extraction.recorder import Keep
 from neuroscope.options import Pool
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
 from neuroscope.sites import Site
 from neuroscope.stats.moments import Doubles
-from neuroscope.studies.drift.agreement import Values
 from neuroscope.tokens import TokenBlock
 
 if TYPE_CHECKING:
     import torch
+
+
+_SAMPLED = 200  # prompts after whose tokens `expected_tokens` counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +61,7 @@ class Passes:
 
     block: TokenBlock
     """Tokens of the prompts."""
-    local: Values
+    local: Mapping[Site, Floats]
     """Site -> (prompts, neurons) pooled values of the candidate's layers on the base's inputs."""
     behaviour: Behaviour
     expected: tuple[Doubles, Doubles] | None
@@ -227,3 +231,50 @@ def _check_finite(values: PairedValues, base: Model, candidate: Model, prompts: 
             row = int((~finite).any(dim=1).nonzero()[0])
             id = prompts.ids[values.batch.members[row]]
             raise NonfiniteError(f"'{model.name}' computes NaN or infinity for prompt '{id}'")
+
+
+def expected_tokens(model: Model, block: TokenBlock, *, shuffle: int | None = None) -> Doubles:
+    """Return the mean probability of each token after the content tokens of the first prompts.
+
+    Args:
+        model: model with its language-model head.
+        block: tokens of the prompts, of which the first `_SAMPLED` are read.
+        shuffle: seed of the grouping into batches.
+    """
+    sample = block.slice(slice(min(_SAMPLED, len(block))))
+    site = Site("logits", model.layer_count - 1)
+    expected = _ExpectedTokens()
+    passes = record(
+        model,
+        sample,
+        [site],
+        pool=None,
+        token_rule="content",
+        budget=output_budget([model], "logits"),
+        riders=[expected],
+        shuffle=shuffle,
+    )
+    for _ in passes:
+        pass
+    return expected.counts / int(sample.kept_counts("content").sum())
+
+
+class _ExpectedTokens:
+    """Rider that adds up how often a model expects each token, (vocabulary,)."""
+
+    def __init__(self) -> None:
+        self.counts: Doubles = np.zeros(1)
+
+    def reduce(self, site: Site, batch: Batch) -> Keep:
+        """Return the function that counts the tokens that a batch expects."""
+
+        def reduce(logits: "torch.Tensor") -> Doubles:
+            kept = logits[batch.kept.to(logits.device)]
+            counts: Doubles = expected_counts(kept, np.zeros(len(kept), dtype=np.int64), 1)[0]
+            return counts
+
+        return reduce
+
+    def add(self, site: Site, batch: Batch, reduced: Doubles) -> None:
+        """Add the counts of a batch."""
+        self.counts = self.counts + reduced

@@ -1,0 +1,104 @@
+"""Files and metrics of a run of drift."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from neuroscope.json_text import json_text
+from neuroscope.provenance import library_versions
+from neuroscope.reporting.run import Point
+from neuroscope.stats.divergence import KLSummary
+from neuroscope.studies.drift.check import Stored, deciding_sites
+from neuroscope.studies.drift.experiment import DriftExperiment
+from neuroscope.studies.drift.figures import drift_figures, neuron_figure
+from neuroscope.studies.drift.measures import topics_of
+from neuroscope.studies.drift.result import DriftResult
+from neuroscope.studies.drift.subjects import Pair
+from neuroscope.studies.drift.tables import (
+    behaviour_table,
+    decision_table,
+    explanation_tables,
+    readers_table,
+    summary_table,
+)
+from neuroscope.studies.run_folder import RunFolder
+from neuroscope.studies.subjects import fingerprints_of
+
+_CURVES = ("one_minus_r", "local", "rms_z", "cka", "neighbours")
+
+
+def metric_points(result: DriftResult) -> list[Point]:
+    """Return the result as MLflow metrics: curves with step = layer, and summary scalars."""
+    points = [
+        Point(f"{row.component}/{name}", getattr(row, name), row.layer)
+        for row in result.sites
+        for name in _CURVES
+        if not math.isnan(getattr(row, name))
+    ]
+    decision, behaviour = result.decision, result.behaviour
+    summary = {name: getattr(decision, name) for name in ("statistic", "lower", "upper", "p_value")}
+    summary |= {"margin": decision.margin}
+    if isinstance(behaviour, KLSummary):
+        summary |= {"kl": behaviour.mean, "same_top": behaviour.same_top}
+    elif behaviour:
+        summary |= {"final_change": behaviour.mean}
+    for reader in result.readers:
+        if reader.activations == "candidate":
+            summary |= {"recall": reader.recall, "probe_accuracy": reader.accuracy}
+    points += [
+        Point(f"drift/{name}", value) for name, value in summary.items() if not math.isnan(value)
+    ]
+    return points
+
+
+def write_outputs(
+    experiment: DriftExperiment,
+    pair: Pair,
+    stored: Stored | None,
+    result: DriftResult,
+    links: Mapping[str, str],
+    path: Path,
+) -> None:
+    """Write all files of a run.
+
+    Args:
+        experiment: experiment that was run.
+        pair: base and candidate.
+        stored: activations of both; None if the files are equal.
+        result: result of the check.
+        links: name -> address of the links in the report.
+        path: folder that receives the files, under the names that they have in the run.
+    """
+    folder, subjects = RunFolder(path), [pair.base, pair.candidate]
+    folder.experiment(experiment, fingerprints_of(experiment, subjects))
+    folder.prompts(experiment.prompt_set)
+    (path / "drift.json").write_text(json_text(result.to_dict()), encoding="utf-8")
+    figures = [*drift_figures(result)]
+    if stored is not None:
+        folder.table("layers", result.sites)
+        own, other = stored.values(deciding_sites(experiment, pair.base))
+        figures += neuron_figure(result, own, other, topics_of(experiment))
+    folder.report(
+        ("neuroscope.studies.drift", "page.html.j2"),
+        f"{experiment.name}: {pair.candidate.label} against {pair.base.label}",
+        headline=result.headline,
+        note=experiment.note,
+        warnings=result.notes,
+        provenance={
+            **{
+                role: f"{subject.checkpoint.pinned_name} (SHA-256 {subject.checkpoint.fingerprint})"
+                for role, subject in zip(("base", "candidate"), subjects, strict=True)
+            },
+            "prompts": f"{result.prompts:,} (digest {experiment.prompt_set.digest})",
+            "versions": library_versions(),
+        },
+        links=links,
+        result=result,
+        decision=decision_table(result),
+        layers=replace(summary_table(result), title="", notes=()),
+        behaviour=behaviour_table(result),
+        readers=readers_table(result),
+        explanation=list(explanation_tables(result)),
+        figures=folder.figures(figures),
+    )

@@ -1,0 +1,208 @@
+"""Tables of a study of drift."""
+
+import math
+from collections.abc import Iterator
+
+from neuroscope.labels import model_label
+from neuroscope.reporting.metrics import Metric
+from neuroscope.reporting.tables import Cell, Column, Section, Table
+from neuroscope.stats.divergence import KLSummary
+from neuroscope.studies.drift.result import DriftResult
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("one_minus_r", "1 - r", "median over neurons of 1 - r, each model on its own input"),
+        Metric("local", "local", "the same if the layer reads what the base's layer reads"),
+        Metric(
+            "rms_z",
+            "rms z",
+            "median over neurons of the root mean squared difference, in"
+            " standard deviations of the base",
+        ),
+        Metric("cka", "CKA", "debiased CKA of standardised neurons, 1 at most", "high"),
+        Metric("neighbours", "k-NN", "share of common nearest neighbours of a prompt", "high"),
+        Metric("null_high", "benign", "largest 1 - r of a benign replicate of the base"),
+    )
+}
+"""Metrics of the table of layers."""
+
+
+def summary_table(result: DriftResult) -> Table:
+    """Return the table of layers, between the names of the models and the verdict in words."""
+    title = f"{model_label(result.model)} against {model_label(result.base)}"
+    rows: list[list[Cell]] = [
+        [row.component, row.layer, *(getattr(row, name) for name in METRICS)]
+        for row in result.sites
+    ]
+    columns = [Column("site"), Column("layer"), *map(Column.of, METRICS.values())]
+    notes = [*(f"{part}." for part in result.differences), result.headline]
+    return Table(title, columns if rows else [], [Section("", rows)] if rows else [], notes)
+
+
+def decision_table(result: DriftResult) -> Table:
+    """Return the table of the decision: statistic, limits, margin and p-value."""
+    decision = result.decision
+    rows: list[list[Cell]] = [
+        ["verdict", decision.verdict],
+        ["statistic: largest median of 1 - r over layers", f"{decision.statistic:.4g}"],
+        ["95 % limits (bootstrap over prompts)", f"{decision.lower:.4g} to {decision.upper:.4g}"],
+        ["margin", f"{decision.margin:g}"],
+        ["largest statistic of a benign replicate", f"{decision.null:.3g}"],
+        [
+            f"p-value (alpha {decision.alpha:g}, {decision.replicates} replicates)",
+            f"{decision.p_value:.3g}",
+        ],
+    ]
+    return Table("", [Column(""), Column("")], [Section("", rows)])
+
+
+def behaviour_table(result: DriftResult) -> Table | None:
+    """Return the table of the change of the outputs."""
+    behaviour = result.behaviour
+    if behaviour is None:
+        return None
+    if isinstance(behaviour, KLSummary):
+        rows: list[list[Cell]] = [
+            ["KL divergence, mean", f"{behaviour.mean:.4g} ± {behaviour.mean_error:.2g} nats"],
+            ["median", f"{behaviour.median:.4g}"],
+            [
+                "90, 95, 99, 99.9 %",
+                ", ".join(
+                    f"{value:.3g}"
+                    for value in (behaviour.q90, behaviour.q95, behaviour.q99, behaviour.q999)
+                ),
+            ],
+            ["maximum", f"{behaviour.maximum:.4g}"],
+            [
+                "same most probable token",
+                f"{behaviour.same_top:.2%} ± {behaviour.same_top_error:.2%}",
+            ],
+            [
+                "probability of the actual token, mean change",
+                f"{behaviour.mean_change:+.4f}",
+            ],
+            ["root mean square of that change", f"{behaviour.rms_change:.4f}"],
+        ]
+    else:
+        rows = [
+            ["1 - cosine of the final representations, mean", f"{behaviour.mean:.4g}"],
+            ["median", f"{behaviour.median:.4g}"],
+            ["99 %", f"{behaviour.q99:.4g}"],
+            ["maximum", f"{behaviour.maximum:.4g}"],
+        ]
+    return Table("", [Column(""), Column("")], [Section("", rows)])
+
+
+def readers_table(result: DriftResult) -> Table:
+    """Return the table of the readers of the base's activations."""
+    probed = any(not math.isnan(reader.accuracy) for reader in result.readers)
+    columns = [Column("activations"), Column("recall", digits=3)]
+    if probed:
+        columns += [Column("accuracy", digits=3), Column("± se", digits=3)]
+    rows: list[list[Cell]] = []
+    for reader in result.readers:
+        accuracy: list[Cell] = [reader.accuracy, reader.accuracy_error] if probed else []
+        rows.append([reader.activations, reader.recall, *accuracy])
+    return Table("", columns, [Section("", rows)])
+
+
+def explanation_tables(result: DriftResult) -> Iterator[Table]:
+    """Yield the tables of the explanation: topics, tokens, prompts and neurons."""
+    explanation = result.explanation
+    if explanation is None:
+        return
+    if explanation.topics:
+        yield Table(
+            "Topics",
+            [Column("topic"), Column("prompts"), Column("divergence"), Column("gain (nats)")],
+            [
+                Section(
+                    "",
+                    [
+                        [row.topic, row.prompts, row.divergence, row.gain]
+                        for row in explanation.topics.rows
+                    ],
+                )
+            ],
+        )
+    for title, tokens in (
+        ("Tokens that the candidate expects more often", explanation.tokens_up),
+        ("Tokens that the candidate expects less often", explanation.tokens_down),
+    ):
+        if tokens:
+            yield Table(
+                title,
+                [
+                    Column("token"),
+                    Column("base", digits=5),
+                    Column("candidate", digits=5),
+                    Column("log ratio", digits=2),
+                    Column("benign", digits=4),
+                ],
+                [
+                    Section(
+                        "",
+                        [
+                            [row.token, row.base, row.candidate, row.ratio, row.null]
+                            for row in tokens
+                        ],
+                    )
+                ],
+            )
+    yield Table(
+        "Prompts whose outputs changed most",
+        [
+            Column("prompt"),
+            Column("topic"),
+            Column("divergence", digits=3),
+            Column("largest", digits=3),
+            Column("at token"),
+        ],
+        [
+            Section(
+                "",
+                [
+                    [row.text, row.topic, row.divergence, row.largest, row.token]
+                    for row in explanation.prompts
+                ],
+            )
+        ],
+    )
+    yield Table(
+        "Neurons that moved most",
+        [
+            Column("neuron"),
+            Column("1 - r", digits=3),
+            Column("shift of the mean (sd)", digits=2),
+            Column("ratio of the sd", digits=2),
+        ],
+        [
+            Section(
+                "",
+                [
+                    [row.neuron, row.one_minus_r, row.shift, row.scale]
+                    for row in explanation.neurons
+                ],
+            )
+        ],
+    )
+    yield Table(
+        "Weights",
+        [
+            Column("part"),
+            Column("equal tensors"),
+            Column("changed tensors"),
+            Column("relative norm of the change"),
+            Column("rank", digits=0),
+        ],
+        [
+            Section(
+                "",
+                [
+                    [row.part, row.equal, row.changed, row.relative_norm, row.rank]
+                    for row in result.parts
+                ],
+            )
+        ],
+    )
