@@ -153,13 +153,23 @@ def show_results(
     tracker: "Tracker | None",
     *,
     json: bool,
+    single: bool = False,
 ) -> None:
-    """Print the results of a study as JSON, or as tables with where their reports are."""
+    """Print the results of a study as JSON, or as tables with where their reports are.
+
+    Args:
+        study: study of the results.
+        results: results to print.
+        tracker: tracker that recorded them, if any.
+        json: whether to print one JSON document instead of tables.
+        single: whether that document is the entry of the only run, not a list of runs.
+    """
     from neuroscope.studies.study import results_document
 
     port = mlflow_port()
     if json:
-        print_json(results_document(results, tracker, port=port or 5000))
+        document = results_document(results, tracker, port=port or 5000)
+        print_json(document["runs"][0] if single else document)
         return
     for index, result in enumerate(results):
         if index:

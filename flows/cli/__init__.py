@@ -5,6 +5,7 @@ Large libraries are imported only when a command needs them, so that `neuroscope
 
 from flows.cli import (  # each adds its commands
     compare,
+    drift,
     extract,
     layers,
     report,
@@ -15,4 +16,16 @@ from flows.cli import (  # each adds its commands
 )
 from flows.cli.app import app, main
 
-__all__ = ["app", "compare", "extract", "layers", "main", "report", "run", "store", "up", "version"]
+__all__ = [
+    "app",
+    "compare",
+    "drift",
+    "extract",
+    "layers",
+    "main",
+    "report",
+    "run",
+    "store",
+    "up",
+    "version",
+]

@@ -3,21 +3,27 @@
 import contextlib
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows.signals import deferred, watched
 
 if TYPE_CHECKING:
     from neuroscope.experiment import Experiment
     from neuroscope.reporting.recorded import RunStatus
+    from neuroscope.studies.study import Results
 
 _STORED = "what was extracted stays in the store"
 _NOTHING = "nothing new was extracted"
 
 
 def run_study(
-    kind: str, experiment: "Callable[[], Experiment]", *, record: bool, json: bool
-) -> None:
+    kind: str,
+    experiment: "Callable[[], Experiment]",
+    *,
+    record: bool,
+    json: bool,
+    single: bool = False,
+) -> "Results[Any]":
     """Run a study in this process and a second one, which loads the model; show the results.
 
     Args:
@@ -25,6 +31,7 @@ def run_study(
         experiment: function that returns the experiment to run.
         record: whether to record the results in MLflow.
         json: whether to print one JSON document instead of tables.
+        single: whether that document is the entry of the only run, not a list of runs.
     """
     from flows.startup import quick_start
 
@@ -42,7 +49,8 @@ def run_study(
             with deferred():
                 tracker = Tracker.open() if record else None
                 results = study.run(settings, tracker, executor, watched(progress))
-    show_results(study, results, tracker, json=json)
+    show_results(study, results, tracker, json=json, single=single)
+    return results
 
 
 def kept() -> str:

@@ -125,7 +125,7 @@ def deciding_sites(experiment: DriftExperiment, subject: Subject) -> tuple[Site,
 
 def topic_numbers(experiment: DriftExperiment) -> list[int]:
     """Return the number of each prompt's topic; the last number is that of no topic."""
-    topics = [prompt.labels.get(experiment.label) for prompt in experiment.prompt_set]
+    topics = [prompt.labels.get(experiment.studied_label) for prompt in experiment.prompt_set]
     names = sorted({topic for topic in topics if topic})
     return [names.index(topic) if topic else len(names) for topic in topics]
 

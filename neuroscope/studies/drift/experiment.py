@@ -1,14 +1,15 @@
 """Experiment of a study of drift: a base, a candidate, prompts, and the rule of the decision."""
 
 from functools import cached_property
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from neuroscope.errors import ExperimentError
-from neuroscope.experiment import ModelsExperiment, PromptSource
+from neuroscope.experiment import ModelsExperiment, PromptSource, make_experiment
 from neuroscope.experiment_faults import about, validator
-from neuroscope.experiment_values import check_study_site
+from neuroscope.experiment_values import check_study_site, plain_name
 from neuroscope.options import Dtype, Pool
 from neuroscope.prompts import PromptSet
 
@@ -99,3 +100,37 @@ class DriftExperiment(ModelsExperiment):
                     f" {len(prompts)}"
                 )
         return prompts
+
+    @cached_property
+    def studied_label(self) -> str:
+        """Label by which changes are reported; empty if the prompts have none, or several.
+
+        Raises:
+            ExperimentError: no prompt has the named label.
+        """
+        names = sorted({name for prompt in self.prompt_set for name in prompt.labels})
+        if self.label and self.label not in names:
+            with about("label"):
+                known = f"; the labels are {', '.join(names)}" if names else ""
+                raise ExperimentError(f"no prompt has the label '{self.label}'{known}")
+        return self.label or (names[0] if len(names) == 1 else "")
+
+
+def drift_experiment(
+    base: str, candidate: str, source: dict[str, Any], *, name: str = "", **settings: Any
+) -> DriftExperiment:
+    """Create the experiment of a check of drift without a YAML file.
+
+    Args:
+        base: name of the base.
+        candidate: name of the candidate.
+        source: keys and values of a `PromptSource`.
+        name: name of the experiment; if empty, that of the file.
+        settings: other keys of the experiment, with their values.
+
+    Raises:
+        ExperimentError: as in `make_experiment`.
+    """
+    name = name or plain_name(Path(source.get("file", "")).stem, "drift")
+    data = {"kind": "drift", "name": name, "models": [base, candidate], "prompts": source}
+    return make_experiment(DriftExperiment, data | settings)

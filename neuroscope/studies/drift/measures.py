@@ -139,7 +139,7 @@ def part_rows(differences: CheckpointDifferences) -> list[PartRow]:
 
 def topics_of(experiment: DriftExperiment) -> list[str | None]:
     """Return the topic of each prompt; None without one."""
-    return [prompt.labels.get(experiment.label) for prompt in experiment.prompt_set]
+    return [prompt.labels.get(experiment.studied_label) for prompt in experiment.prompt_set]
 
 
 def _topics(

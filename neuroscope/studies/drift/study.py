@@ -90,7 +90,7 @@ def check(experiment: DriftExperiment) -> None:
         ModelError, SiteError, PromptError, ExperimentError: a model, layer or file of prompts does
             not exist, or there are too few prompts or replicates.
     """
-    _ = experiment.prompt_set
+    _ = experiment.studied_label
     pair_of(experiment)
 
 

@@ -1,0 +1,105 @@
+"""The command `neuroscope drift`."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from flows.cli.app import app
+from flows.cli.options import (
+    MODEL_NAMES,
+    AttentionOption,
+    Device,
+    DtypeOption,
+    Json,
+    Layers,
+    MemoryOption,
+    Name,
+    NoRecord,
+    Note,
+    Site,
+    TextColumn,
+    Truncate,
+)
+from flows.cli.study import kept, run_study
+from flows.signals import interruptible
+from neuroscope.options import Dtype
+
+EXIT_CODES = {"identical": 0, "compatible": 0, "drifted": 1, "inconclusive": 3}
+"""Exit code of each verdict."""
+
+
+@app.command()
+@interruptible(kept)
+def drift(
+    base: Annotated[str, typer.Argument(help=f"The old model. {MODEL_NAMES}")],
+    candidate: Annotated[str, typer.Argument(help="The new model, named in the same way.")],
+    prompts: Annotated[
+        Path, typer.Option(help="File of prompts: .txt, .csv, .tsv, .jsonl or .parquet.")
+    ],
+    text_column: TextColumn = "text",
+    label: Annotated[
+        str,
+        typer.Option(help="Label to explain changes by. [default: the only label column, if any]"),
+    ] = "",
+    site: Site = "mlp_act",
+    layers: Layers = "all",
+    pool: Annotated[
+        Literal["mean", "max", "last", "first"],
+        typer.Option(help="Way to pool the tokens of a prompt."),
+    ] = "mean",
+    margin: Annotated[
+        float, typer.Option(min=0, max=2, help="Largest acceptable statistic, 1 - r.")
+    ] = 0.05,
+    alpha: Annotated[float, typer.Option(help="Rate of false alarms.")] = 0.05,
+    replicates: Annotated[
+        int, typer.Option(min=1, help="Number of times the base is compared with itself.")
+    ] = 19,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of replicates and resamples.")] = 0,
+    name: Name = "",
+    note: Note = "",
+    truncate: Truncate = False,
+    device: Device = "auto",
+    dtype: DtypeOption = "float32",
+    candidate_dtype: Annotated[
+        Dtype | None,
+        typer.Option(help="Number format of the candidate. [default: that of the base]"),
+    ] = None,
+    attention: AttentionOption = "sdpa",
+    memory: MemoryOption = "auto",
+    no_record: NoRecord = False,
+    json: Json = False,
+) -> None:
+    """Check whether a new version of a model may replace the old one.
+
+    Exit code 0: identical or compatible; 1: drifted; 3: inconclusive; 2: wrong usage.
+    """
+
+    def experiment() -> Any:
+        from neuroscope.studies.drift.experiment import drift_experiment
+
+        return drift_experiment(
+            base,
+            candidate,
+            {"file": str(prompts), "text_column": text_column},
+            name=name,
+            label=label,
+            site=site,
+            layers=layers,
+            pool=pool,
+            margin=margin,
+            alpha=alpha,
+            replicates=replicates,
+            seed=seed,
+            note=note,
+            truncate=truncate,
+            device=device,
+            dtype=dtype,
+            candidate_dtype=candidate_dtype,
+            attention=attention,
+            memory=memory,
+        )
+
+    results = run_study("drift", experiment, record=not no_record, json=json, single=True)
+    if code := EXIT_CODES[results[0].decision.verdict]:
+        raise typer.Exit(code)
