@@ -48,20 +48,21 @@ def interruptible(kept: str | Callable[[], str]) -> Iterator[None]:
     global _active
     _received.clear()
     _active = True
-    try:
-        with _handling(_raise), results_only():
-            yield
-    except NeuroscopeError:
-        raise  # it is reported with its own message
-    except BaseException:
-        # Interrupted, what Prefect raises at SIGTERM, or what a library made of them: an import
-        # that is interrupted can fail with a SyntaxError
-        if not _received:
-            raise
-    finally:
-        _active = False
-    if _received:
-        _leave(f"interrupted; {kept if isinstance(kept, str) else kept()}")
+    with _handling(_defer):  # while the command ends, which takes a moment
+        try:
+            with _handling(_raise), results_only():
+                yield
+        except NeuroscopeError:
+            raise  # it is reported with its own message
+        except BaseException:
+            # Interrupted, what Prefect raises at SIGTERM, or what a library made of them: an import
+            # that is interrupted can fail with a SyntaxError
+            if not _received:
+                raise
+        finally:
+            _active = False
+        if _received:
+            _leave(f"interrupted; {kept if isinstance(kept, str) else kept()}")
 
 
 @contextlib.contextmanager

@@ -132,6 +132,28 @@ def test_a_second_signal_ends_a_comparison_immediately(start, number, database):
     assert set(statuses()) == {"KILLED"}
 
 
+ENDING = """
+import pathlib, sys, time
+from flows.signals import interruptible
+
+def kept():
+    pathlib.Path(sys.argv[1]).touch()
+    time.sleep(60)
+
+with interruptible(kept):
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_second_signal_ends_a_command_that_is_ending(start, number, tmp_path):
+    process = start("-c", ENDING, str(tmp_path / "ending"))
+    wait_for(lambda: handles_signals(process), process)
+    os.kill(process.pid, number)
+    wait_for((tmp_path / "ending").exists, process)
+    interrupt(process, number)
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("moment", ["while it starts", "in the middle"])
 def test_an_interrupted_extraction_is_resumed(start, number, moment, tmp_path, family_folder):
