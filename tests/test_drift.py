@@ -1,0 +1,164 @@
+"""Checks of drift in tiny models whose changes are planted."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from layered import labelled_prompts
+from mlflow import MlflowClient
+from models import copy_with_weights, make_model
+
+from neuroscope.errors import ExperimentError, ModelError, NonfiniteError
+from neuroscope.reporting.tracking import Tracker
+from neuroscope.studies.drift.experiment import drift_experiment
+from neuroscope.studies.drift.study import run_drift
+
+CHANGED = 1
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    """Return a file of 72 prompts on three topics."""
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    rows = ({"text": prompt.text, **prompt.labels} for prompt in labelled_prompts())
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(params=["bert", "llama"])
+def base(request, tmp_path):
+    """Return the folder of a model of three layers, with a language-model head in llama."""
+    head = request.param == "llama"
+    return make_model(request.param, tmp_path / "base", layers=3, head=head)
+
+
+def changed(folder, scale, pattern=f".{CHANGED}.", name="candidate"):
+    """Copy a model and add noise to the matrices whose names contain a pattern."""
+
+    def change(weights):
+        torch.manual_seed(1)
+        return {
+            key: values + scale * values.std() * torch.randn_like(values)
+            if pattern in key and values.ndim == 2
+            else values
+            for key, values in weights.items()
+        }
+
+    return copy_with_weights(folder, folder.parent / name, change)
+
+
+def drift(base, candidate, prompts, tracker=None, **settings):
+    options = {"replicates": 3, "resamples": 100} | settings
+    experiment = drift_experiment(str(base), str(candidate), {"file": str(prompts)}, **options)
+    (result,) = run_drift(experiment, tracker)
+    return result
+
+
+def at(result, component="mlp_act"):
+    return [row for row in result.sites if row.component == component]
+
+
+def test_equal_files_are_identical_and_no_model_is_loaded(base, prompts, tmp_path, monkeypatch):
+    monkeypatch.setattr("neuroscope.studies.drift.subjects.load_model", None)
+    result = drift(base, shutil.copytree(base, tmp_path / "copy"), prompts)
+    assert (result.decision.verdict, result.decision.statistic) == ("identical", 0.0)
+    assert result.basis == "files" and result.sites == ()
+
+
+def test_only_the_changed_layer_has_a_local_distance(base, prompts):
+    result = drift(base, changed(base, 0.5), prompts, margin=0.001)
+    for component in ("mlp_act", "resid_post"):
+        local = [row.local for row in at(result, component)]
+        assert local[CHANGED] > 1e-4
+        assert max(local[:CHANGED] + local[CHANGED + 1 :]) < 1e-9
+    propagated = [row.one_minus_r for row in at(result)]
+    assert propagated[0] < 1e-9 and min(propagated[CHANGED:]) > 1e-4
+    assert result.decision.statistic == pytest.approx(max(propagated))
+    assert f"starts at layer {CHANGED}" in result.headline
+    assert "layer 1 changed" in " ".join(result.differences)
+
+
+def test_the_verdict_follows_the_margin(base, prompts):
+    candidate = changed(base, 0.5)
+    statistic = drift(base, candidate, prompts).decision.statistic
+    settings = {"replicates": 19, "benign": ["batches", "padding"]}
+    drifted = drift(base, candidate, prompts, margin=statistic / 4, **settings).decision
+    assert (drifted.verdict, drifted.p_value) == ("drifted", 0.05)
+    assert drifted.lower < drifted.statistic < 1.5 * drifted.upper
+    compatible = drift(base, candidate, prompts, margin=min(2.0, statistic * 4)).decision
+    assert compatible.verdict == "compatible"
+    few = drift(base, candidate, prompts, margin=statistic / 4).decision
+    assert few.verdict == "inconclusive"  # 3 replicates cannot give p <= 0.05
+
+
+def test_patching_finds_the_changed_layer(base, prompts):
+    patching = drift(base, changed(base, 0.5), prompts).explanation.patching
+    returned = dict(zip(patching.sites, patching.returned, strict=True))
+    assert returned["resid_pre.0"] == pytest.approx(0, abs=1e-6)
+    assert returned["resid_post.0"] == pytest.approx(0, abs=1e-6)
+    assert returned["resid_post.1"] == pytest.approx(1, abs=1e-6)
+    assert returned["resid_post.2"] == pytest.approx(1, abs=1e-6)
+
+
+def test_behaviour_is_that_of_the_head_or_of_the_final_representation(base, prompts):
+    result = drift(base, changed(base, 0.5), prompts)
+    entry = result.to_dict()["behaviour"]
+    if json.loads((base / "config.json").read_text())["model_type"] == "llama":
+        assert entry["mean"] > 0 and 0 < entry["same_top"] < 1
+        assert result.explanation.tokens_up or result.explanation.tokens_down
+    else:
+        assert set(entry) == {"mean", "median", "q99", "maximum"} and entry["mean"] > 0
+
+
+def test_distances_grow_with_the_change(base, prompts):
+    statistics = [
+        drift(base, changed(base, scale, name=str(scale)), prompts).decision.statistic
+        for scale in (0.01, 0.1, 0.5)
+    ]
+    assert statistics == sorted(statistics) and statistics[0] > 0
+
+
+def test_one_model_in_two_number_formats(base, prompts):
+    with pytest.raises(ModelError, match="same model"):
+        drift(base, base, prompts)
+    result = drift(base, base, prompts, candidate_dtype="bfloat16")
+    assert 0 < result.decision.statistic < 0.01
+    assert result.decision.verdict == "compatible"
+
+
+def test_few_prompts_and_unknown_labels_are_refused(base, tmp_path, prompts):
+    few = tmp_path / "few.txt"
+    few.write_text("the cat sits\nthe dog sits\n")
+    with pytest.raises(ExperimentError, match=r"20.*2"):
+        drift(base, changed(base, 0.1), few)
+    with pytest.raises(ExperimentError, match=r"'no'.*topic"):
+        drift(base, changed(base, 0.1), prompts, label="no")
+
+
+def test_nan_in_the_candidate_is_named(base, prompts):
+    def spoil(weights):
+        name = next(key for key in weights if f".{CHANGED}." in key and weights[key].ndim == 2)
+        return weights | {name: torch.full_like(weights[name], np.nan)}
+
+    candidate = copy_with_weights(base, base.parent / "nan", spoil)
+    with pytest.raises(NonfiniteError, match="nan"):
+        drift(base, candidate, prompts)
+
+
+def test_a_run_is_recorded_with_its_verdict_and_both_models(base, prompts, database):
+    tracker = Tracker.open()
+    result = drift(base, changed(base, 0.5), prompts, tracker)
+    run = MlflowClient(tracking_uri=tracker.uri).get_run(result.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["neuroscope.drift.verdict"] == result.decision.verdict
+    assert run.data.tags["neuroscope.base"] == str(base)
+    assert run.data.metrics["drift/statistic"] == pytest.approx(result.decision.statistic)
+    assert len(run.inputs.model_inputs) == 2
+    curve = tracker.metrics(result.run_id)["mlp_act/local"]
+    assert list(curve) == [0, 1, 2] and curve[CHANGED] == max(curve.values())
+    report = tracker.artifact(result.run_id, "report.html").read_text()
+    assert result.decision.verdict in report
+    document = json.loads(tracker.artifact(result.run_id, "drift.json").read_text())
+    assert document["layers"][0]["site"] == "mlp_act"
