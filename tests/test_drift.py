@@ -50,7 +50,7 @@ def changed(folder, scale, pattern=f".{CHANGED}.", name="candidate"):
 
 
 def drift(base, candidate, prompts, tracker=None, **settings):
-    options = {"replicates": 3, "resamples": 100} | settings
+    options = {"replicates": 3, "alpha": 0.25, "resamples": 100} | settings
     experiment = drift_experiment(str(base), str(candidate), {"file": str(prompts)}, **options)
     (result,) = run_drift(experiment, tracker)
     return result
@@ -83,14 +83,14 @@ def test_only_the_changed_layer_has_a_local_distance(base, prompts):
 def test_the_verdict_follows_the_margin(base, prompts):
     candidate = changed(base, 0.5)
     statistic = drift(base, candidate, prompts).decision.statistic
-    settings = {"replicates": 19, "benign": ["batches", "padding"]}
+    settings = {"replicates": 19, "alpha": 0.05, "benign": ["batches", "padding"]}
     drifted = drift(base, candidate, prompts, margin=statistic / 4, **settings).decision
     assert (drifted.verdict, drifted.p_value) == ("drifted", 0.05)
     assert drifted.lower < drifted.statistic < 1.5 * drifted.upper
     compatible = drift(base, candidate, prompts, margin=min(2.0, statistic * 4)).decision
     assert compatible.verdict == "compatible"
-    few = drift(base, candidate, prompts, margin=statistic / 4).decision
-    assert few.verdict == "inconclusive"  # 3 replicates cannot give p <= 0.05
+    close = drift(base, candidate, prompts, margin=statistic).decision
+    assert close.verdict == "inconclusive" and close.lower < statistic < close.upper
 
 
 def test_patching_finds_the_changed_layer(base, prompts):
@@ -133,6 +133,8 @@ def test_few_prompts_and_unknown_labels_are_refused(base, tmp_path, prompts):
     few.write_text("the cat sits\nthe dog sits\n")
     with pytest.raises(ExperimentError, match=r"20.*2"):
         drift(base, changed(base, 0.1), few)
+    with pytest.raises(ExperimentError, match=r"2 replicates.*19"):
+        drift(base, changed(base, 0.1), prompts, replicates=2, alpha=0.05)
     with pytest.raises(ExperimentError, match=r"'no'.*topic"):
         drift(base, changed(base, 0.1), prompts, label="no")
 

@@ -2,16 +2,17 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from neuroscope.errors import ExperimentError
+from neuroscope.errors import ExperimentError, Option
 from neuroscope.experiment import ModelsExperiment, PromptSource, make_experiment
-from neuroscope.experiment_faults import about, validator
+from neuroscope.experiment_faults import about, checked, validator
 from neuroscope.experiment_values import check_study_site, plain_name
 from neuroscope.options import Dtype, Pool
 from neuroscope.prompts import PromptSet
+from neuroscope.stats.decision import least_replicates
 
 LEAST_PROMPTS = 20
 """Fewest prompts with which limits from a bootstrap over prompts mean something."""
@@ -80,6 +81,24 @@ class DriftExperiment(ModelsExperiment):
         " by default the only label column of the file, if there is one",
     )
     seed: int = Field(0, ge=0, description="Seed of replicates, resamples and splits")
+
+    @model_validator(mode="after")
+    def _enough_replicates(self) -> Self:
+        checked(self._check_replicates)
+        return self
+
+    def _check_replicates(self) -> None:
+        """Raise ExperimentError if no number of replicates can show drift at `alpha`."""
+        least = least_replicates(self.alpha)
+        if self.replicates < least:
+            with about("replicates"):
+                raise ExperimentError(
+                    f"{self.replicates} replicates cannot show drift at alpha {self.alpha:g},"
+                    f" which needs {least} or more",
+                    options=[
+                        Option("replicates", least, "compare the base with itself more often")
+                    ],
+                )
 
     def prompt_sources(self) -> list[PromptSource]:
         return [self.prompts]
