@@ -76,7 +76,7 @@ def test_only_the_changed_layer_has_a_local_distance(base, prompts):
     propagated = [row.one_minus_r for row in at(result)]
     assert propagated[0] < 1e-9 and min(propagated[CHANGED:]) > 1e-4
     assert result.decision.statistic == pytest.approx(max(propagated))
-    assert f"starts at layer {CHANGED}" in result.headline
+    assert f"starts at layer {CHANGED}" in result.summary
     assert "layer 1 changed" in " ".join(result.differences)
 
 

@@ -120,6 +120,9 @@ class DriftResult(Shown):
     readers: tuple[Reader, ...] = ()
     explanation: Explanation | None = None
     headline: str = ""
+    """Sentence with the verdict."""
+    summary: str = ""
+    """Paragraph on what has changed, where, and on which texts."""
     notes: tuple[str, ...] = ()
     run_id: str | None = None
 
@@ -144,6 +147,7 @@ class DriftResult(Shown):
             "prompts": self.prompts,
             "basis": self.basis,
             "headline": self.headline,
+            "summary": self.summary,
             "notes": list(self.notes),
             "differences": list(self.differences),
             "parts": [asdict(row) for row in self.parts],

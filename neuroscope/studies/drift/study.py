@@ -79,7 +79,7 @@ def run_drift(
             steps.wait(steps.submit("report", write_outputs, *arguments))
         run.log_points(metric_points(result))
         run.set_tags({VERDICT_TAG: result.decision.verdict})
-        run.describe(result.headline, REPORT)
+        run.describe(f"{result.headline} {result.summary}".strip(), REPORT)
     return Results([replace(result, run_id=run.id)])
 
 
@@ -164,17 +164,14 @@ def _compared(
     read = read_again(experiment, pair, stored)
     explanation = explain(experiment, pair, stored, passes, patches, replicates)
     deciding = [row for row in sites if row.component == experiment.component]
-    sentences = [
-        verdict_sentence(pair.candidate.label, pair.base.label, decision),
-        *explanation_sentences(
-            deciding,
-            decision.null,
-            behaviour,
-            read,
-            explanation.topics.rows if explanation.topics else (),
-            explanation.tokens_up,
-        ),
-    ]
+    sentences = explanation_sentences(
+        deciding,
+        decision.null,
+        behaviour,
+        read,
+        explanation.topics.rows if explanation.topics else (),
+        explanation.tokens_up,
+    )
     result = DriftResult(
         base=pair.base.checkpoint.name,
         model=pair.candidate.checkpoint.name,
@@ -188,7 +185,8 @@ def _compared(
         behaviour=behaviour,
         readers=tuple(read),
         explanation=explanation,
-        headline=" ".join(sentences),
+        headline=verdict_sentence(pair.candidate.label, pair.base.label, decision),
+        summary=" ".join(sentences),
     )
     return result, stored
 

@@ -36,7 +36,8 @@ def summary_table(result: DriftResult) -> Table:
         for row in result.sites
     ]
     columns = [Column("site"), Column("layer"), *map(Column.of, METRICS.values())]
-    notes = [*(f"{part}." for part in result.differences), result.headline]
+    files = f"Files: {'; '.join(result.differences)}." if result.differences else ""
+    notes = list(filter(None, [files, result.headline, result.summary]))
     return Table(title, columns if rows else [], [Section("", rows)] if rows else [], notes)
 
 
