@@ -68,6 +68,9 @@ def drift(
     attention: AttentionOption = "sdpa",
     memory: MemoryOption = "auto",
     no_record: NoRecord = False,
+    junit: Annotated[
+        Path | None, typer.Option(help="File for the result as JUnit XML, for CI systems.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check whether a new version of a model may replace the old one.
@@ -101,5 +104,20 @@ def drift(
         )
 
     results = run_study("drift", experiment, record=not no_record, json=json, single=True)
+    if junit is not None:
+        _write_junit(junit, results[0])
     if code := EXIT_CODES[results[0].decision.verdict]:
         raise typer.Exit(code)
+
+
+def _write_junit(path: Path, result: Any) -> None:
+    """Write the result as JUnit XML, atomically."""
+    from neuroscope.files import absolute, atomic_write
+    from neuroscope.studies.drift.junit import junit_xml
+
+    path = absolute(path)
+    try:
+        with atomic_write(path) as file:
+            file.write(junit_xml(result).encode())
+    except OSError as error:
+        raise OutputError(f"cannot write {path} ({error.strerror})") from error

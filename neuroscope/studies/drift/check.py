@@ -22,6 +22,7 @@ from neuroscope.studies.drift.replicates import (
     draw_conditions,
     run_replicates,
 )
+from neuroscope.studies.drift.rewording import Rewording, rewording_distances
 from neuroscope.studies.drift.subjects import Pair, extraction_of, load
 from neuroscope.studies.store.store import store_activations
 from neuroscope.studies.subjects import Subject
@@ -66,10 +67,13 @@ def store_model(experiment: DriftExperiment, subject: Subject, dtype: Dtype) -> 
     return stored.folder
 
 
-def replicate(experiment: DriftExperiment, base: Subject, stored: Path) -> Replicates:
-    """Compute the base again, in benign ways, and compare it with what is stored."""
+def replicate(
+    experiment: DriftExperiment, base: Subject, stored: Path
+) -> tuple[Replicates, list[Rewording]]:
+    """Compute the base again, in benign ways and on reworded prompts, and compare the results."""
     sites = deciding_sites(experiment, base)
-    activations = read_activations(stored, sites)
+    read = read_activations(stored, sites)
+    activations = {site: read[site] for site in sites}
     usual = load_with_head(experiment, base, experiment.dtype)
     expected = None
     if usual.has_head:
@@ -81,15 +85,20 @@ def replicate(experiment: DriftExperiment, base: Subject, stored: Path) -> Repli
             return usual
         return load(experiment, base, dtype, attention, head=usual.has_head)
 
-    return run_replicates(
+    prompts = experiment.prompt_set
+    rewordings = rewording_distances(
+        usual, prompts, activations, pool=experiment.pool, truncate=experiment.truncate
+    )
+    replicates = run_replicates(
         loaded,
         draw_conditions(experiment),
-        experiment.prompt_set,
-        {site: activations[site] for site in sites},
+        prompts,
+        activations,
         expected,
         pool=experiment.pool,
         truncate=experiment.truncate,
     )
+    return replicates, rewordings
 
 
 def run_both(experiment: DriftExperiment, pair: Pair) -> tuple[Passes, Patches | None]:

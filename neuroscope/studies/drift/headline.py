@@ -7,6 +7,7 @@ from neuroscope.stats.divergence import KLSummary
 from neuroscope.studies.drift.agreement import Decision, SiteAgreement
 from neuroscope.studies.drift.explanation import TokenDrift, TopicDrift
 from neuroscope.studies.drift.readers import Reader
+from neuroscope.studies.drift.rewording import Rewording, rewording_unit
 
 _TOKENS = 5  # that are named in a sentence
 
@@ -30,7 +31,8 @@ def verdict_sentence(candidate: str, base: str, decision: Decision) -> str:
 
 def explanation_sentences(
     sites: Sequence[SiteAgreement],
-    null: float,
+    decision: Decision,
+    rewordings: Sequence[Rewording],
     behaviour: object,
     readers: Sequence[Reader],
     topics: Sequence[TopicDrift],
@@ -40,13 +42,20 @@ def explanation_sentences(
 
     Args:
         sites: agreement at the deciding sites, in the order of the layers.
-        null: largest distance of a benign replicate at a site.
+        decision: the decision.
+        rewordings: distances that rewording causes in the base.
         behaviour: summary of the change of the outputs.
         readers: readers of the base's activations.
         topics: change by topic, the leading one first.
         tokens_up: tokens that the candidate expects more often.
     """
-    if start := next((site for site in sites if site.local > null), None):
+    unit = rewording_unit(rewordings)
+    if unit > 0:
+        yield (
+            f"The statistic is {decision.statistic / unit:.2g} times what harmless rewording of the"
+            f" prompts does in the base ({unit:.3g})."
+        )
+    if start := next((site for site in sites if site.local > decision.null), None):
         largest = max(sites, key=lambda site: site.local)
         yield (
             f"The change starts at layer {start.layer}"

@@ -17,6 +17,7 @@ from neuroscope.studies.drift.explanation import (
     TopicDrift,
 )
 from neuroscope.studies.drift.readers import Reader
+from neuroscope.studies.drift.rewording import Rewording
 from neuroscope.studies.study import Shown
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class DriftResult(Shown):
     differences: tuple[str, ...]
     """Differences of the files in words."""
     parts: tuple[PartRow, ...]
+    rewordings: tuple[Rewording, ...] = ()
     sites: tuple[SiteAgreement, ...] = ()
     behaviour: KLSummary | FinalChange | None = None
     readers: tuple[Reader, ...] = ()
@@ -151,6 +153,7 @@ class DriftResult(Shown):
             "notes": list(self.notes),
             "differences": list(self.differences),
             "parts": [asdict(row) for row in self.parts],
+            "rewordings": _entries(self.rewordings),
             "layers": [_site_entry(row) for row in self.sites],
             "behaviour": asdict(self.behaviour) if self.behaviour else None,
             "readers": [asdict(reader) for reader in self.readers],

@@ -152,7 +152,7 @@ def _compared(
     ]
     stored = Stored(*map(steps.wait, folders))
     name = f"replicate {pair.base.label}"
-    replicates = steps.wait(
+    replicates, rewordings = steps.wait(
         steps.submit(name, replicate, experiment, pair.base, stored.base, loads_model=True)
     )
     passes, patches = steps.wait(
@@ -166,7 +166,8 @@ def _compared(
     deciding = [row for row in sites if row.component == experiment.component]
     sentences = explanation_sentences(
         deciding,
-        decision.null,
+        decision,
+        rewordings,
         behaviour,
         read,
         explanation.topics.rows if explanation.topics else (),
@@ -181,6 +182,7 @@ def _compared(
         decision=decision,
         differences=differences.kind,
         parts=tuple(part_rows(differences)),
+        rewordings=tuple(rewordings),
         sites=tuple(sites),
         behaviour=behaviour,
         readers=tuple(read),

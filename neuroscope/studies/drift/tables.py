@@ -55,6 +55,10 @@ def decision_table(result: DriftResult) -> Table:
             f"{decision.p_value:.3g}",
         ],
     ]
+    for rewording in result.rewordings:
+        effect = f"{rewording.distance:.4g} ({rewording.changed:.0%} of the prompts)"
+        shown = effect if rewording.changed else "0 (no token differs)"
+        rows.append([f"for comparison: rewording the prompts ({rewording.change})", shown])
     return Table("", [Column(""), Column("")], [Section("", rows)])
 
 
