@@ -23,6 +23,7 @@ from flows.cli.options import (
 )
 from flows.cli.study import kept, run_study
 from flows.signals import interruptible
+from neuroscope.errors import StoreError
 from neuroscope.options import Dtype
 
 EXIT_CODES = {"identical": 0, "compatible": 0, "drifted": 1, "inconclusive": 3}
@@ -103,6 +104,8 @@ def drift(
             memory=memory,
         )
 
+    if junit is not None:
+        _check_folder(junit)
     results = run_study("drift", experiment, record=not no_record, json=json, single=True)
     if junit is not None:
         _write_junit(junit, results[0])
@@ -120,4 +123,14 @@ def _write_junit(path: Path, result: Any) -> None:
         with atomic_write(path) as file:
             file.write(junit_xml(result).encode())
     except OSError as error:
-        raise OutputError(f"cannot write {path} ({error.strerror})") from error
+        raise StoreError(f"cannot write {path} ({error.strerror})") from error
+
+
+def _check_folder(path: Path) -> None:
+    """Raise StoreError unless the folder of a file exists, before any work is done."""
+    from neuroscope.files import absolute
+
+    if not absolute(path).parent.is_dir():
+        raise StoreError(
+            f"the folder of {absolute(path)} does not exist", remedy="create it, or name another"
+        )
