@@ -164,3 +164,52 @@ def test_a_run_is_recorded_with_its_verdict_and_both_models(base, prompts, datab
     assert result.decision.verdict in report
     document = json.loads(tracker.artifact(result.run_id, "drift.json").read_text())
     assert document["layers"][0]["site"] == "mlp_act"
+
+
+@pytest.mark.parametrize("shape", [{"layers": 5}, {"intermediate_size": 64}, {"hidden_size": 48}])
+def test_models_of_another_shape_are_compared_by_geometry(shape, tmp_path, prompts, database):
+    base = make_model("llama", tmp_path / "base", layers=3, head=True)
+    candidate = make_model(
+        "llama", tmp_path / "other", head=True, seed=1, **({"layers": 3} | shape)
+    )
+    result = drift(base, candidate, prompts, Tracker.open(), margin=0.1)
+    assert result.basis == "representations" and result.decision.verdict == "drifted"
+    assert result.decision.statistic == pytest.approx(1 - min(row.cka for row in at(result)))
+    assert result.decision.lower < result.decision.statistic < result.decision.upper
+    matches = [row.match for row in at(result)]
+    assert matches == ([1, 2, 4] if "layers" in shape else [0, 1, 2])
+    assert all(np.isnan(row.one_minus_r) for row in result.sites)
+    assert result.behaviour.mean > 0.1  # both have the same tokens
+    assert bool(result.readers) == ("hidden_size" not in shape)
+    assert "shape" in result.notes[0]
+
+
+def test_a_candidate_with_added_tokens_keeps_its_basis(tmp_path, prompts):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = make_model("llama", tmp_path / "base", layers=3, head=True)
+    candidate = tmp_path / "candidate"
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens(["zebra"])
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(candidate)
+    tokenizer.save_pretrained(candidate)
+    result = drift(base, candidate, prompts)
+    assert result.basis == "neurons" and result.decision.verdict == "compatible"
+    assert result.decision.statistic < 1e-9 and result.behaviour.mean < 1e-9
+    assert "1 token added" in " ".join(result.differences)
+
+
+def test_other_tokens_leave_behaviour_out(tmp_path, prompts):
+    base = make_model("llama", tmp_path / "base", layers=3, head=True)
+    candidate = shutil.copytree(base, tmp_path / "candidate")
+    file = candidate / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["cat"], vocabulary["dog"] = vocabulary["dog"], vocabulary["cat"]
+    file.write_text(json.dumps(content))
+    result = drift(base, candidate, prompts)
+    assert result.behaviour is None and result.basis == "neurons"
+    assert any("tokens" in note for note in result.notes)
+    assert result.decision.statistic > 0.01

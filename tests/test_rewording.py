@@ -6,6 +6,7 @@ from neuroscope.extraction.extract import extract
 from neuroscope.extraction.models import load_model
 from neuroscope.prompts import PromptSet
 from neuroscope.stats.paired import neuron_distances, spread
+from neuroscope.studies.drift.agreement import NeuronDistance
 from neuroscope.studies.drift.rewording import (
     REWORDINGS,
     Rewording,
@@ -30,7 +31,10 @@ def test_distances_are_those_of_the_reworded_prompts(family_folder):
     acts = extract(model, PROMPTS, "mlp_act")
     base = {site: acts[site] for site in acts}
     options = {"pool": "mean", "truncate": False}
-    rewordings = {row.change: row for row in rewording_distances(model, PROMPTS, base, **options)}
+    rewordings = {
+        row.change: row
+        for row in rewording_distances(model, PROMPTS, base, NeuronDistance(), **options)
+    }
     assert rewordings["double spaces"] == Rewording("double spaces", 0.0, 0.0)
     texts = list(map(REWORDINGS["final punctuation"], PROMPTS.texts))
     other = extract(model, texts, "mlp_act")

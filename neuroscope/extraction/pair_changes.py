@@ -141,7 +141,7 @@ def patching(
         rows, _, owners, _ = _positions(base, batch, block, logits=output == "logits")
         counts = np.bincount(owners, minlength=len(block))[batch.members]
         for number, patched in enumerate(outputs):
-            change = token_divergence(own[rows], patched[rows], logits=output == "logits")
+            change = token_divergence(*_common(own[rows], patched[rows]), logits=output == "logits")
             sums = np.bincount(owners, weights=change, minlength=len(block))[batch.members]
             divergences[number, batch.members] = sums / np.maximum(counts, 1)
     return divergences[0], divergences[1:]
@@ -150,6 +150,19 @@ def patching(
 def output_of(base: Model, candidate: Model) -> str:
     """Return the component whose change is the change of behaviour."""
     return "logits" if base.has_head and candidate.has_head else "final"
+
+
+def are_comparable(base: Model, candidate: Model) -> bool:
+    """Return whether the outputs of two models can be compared: predictions, or equal widths."""
+    if output_of(base, candidate) == "logits":
+        return True
+    return base.checkpoint.neurons("final") == candidate.checkpoint.neurons("final")
+
+
+def _common(base: "torch.Tensor", candidate: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+    """Return the outputs for the tokens that both vocabularies have; those added are at the end."""
+    width = min(base.shape[1], candidate.shape[1])
+    return base[:, :width], candidate[:, :width]
 
 
 def _positions(
@@ -183,7 +196,7 @@ def _behaviour(base: Model, values: PairedValues, block: TokenBlock, *, logits: 
     import torch
 
     rows, actual, owners, order = _positions(base, values.batch, block, logits=logits)
-    own, other = values.base[rows], values.candidate[rows]
+    own, other = _common(values.base[rows], values.candidate[rows])
     if not logits:
         return Behaviour(owners, order, compare_representations(own, other), None)
     predictions = compare_predictions(own, other, torch.from_numpy(actual))
@@ -197,8 +210,8 @@ def _expected(
     rows, _, owners, _ = _positions(base, values.batch, block, logits=True)
     count = int(groups.max()) + 1
     own, other = (
-        expected_counts(outputs[rows], groups[owners], count)
-        for outputs in (values.base, values.candidate)
+        expected_counts(outputs, groups[owners], count)
+        for outputs in _common(values.base[rows], values.candidate[rows])
     )
     return own, other
 

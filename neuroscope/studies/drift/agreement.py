@@ -1,7 +1,8 @@
 """Agreement of a base and a candidate, site by site, and the statistic of the decision."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -31,20 +32,24 @@ class SiteAgreement:
 
     component: str
     layer: int
-    one_minus_r: float
-    """Median distance over neurons; each model on its own input."""
-    q25: float
-    """Quantile over neurons, as the next two."""
-    q75: float
-    q95: float
-    skipped: int
-    """Number of neurons without a distance: constant in both models, at different values."""
-    rms_z: float
-    """Median over neurons of the root mean squared difference, in standard deviations."""
+    """Layer of the base."""
+    match: int
+    """Layer of the candidate."""
     cka: float
     """Debiased linear CKA of standardised neurons."""
     neighbours: float
     """Mean share of common nearest neighbours of a prompt."""
+    one_minus_r: float = np.nan
+    """Median distance over neurons; each model on its own input. NaN, as all that follows, if the
+    neurons of the models do not correspond."""
+    q25: float = np.nan
+    """Quantile over neurons, as the next two."""
+    q75: float = np.nan
+    q95: float = np.nan
+    skipped: int = 0
+    """Number of neurons without a distance: constant in both models, at different values."""
+    rms_z: float = np.nan
+    """Median over neurons of the root mean squared difference, in standard deviations."""
     local: float = np.nan
     """Median distance over neurons if the candidate's layer reads what the base's layer reads."""
     local_rms_z: float = np.nan
@@ -55,38 +60,50 @@ class SiteAgreement:
 
 
 def site_agreement(
-    site: Site, base: Floats, candidate: Floats, local: Floats | None, *, neighbours: int
+    site: Site, match: Site, base: Floats, candidate: Floats, *, neighbours: int
 ) -> SiteAgreement:
-    """Return the agreement at one site, at which the neurons of both models correspond.
+    """Return the agreement of the geometry at one site, whatever the widths of the models.
 
     Args:
-        site: site of the activations.
+        site: site of the base.
+        match: site of the candidate.
         base: (prompts, neurons) activations of the base.
         candidate: activations of the candidate, on its own input.
-        local: activations of the candidate on the base's input of the layer, if there are any.
         neighbours: number of nearest neighbours of each prompt.
     """
-    propagated = neuron_distances(base, candidate)
-    distance, change = spread(propagated.distance), spread(propagated.rms_z, ())
-    if local is None:
-        local_median, local_rms_z = np.nan, np.nan
-    else:
-        measured = neuron_distances(base, local)
-        local_median = spread(measured.distance, ()).median
-        local_rms_z = spread(measured.rms_z, ()).median
     return SiteAgreement(
         component=site.component,
         layer=site.layer,
+        match=match.layer,
+        cka=cka_between(base, candidate),
+        neighbours=mutual_neighbours(base, candidate, neighbours),
+    )
+
+
+def with_neurons(
+    row: SiteAgreement, base: Floats, candidate: Floats, local: Floats | None
+) -> SiteAgreement:
+    """Add the distances of the neurons, which correspond in both models.
+
+    Args:
+        row: agreement of the geometry.
+        base: (prompts, neurons) activations of the base.
+        candidate: activations of the candidate, on its own input.
+        local: activations of the candidate on the base's input of the layer, if there are any.
+    """
+    propagated = neuron_distances(base, candidate)
+    distance = spread(propagated.distance)
+    own = None if local is None else neuron_distances(base, local)
+    return replace(
+        row,
         one_minus_r=distance.median,
         q25=distance.quantiles[0.25],
         q75=distance.quantiles[0.75],
         q95=distance.quantiles[0.95],
         skipped=distance.skipped,
-        rms_z=change.median,
-        cka=cka_between(base, candidate),
-        neighbours=mutual_neighbours(base, candidate, neighbours),
-        local=local_median,
-        local_rms_z=local_rms_z,
+        rms_z=spread(propagated.rms_z, ()).median,
+        local=np.nan if own is None else spread(own.distance, ()).median,
+        local_rms_z=np.nan if own is None else spread(own.rms_z, ()).median,
     )
 
 
@@ -99,7 +116,7 @@ def cka_between(base: Floats, candidate: Floats) -> float:
 class Decision:
     """Verdict on a candidate, with the statistic and the limits from which it follows.
 
-    The statistic is the largest over layers of the median over neurons of 1 - r.
+    The statistic is the largest distance over the layers that decide.
     """
 
     verdict: Verdict
@@ -115,10 +132,55 @@ class Decision:
     """Largest statistic of a benign replicate."""
 
 
+class Distance(Protocol):
+    """Distance of a site in two models, over the same prompts."""
+
+    def between(self, base: Floats, candidate: Floats) -> float:
+        """Return the distance, from 0 up."""
+        ...
+
+    def resampled(self, base: Floats, candidate: Floats, resamples: int, seed: int) -> Doubles:
+        """Return the distance for resamples of the prompts, (resamples,)."""
+        ...
+
+
+class NeuronDistance:
+    """Median over neurons of 1 - r, for models whose neurons correspond; a bootstrap of prompts."""
+
+    def between(self, base: Floats, candidate: Floats) -> float:
+        return spread(neuron_distances(base, candidate).distance, ()).median
+
+    def resampled(self, base: Floats, candidate: Floats, resamples: int, seed: int) -> Doubles:
+        return resampled_medians(base, candidate, bootstrap_counts(len(base), resamples, seed))
+
+
+class GeometryDistance:
+    """1 - debiased CKA, for models of any width.
+
+    A bootstrap would repeat prompts, which the debiased estimator takes for similar ones. Halves of
+    the prompts are drawn without replacement instead: the spread of an estimate over halves is
+    that of the estimate over all prompts (delete-half jackknife, Shao & Wu 1989, Annals of
+    Statistics 17).
+    """
+
+    def between(self, base: Floats, candidate: Floats) -> float:
+        return 1 - cka_between(base, candidate)
+
+    def resampled(self, base: Floats, candidate: Floats, resamples: int, seed: int) -> Doubles:
+        rng, prompts = np.random.default_rng(seed), len(base)
+        distances = np.empty(resamples)
+        for index in range(resamples):
+            half = rng.permutation(prompts)[: prompts // 2]
+            distances[index] = self.between(base[half], candidate[half])
+        centred: Doubles = self.between(base, candidate) + distances - distances.mean()
+        return np.maximum(centred, 0.0, out=centred)
+
+
 def decide_drift(
-    base: Values,
-    candidate: Values,
+    base: Sequence[Floats],
+    candidate: Sequence[Floats],
     null: Doubles,
+    distance: Distance,
     *,
     margin: float,
     alpha: float,
@@ -128,19 +190,18 @@ def decide_drift(
     """Decide whether a candidate is compatible with the base or has drifted from it.
 
     Args:
-        base: activations of the base at the sites that decide.
-        candidate: activations of the candidate at the same sites.
-        null: (replicates, sites) median distances of the benign replicates.
+        base: (prompts, neurons) activations of the base at each layer that decides.
+        candidate: activations of the candidate at the layers that correspond to these.
+        null: (replicates, layers) distances of the benign replicates.
+        distance: distance of a layer in both models.
         margin: largest acceptable statistic.
         alpha: rate of false alarms.
-        resamples: number of bootstrap resamples of the prompts.
-        seed: seed of the resamples.
+        resamples: number of resamples of the prompts.
+        seed: seed of the resamples; they are the same for all layers.
     """
-    counts = bootstrap_counts(len(next(iter(base.values()))), resamples, seed)
-    resampled = [resampled_medians(base[site], candidate[site], counts) for site in base]
-    statistic = max(
-        spread(neuron_distances(base[site], candidate[site]).distance, ()).median for site in base
-    )
+    layers = list(zip(base, candidate, strict=True))
+    statistic = max(distance.between(*layer) for layer in layers)
+    resampled = [distance.resampled(*layer, resamples, seed) for layer in layers]
     ends: Limits = limits(np.max(resampled, axis=0))
     replicated = null.max(axis=1)
     p = p_value(statistic, replicated)

@@ -10,12 +10,18 @@ from neuroscope.errors import HeadlessError
 from neuroscope.extraction.batching import tokenise
 from neuroscope.extraction.differences import CheckpointDifferences, compare_checkpoints
 from neuroscope.extraction.models import Model
-from neuroscope.extraction.pair_changes import Passes, expected_tokens, patching, run_pair
+from neuroscope.extraction.pair_changes import (
+    Passes,
+    are_comparable,
+    expected_tokens,
+    patching,
+    run_pair,
+)
 from neuroscope.options import Attention, Dtype
 from neuroscope.sites import Site
 from neuroscope.stats.moments import Doubles
 from neuroscope.storage.activation_store import read_activations, store_folder
-from neuroscope.studies.drift.agreement import Values
+from neuroscope.studies.drift.agreement import Distance, Values
 from neuroscope.studies.drift.experiment import DriftExperiment
 from neuroscope.studies.drift.replicates import (
     Replicates,
@@ -38,10 +44,18 @@ class Stored:
     base: Path
     candidate: Path
 
-    def values(self, sites: Sequence[Site]) -> tuple[Values, Values]:
-        """Return the activations of base and candidate at some sites."""
-        own, other = (read_activations(path, sites) for path in (self.base, self.candidate))
-        return {site: own[site] for site in sites}, {site: other[site] for site in sites}
+    def values(self, pair: Pair, sites: Sequence[Site]) -> tuple[Values, Values]:
+        """Return the activations of base and candidate at some sites of the base.
+
+        Those of the candidate are at the sites that correspond to them.
+        """
+        matches = {site: pair.matches[site] for site in sites}
+        own = read_activations(self.base, sites)
+        other = read_activations(self.candidate, list(dict.fromkeys(matches.values())))
+        return (
+            {site: own[site] for site in sites},
+            {site: other[match] for site, match in matches.items()},
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +82,7 @@ def store_model(experiment: DriftExperiment, subject: Subject, dtype: Dtype) -> 
 
 
 def replicate(
-    experiment: DriftExperiment, base: Subject, stored: Path
+    experiment: DriftExperiment, base: Subject, stored: Path, distance: Distance
 ) -> tuple[Replicates, list[Rewording]]:
     """Compute the base again, in benign ways and on reworded prompts, and compare the results."""
     sites = deciding_sites(experiment, base)
@@ -87,7 +101,12 @@ def replicate(
 
     prompts = experiment.prompt_set
     rewordings = rewording_distances(
-        usual, prompts, activations, pool=experiment.pool, truncate=experiment.truncate
+        usual,
+        prompts,
+        activations,
+        distance,
+        pool=experiment.pool,
+        truncate=experiment.truncate,
     )
     replicates = run_replicates(
         loaded,
@@ -95,21 +114,26 @@ def replicate(
         prompts,
         activations,
         expected,
+        distance,
         pool=experiment.pool,
         truncate=experiment.truncate,
     )
     return replicates, rewordings
 
 
-def run_both(experiment: DriftExperiment, pair: Pair) -> tuple[Passes, Patches | None]:
+def run_both(experiment: DriftExperiment, pair: Pair) -> tuple[Passes | None, Patches | None]:
     """Run both models over the prompts, and the candidate with old residual streams put in.
 
     Returns:
-        No patches if the models differ in shape, or if the candidate is streamed.
+        No passes if the models do not read the same tokens, or have neither heads nor the same
+        width; and no patches if they differ in shape, or if the candidate is streamed.
     """
     base, candidate = _both(experiment, pair)
     prompts = experiment.prompt_set
     block = tokenise(base, prompts.prompts, truncate=experiment.truncate)
+    other = tokenise(candidate, prompts.prompts, truncate=experiment.truncate)
+    if not np.array_equal(block.ids, other.ids) or not are_comparable(base, candidate):
+        return None, None
     local = pair.base.sites if pair.same_shape and not candidate.streamed else ()
     passes = run_pair(
         base,

@@ -93,23 +93,25 @@ def _panels(result: DriftResult) -> list[Panel]:
     component = parse_site(result.site)[0]
     rows = [row for row in result.sites if row.component == component]
     layers = [row.layer for row in rows]
-    propagated = Curve(layers, [row.one_minus_r for row in rows])
-    curves = {"propagated": propagated}
-    if any(row.local == row.local for row in rows):
-        curves["local"] = Curve(layers, [row.local for row in rows])
-    low, high = [row.null_low for row in rows], [row.null_high for row in rows]
-    return [
-        Panel(
-            _DISTANCE,
-            curves,
-            title=component,
-            references={"margin": result.decision.margin},
-            log=True,
-            band=Band("benign replicates", layers, low, high),
-        ),
+    panels = [
         Panel(_CKA, {"propagated": Curve(layers, [row.cka for row in rows])}),
         Panel(_NEIGHBOURS, {"propagated": Curve(layers, [row.neighbours for row in rows])}),
     ]
+    if result.basis != "neurons":
+        return panels
+    curves = {"propagated": Curve(layers, [row.one_minus_r for row in rows])}
+    if any(row.local == row.local for row in rows):
+        curves["local"] = Curve(layers, [row.local for row in rows])
+    low, high = [row.null_low for row in rows], [row.null_high for row in rows]
+    distances = Panel(
+        _DISTANCE,
+        curves,
+        title=component,
+        references={"margin": result.decision.margin},
+        log=True,
+        band=Band("benign replicates", layers, low, high),
+    )
+    return [distances, *panels]
 
 
 def _topics(result: DriftResult, topics: Topics, title: str) -> object:

@@ -15,6 +15,7 @@ from neuroscope.studies.drift.agreement import (
     Values,
     decide_drift,
     site_agreement,
+    with_neurons,
 )
 from neuroscope.studies.drift.check import Patches, Stored, deciding_sites
 from neuroscope.studies.drift.experiment import DriftExperiment
@@ -45,15 +46,21 @@ NEIGHBOURS = 10
 
 
 def measure_sites(
-    experiment: DriftExperiment, pair: Pair, stored: Stored, passes: Passes, replicates: Replicates
+    experiment: DriftExperiment,
+    pair: Pair,
+    stored: Stored,
+    passes: Passes | None,
+    replicates: Replicates,
 ) -> list[SiteAgreement]:
-    """Return the agreement of both models at every site."""
+    """Return the agreement of both models at every site of the base."""
     k = min(NEIGHBOURS, len(experiment.prompt_set) - 1)
     null = dict(zip(deciding_sites(experiment, pair.base), replicates.distances.T, strict=True))
     rows = []
-    for site in pair.base.sites:
-        own, other = stored.values([site])
-        row = site_agreement(site, own[site], other[site], passes.local.get(site), neighbours=k)
+    for site, match in pair.matches.items():
+        own, other = (values[site] for values in stored.values(pair, [site]))
+        row = site_agreement(site, match, own, other, neighbours=k)
+        if pair.same_shape:
+            row = with_neurons(row, own, other, passes.local.get(site) if passes else None)
         if site in null:
             row = replace(row, null_low=float(null[site].min()), null_high=float(null[site].max()))
         rows.append(row)
@@ -63,12 +70,13 @@ def measure_sites(
 def decide(
     experiment: DriftExperiment, pair: Pair, stored: Stored, replicates: Replicates
 ) -> Decision:
-    """Return the decision, from the neurons of the deciding sites."""
-    own, other = stored.values(deciding_sites(experiment, pair.base))
+    """Return the decision, from the deciding sites."""
+    own, other = stored.values(pair, deciding_sites(experiment, pair.base))
     return decide_drift(
-        own,
-        other,
+        [*own.values()],
+        [*other.values()],
         replicates.distances,
+        pair.distance,
         margin=experiment.margin,
         alpha=experiment.alpha,
         resamples=experiment.resamples,
@@ -77,39 +85,62 @@ def decide(
 
 
 def read_again(experiment: DriftExperiment, pair: Pair, stored: Stored) -> list[Reader]:
-    """Return how well readers of the base's last layer work on the candidate."""
+    """Return how well readers of the base's last layer work on the candidate of the same width."""
     last = pair.base.sites[-1]
-    own, other = stored.values([last])
-    return readers(own[last], other[last], topics_of(experiment), seed=experiment.seed)
+    own, other = (values[last] for values in stored.values(pair, [last]))
+    if own.shape != other.shape:
+        return []
+    return readers(own, other, topics_of(experiment), seed=experiment.seed)
 
 
 def explain(
     experiment: DriftExperiment,
     pair: Pair,
     stored: Stored,
-    passes: Passes,
+    passes: Passes | None,
     patches: Patches | None,
     replicates: Replicates,
 ) -> Explanation:
     """Return what has changed, where, and on which texts."""
-    own, other = stored.values(deciding_sites(experiment, pair.base))
+    own, other = stored.values(pair, deciding_sites(experiment, pair.base))
     topics = topics_of(experiment)
+    if passes is None:
+        moved = moved_neurons(own, other) if pair.same_shape else []
+        return Explanation(None, tuple(moved), (), None, (), ())
     up: list[TokenDrift] = []
     down: list[TokenDrift] = []
     if passes.expected is not None:
         positions = len(passes.behaviour.prompts)
         base, candidate = (counts.sum(axis=0) / positions for counts in passes.expected)
-        up, down = preferred_tokens(
-            base, candidate, passes.block.vocabulary.texts, replicates.ratios
-        )
+        null = replicates.ratios if replicates.ratios is None else replicates.ratios[:, : len(base)]
+        up, down = preferred_tokens(base, candidate, passes.block.vocabulary.texts, null)
     return Explanation(
-        topics=_topics(passes.behaviour, own, other, topics),
-        neurons=tuple(moved_neurons(own, other)),
+        topics=_topics(passes.behaviour, own, other, topics) if pair.same_shape else None,
+        neurons=tuple(moved_neurons(own, other)) if pair.same_shape else (),
         prompts=tuple(_prompts(experiment, passes.behaviour, topics, passes.block)),
         patching=_patching(patches) if patches else None,
         tokens_up=tuple(up),
         tokens_down=tuple(down),
     )
+
+
+def left_out(pair: Pair, passes: Passes | None, read: Sequence[Reader]) -> list[str]:
+    """Return sentences on which measures were left out, and why."""
+    notes = []
+    if not pair.same_shape:
+        notes.append(
+            "the models differ in shape, so neurons do not correspond: distances of neurons, local"
+            " distances and patching were left out; layers are matched by relative depth, and the"
+            " statistic is 1 - CKA"
+        )
+    if passes is None:
+        notes.append(
+            "the models read other tokens of the prompts, or have outputs that cannot be compared:"
+            " behaviour was left out, and so were local distances and patching"
+        )
+    if not read:
+        notes.append("the layers differ in width: readers of the old activations were left out")
+    return notes
 
 
 def summarise_behaviour(behaviour: Behaviour) -> KLSummary | FinalChange:

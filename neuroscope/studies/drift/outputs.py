@@ -77,8 +77,9 @@ def write_outputs(
     figures = [*drift_figures(result)]
     if stored is not None:
         folder.table("layers", result.sites)
-        own, other = stored.values(deciding_sites(experiment, pair.base))
-        figures += neuron_figure(result, own, other, topics_of(experiment))
+        own, other = stored.values(pair, deciding_sites(experiment, pair.base))
+        if pair.same_shape:
+            figures += neuron_figure(result, own, other, topics_of(experiment))
     folder.report(
         ("neuroscope.studies.drift", "page.html.j2"),
         f"{experiment.name}: {pair.candidate.label} against {pair.base.label}",

@@ -18,8 +18,7 @@ from neuroscope.options import Attention, Dtype, PaddingSide, Pool
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
 from neuroscope.stats.moments import Doubles
-from neuroscope.stats.paired import neuron_distances, spread
-from neuroscope.studies.drift.agreement import Values
+from neuroscope.studies.drift.agreement import Distance, Values
 from neuroscope.studies.drift.experiment import DriftExperiment
 from neuroscope.studies.drift.explanation import token_ratios
 from neuroscope.tokens import TokenBlock
@@ -76,7 +75,7 @@ class Replicates:
     """Benign replicates of a base, compared with the base computed in the usual way."""
 
     distances: Doubles
-    """(replicates, sites) median over neurons of 1 - r."""
+    """(replicates, sites) distances."""
     ratios: Doubles | None
     """(replicates, vocabulary) `token_ratios`; None without a language-model head."""
 
@@ -87,6 +86,7 @@ def run_replicates(
     prompts: PromptSet,
     base: Values,
     expected: Doubles | None,
+    distance: Distance,
     *,
     pool: Pool,
     truncate: bool,
@@ -102,6 +102,7 @@ def run_replicates(
         conditions: conditions of the replicates.
         prompts: prompts, in the order of the rows of `base`.
         base: activations of the base, computed in the usual way.
+        distance: distance of a site from that of the base.
         expected: result of `expected_tokens` of the base; None if it has no head.
         pool: way in which activations are pooled.
         truncate: whether prompts are cut at the model's limit.
@@ -118,7 +119,9 @@ def run_replicates(
             progress("replicate", done, len(order))
             padded = copy(model)
             padded.padding_side = conditions[index].padding_side
-            distances[index] = _distances(padded, conditions[index], prompts, block, base, pool)
+            distances[index] = _distances(
+                padded, conditions[index], prompts, block, base, distance, pool
+            )
             if ratios is not None and expected is not None:
                 again = expected_tokens(padded, block, shuffle=conditions[index].shuffle)
                 ratios[index] = token_ratios(expected, again)
@@ -133,6 +136,7 @@ def _distances(
     prompts: PromptSet,
     block: TokenBlock,
     base: Values,
+    distance: Distance,
     pool: Pool,
 ) -> list[float]:
     """Return the distance of one replicate from the base at each site."""
@@ -146,8 +150,5 @@ def _distances(
         check=FiniteCheck(model.name, prompts.ids),
         shuffle=condition.shuffle,
     )
-    distances = {
-        site: spread(neuron_distances(base[site], values).distance, ()).median
-        for site, values in recorded
-    }
+    distances = {site: distance.between(base[site], values) for site, values in recorded}
     return [distances[site] for site in base]

@@ -12,8 +12,7 @@ from neuroscope.extraction.extract import record
 from neuroscope.extraction.models import Model
 from neuroscope.options import Pool
 from neuroscope.prompts import PromptSet
-from neuroscope.stats.paired import neuron_distances, spread
-from neuroscope.studies.drift.agreement import Values
+from neuroscope.studies.drift.agreement import Distance, Values
 from neuroscope.tokens import TokenBlock
 
 
@@ -54,7 +53,13 @@ class Rewording:
 
 
 def rewording_distances(
-    model: Model, prompts: PromptSet, base: Values, *, pool: Pool, truncate: bool
+    model: Model,
+    prompts: PromptSet,
+    base: Values,
+    distance: Distance,
+    *,
+    pool: Pool,
+    truncate: bool,
 ) -> list[Rewording]:
     """Return the distance that each way of rewording causes in a model.
 
@@ -62,12 +67,13 @@ def rewording_distances(
         model: the base.
         prompts: prompts, in the order of the rows of `base`.
         base: activations of the prompts at the deciding sites.
+        distance: distance of a site from that of the base.
         pool: way in which they are pooled.
         truncate: whether prompts are cut at the model's limit.
     """
     block = tokenise(model, prompts.prompts, truncate=truncate)
     return [
-        _rewording(model, change, prompts, block, base, pool=pool, truncate=truncate)
+        _rewording(model, change, prompts, block, base, distance, pool=pool, truncate=truncate)
         for change in REWORDINGS
     ]
 
@@ -78,6 +84,7 @@ def _rewording(
     prompts: PromptSet,
     block: TokenBlock,
     base: Values,
+    distance: Distance,
     *,
     pool: Pool,
     truncate: bool,
@@ -92,11 +99,8 @@ def _rewording(
     recorded = record(
         model, other, list(base), pool=pool, token_rule="content", budget=TokenBudget(FIXED_BUDGET)
     )
-    medians = [
-        spread(neuron_distances(base[site], values).distance, ()).median
-        for site, values in recorded
-    ]
-    return Rewording(change, max(medians), float(changed))
+    largest = max(distance.between(base[site], values) for site, values in recorded)
+    return Rewording(change, largest, float(changed))
 
 
 def rewording_unit(rewordings: Sequence[Rewording]) -> float:

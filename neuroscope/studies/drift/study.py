@@ -4,7 +4,6 @@ import datetime
 from concurrent.futures import Executor
 from dataclasses import replace
 
-from neuroscope.errors import ExperimentError
 from neuroscope.extraction.differences import CheckpointDifferences
 from neuroscope.progress import Progress, silent
 from neuroscope.reporting.logged_models import FINGERPRINT_TAG
@@ -24,6 +23,7 @@ from neuroscope.studies.drift.headline import explanation_sentences, verdict_sen
 from neuroscope.studies.drift.measures import (
     decide,
     explain,
+    left_out,
     measure_sites,
     part_rows,
     read_again,
@@ -112,8 +112,6 @@ def _check(
     """Return the result, and where the activations of both models are stored if they were read."""
     if differences.identical and candidate_dtype(experiment) == experiment.dtype:
         return _identical(experiment, pair, differences), None
-    if not pair.same_shape or not differences.same_tokens:
-        raise ExperimentError("models of another shape or tokenizer are not compared yet")
     return _compared(experiment, pair, differences, steps)
 
 
@@ -153,14 +151,16 @@ def _compared(
     stored = Stored(*map(steps.wait, folders))
     name = f"replicate {pair.base.label}"
     replicates, rewordings = steps.wait(
-        steps.submit(name, replicate, experiment, pair.base, stored.base, loads_model=True)
+        steps.submit(
+            name, replicate, experiment, pair.base, stored.base, pair.distance, loads_model=True
+        )
     )
     passes, patches = steps.wait(
         steps.submit("compare passes", run_both, experiment, pair, loads_model=True)
     )
     sites = measure_sites(experiment, pair, stored, passes, replicates)
     decision = decide(experiment, pair, stored, replicates)
-    behaviour = summarise_behaviour(passes.behaviour)
+    behaviour = summarise_behaviour(passes.behaviour) if passes else None
     read = read_again(experiment, pair, stored)
     explanation = explain(experiment, pair, stored, passes, patches, replicates)
     deciding = [row for row in sites if row.component == experiment.component]
@@ -178,7 +178,7 @@ def _compared(
         model=pair.candidate.checkpoint.name,
         prompts=len(experiment.prompt_set),
         site=experiment.component,
-        basis="neurons",
+        basis="neurons" if pair.same_shape else "representations",
         decision=decision,
         differences=differences.kind,
         parts=tuple(part_rows(differences)),
@@ -187,6 +187,7 @@ def _compared(
         behaviour=behaviour,
         readers=tuple(read),
         explanation=explanation,
+        notes=tuple(left_out(pair, passes, read)),
         headline=verdict_sentence(pair.candidate.label, pair.base.label, decision),
         summary=" ".join(sentences),
     )

@@ -9,6 +9,7 @@ from neuroscope.extraction.models import Model, load_model
 from neuroscope.labels import distinct_labels
 from neuroscope.options import Attention, Dtype
 from neuroscope.sites import Site, parse_site, resolve_sites
+from neuroscope.studies.drift.agreement import Distance, GeometryDistance, NeuronDistance
 from neuroscope.studies.drift.experiment import DriftExperiment
 from neuroscope.studies.models import find_model
 from neuroscope.studies.store.spec import ExtractionSpec
@@ -23,6 +24,20 @@ class Pair:
 
     base: Subject
     candidate: Subject
+
+    @property
+    def matches(self) -> dict[Site, Site]:
+        """Site of the base -> site of the candidate: at the same depth, relative to all layers."""
+        own, other = (subject.checkpoint.layer_count for subject in (self.base, self.candidate))
+        return {
+            site: Site(site.component, _matching(site.layer, own, other))
+            for site in self.base.sites
+        }
+
+    @property
+    def distance(self) -> Distance:
+        """Distance of a layer in both models that decides."""
+        return NeuronDistance() if self.same_shape else GeometryDistance()
 
     @property
     def same_shape(self) -> bool:
@@ -56,11 +71,11 @@ def pair_of(experiment: DriftExperiment) -> Pair:
     labels = distinct_labels([label_source(checkpoint) for checkpoint in checkpoints])
     if dtypes[0] != dtypes[1]:
         labels = [f"{label} {dtype}" for label, dtype in zip(labels, dtypes, strict=True)]
-    subjects = (
-        Subject(label, checkpoint, _sites(experiment, checkpoint))
-        for label, checkpoint in zip(labels, checkpoints, strict=True)
+    pair = Pair(
+        Subject(labels[0], base, _sites(experiment, base)), Subject(labels[1], candidate, ())
     )
-    return Pair(*subjects)
+    matched = tuple(dict.fromkeys(pair.matches.values()))
+    return Pair(pair.base, Subject(labels[1], candidate, matched))
 
 
 def extraction_of(experiment: DriftExperiment, subject: Subject, dtype: Dtype) -> ExtractionSpec:
@@ -103,6 +118,14 @@ def _sites(experiment: DriftExperiment, checkpoint: Checkpoint) -> tuple[Site, .
     component = parse_site(experiment.site)[0]
     residual = () if component == _RESIDUAL else tuple(Site(_RESIDUAL, layer) for layer in layers)
     return *sites, *residual
+
+
+def _matching(layer: int, own: int, other: int) -> int:
+    """Return the layer of a model of `other` layers at the depth of a layer of `own` layers.
+
+    The depth of a layer is that of its output, (layer + 1) / layers.
+    """
+    return min(range(other), key=lambda match: abs((match + 1) / other - (layer + 1) / own))
 
 
 def _shape(checkpoint: Checkpoint) -> tuple[str | int, ...]:

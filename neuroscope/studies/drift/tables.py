@@ -26,16 +26,30 @@ METRICS = {
     )
 }
 """Metrics of the table of layers."""
+STATISTICS = {
+    "files": "none is needed, as the files are equal",
+    "neurons": "largest over layers of the median over neurons of 1 - r",
+    "representations": "largest over layers of 1 - CKA",
+}
+"""Statistic of the decision, by its basis."""
 
 
 def summary_table(result: DriftResult) -> Table:
     """Return the table of layers, between the names of the models and the verdict in words."""
     title = f"{model_label(result.model)} against {model_label(result.base)}"
+    shown = [
+        name for name in METRICS if any(getattr(r, name) == getattr(r, name) for r in result.sites)
+    ]
+    matched = any(row.match != row.layer for row in result.sites)
     rows: list[list[Cell]] = [
-        [row.component, row.layer, *(getattr(row, name) for name in METRICS)]
+        [row.component, row.layer]
+        + ([row.match] if matched else [])
+        + [getattr(row, name) for name in shown]
         for row in result.sites
     ]
-    columns = [Column("site"), Column("layer"), *map(Column.of, METRICS.values())]
+    columns = [Column("site"), Column("layer")]
+    columns += [Column("candidate's layer")] if matched else []
+    columns += [Column.of(METRICS[name]) for name in shown]
     files = f"Files: {'; '.join(result.differences)}." if result.differences else ""
     notes = list(filter(None, [files, result.headline, result.summary]))
     return Table(title, columns if rows else [], [Section("", rows)] if rows else [], notes)
@@ -46,8 +60,8 @@ def decision_table(result: DriftResult) -> Table:
     decision = result.decision
     rows: list[list[Cell]] = [
         ["verdict", decision.verdict],
-        ["statistic: largest median of 1 - r over layers", f"{decision.statistic:.4g}"],
-        ["95 % limits (bootstrap over prompts)", f"{decision.lower:.4g} to {decision.upper:.4g}"],
+        [f"statistic: {STATISTICS[result.basis]}", f"{decision.statistic:.4g}"],
+        ["95 % limits (resampled prompts)", f"{decision.lower:.4g} to {decision.upper:.4g}"],
         ["margin", f"{decision.margin:g}"],
         ["largest statistic of a benign replicate", f"{decision.null:.3g}"],
         [
