@@ -37,22 +37,23 @@ STATISTICS = {
 def summary_table(result: DriftResult) -> Table:
     """Return the table of layers, between the names of the models and the verdict in words."""
     title = f"{model_label(result.model)} against {model_label(result.base)}"
-    shown = [
-        name for name in METRICS if any(getattr(r, name) == getattr(r, name) for r in result.sites)
-    ]
+    shown = [name for name in METRICS if _is_measured(result, name)]
     matched = any(row.match != row.layer for row in result.sites)
-    rows: list[list[Cell]] = [
-        [row.component, row.layer]
-        + ([row.match] if matched else [])
-        + [getattr(row, name) for name in shown]
-        for row in result.sites
-    ]
+    rows: list[list[Cell]] = []
+    for row in result.sites:
+        match: list[Cell] = [row.match] if matched else []
+        rows.append([row.component, row.layer, *match, *(getattr(row, name) for name in shown)])
     columns = [Column("site"), Column("layer")]
     columns += [Column("candidate's layer")] if matched else []
     columns += [Column.of(METRICS[name]) for name in shown]
     files = f"Files: {'; '.join(result.differences)}." if result.differences else ""
     notes = list(filter(None, [files, result.headline, result.summary]))
     return Table(title, columns if rows else [], [Section("", rows)] if rows else [], notes)
+
+
+def _is_measured(result: DriftResult, name: str) -> bool:
+    """Return whether a metric has a value at any site."""
+    return any(not math.isnan(getattr(row, name)) for row in result.sites)
 
 
 def decision_table(result: DriftResult) -> Table:
