@@ -135,8 +135,8 @@ def test_the_seed_determines_how_prompts_are_grouped(model):
 
     assert groups(3) == groups(3)
     assert len({str(groups(shuffle)) for shuffle in (None, 3, 4)}) == 3
-    expected = np.random.default_rng(3).permutation(20).tolist()
-    assert [member for group in groups(3) for member in group] == expected
+    lengths = block.lengths[[member for group in groups(3) for member in group]]
+    assert all(lengths[1:] <= 1.25 * lengths[:-1])  # little padding
 
 
 @pytest.mark.parametrize("memory", ["resident", "stream"])

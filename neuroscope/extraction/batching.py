@@ -19,6 +19,9 @@ from neuroscope.tokens import TokenBlock
 if TYPE_CHECKING:
     import torch
 
+_LENGTHS_TOGETHER = 1.25
+"""Ratio of lengths up to which prompts are grouped at random."""
+
 
 def tokenise(model: Model, prompts: Sequence[Prompt], *, truncate: bool = False) -> TokenBlock:
     """Tokenise prompts as the model reads them, special tokens included, on all CPU cores.
@@ -172,15 +175,17 @@ def batches(
         block: tokens of the prompts, from `tokenise`.
         token_rule: rule on which tokens count, `content` or `all`.
         budget: token budget per batch, padding included; a longer prompt is a batch of its own.
-        shuffle: seed of a random grouping of the prompts; by default they are grouped by length.
+        shuffle: seed of a random grouping of prompts of similar length; by default the grouping is
+            determined by their lengths.
         tile: number of tokens, a power of two, to which batches are padded as `padded_widths` does;
             by default that which suits the model's device and number format.
     """
     tile = tile_rows(model.device.type, model.dtype) if tile is None else tile
     widths = padded_widths(block.lengths, tile)
-    order = np.argsort(-block.lengths, kind="stable")
-    if shuffle is not None:
-        order = np.random.default_rng(shuffle).permutation(len(block))
+    keys = block.lengths.astype(np.float64)
+    if shuffle is not None:  # not by a permutation, which would more than double the padding
+        keys *= np.random.default_rng(shuffle).uniform(1, _LENGTHS_TOGETHER, len(block))
+    order = np.argsort(-keys, kind="stable")
     kept = block.kept(token_rule)
     ranks = np.cumsum(kept) - 1
     start = 0

@@ -172,8 +172,8 @@ def record(
         check: check that refuses or counts pooled values that are not finite; by default there is
             no check.
         riders: statistics to compute in the same passes.
-        shuffle: seed of a random grouping of the prompts into batches; by default they are grouped
-            by length.
+        shuffle: seed of a random grouping of prompts of similar length into batches; by default
+            the grouping is determined by their lengths.
         progress: callback that is called after each batch.
 
     Yields:

@@ -37,7 +37,7 @@ class Composition:
     batch_tokens: int
     """Limit of tokens per batch, padding included."""
     shuffle: int | None = None
-    """Seed for grouping prompts at random; with None, prompts of similar length are grouped."""
+    """Seed for grouping prompts of similar length at random; None groups them by length."""
     padding_side: PaddingSide = "right"
     """Side on which prompts are padded."""
 
@@ -45,7 +45,9 @@ class Composition:
         check_choice("padding_side", self.padding_side, choices(PaddingSide))
 
     def __str__(self) -> str:
-        order = "by length" if self.shuffle is None else f"at random (seed {self.shuffle})"
+        order = "by length"
+        if self.shuffle is not None:
+            order = f"at random by similar length (seed {self.shuffle})"
         return f"{self.batch_tokens} tokens per batch, grouped {order}, padded {self.padding_side}"
 
 
