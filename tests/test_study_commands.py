@@ -1,6 +1,7 @@
 """What the study commands share: prompts of files, names, what is recorded, and errors."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -94,7 +95,10 @@ def test_a_running_server_is_named_instead_of_a_command(run_command, family_fold
         (["layers", "both.csv", "--label-column", "kind", "--no-labels"], ["exclude"]),
         (["layers", "both.csv", "--probe-prompts", "3"], ["--probe-prompts", "8 or more", "3"]),
         (["layers", "both.csv", "--seed", "x"], ["--seed", "number", "'x'"]),
-        (["compare", *TWO, "--dtype", "int3"], ["--dtype", "float32", "'int3'"]),
+        (
+            ["compare", *TWO, "--dtype", "int3"],
+            ["--dtype", "float32, bfloat16 or float16", "'int3'"],
+        ),
         (["store", "prune", "--older-than", "x"], ["--older-than", "number", "'x'"]),
         (["extract", "questions.tsv"], ["--text-column question"]),
     ],
@@ -140,6 +144,19 @@ def test_a_module_is_the_command_line(module):
     command = [sys.executable, "-m", module, "--version"]
     process = subprocess.run(command, capture_output=True, text=True, check=True)
     assert process.stdout.startswith("neuroscope ")
+
+
+def test_nothing_is_extracted_from_a_model_without_a_tokenizer(
+    run_command, home, family_folder, tmp_path
+):
+    folder = shutil.copytree(family_folder("bert"), tmp_path / "half-filled")
+    for path in folder.glob("*token*"):
+        path.unlink()
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("the cat sits")
+    code, printed = run_command("extract", str(prompts), "--model", str(folder))
+    assert code == 2 and "holds no tokenizer" in printed.err
+    assert not list(home.rglob("*.parquet"))
 
 
 def test_an_interrupted_command_says_what_is_kept(database):

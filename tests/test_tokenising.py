@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from models import FAMILIES
+from models import FAMILIES, make_tokenizer
 from test_tokenizers import change_settings, tokens_of
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer
@@ -90,3 +90,10 @@ def test_a_vocabulary_may_have_holes(family_folder, tmp_path):
     block = tokenise(model, [Prompt("0", f"dog {last}")])
     assert block[0].texts == ("[CLS]", "dog", last, "[SEP]")
     np.testing.assert_array_equal(block.unknown, False)
+
+
+def test_a_tokenizer_of_another_kind_than_the_family_has_is_read_as_it_is(family_folder, tmp_path):
+    folder = shutil.copytree(family_folder("qwen2"), tmp_path / "model")
+    make_tokenizer("llama").backend_tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "Qwen2Tokenizer"}')
+    assert tokens_of(folder, "the cat sits") == [["<s>", "the", "cat", "sits"]]

@@ -1,6 +1,7 @@
 """Weights that would be read wrongly or dropped are refused in both memory modes, others pass."""
 
 import json
+import logging
 
 import pytest
 import torch
@@ -268,8 +269,9 @@ def test_an_entry_that_scaled_rotary_positions_follow_is_not_logged(
 
 
 def test_warnings_about_values_are_notes_of_results_even_from_the_store(
-    family_folder, tmp_path, database
+    family_folder, tmp_path, database, monkeypatch
 ):
+    monkeypatch.setattr(logging.getLogger("neuroscope"), "level", logging.ERROR)  # logs nothing
     folder = str(copy_with_config(family_folder("llama"), tmp_path, attention_gain=2.0))
     prompts = ["the cat sits", "the dog sits", "a boy", "a girl runs"]
     model = load_model(folder)

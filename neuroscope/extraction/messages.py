@@ -4,6 +4,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 _HARMLESS = re.compile(
@@ -15,41 +16,32 @@ _HARMLESS = re.compile(
 )
 _GENERATION = "transformers.generation"  # logger of the code that generates text
 
-_MARK = "about_values"
-"""Attribute of the log records of warnings about values."""
-
 _log = logging.getLogger("neuroscope")
+
+_kept: ContextVar[list[str] | None] = ContextVar("the warnings that are kept", default=None)
 
 
 def warn(model: str, problem: str) -> None:
-    """Log a warning about the values of a model."""
-    _log.warning("model '%s': %s", model, problem, extra={_MARK: True})
+    """Log a warning about the values of a model, and keep it within `kept_warnings`."""
+    message = f"model '{model}': {problem}"
+    _log.warning("%s", message)
+    kept = _kept.get()
+    if kept is not None and message not in kept:
+        kept.append(message)
 
 
 @contextlib.contextmanager
 def kept_warnings() -> Iterator[list[str]]:
-    """Return a list to which each warning about values in the block is added."""
+    """Return a list to which each warning about values in the block is added.
+
+    What is kept does not depend on what is logged.
+    """
     messages: list[str] = []
-    handler = _Kept(messages)
-    _log.addHandler(handler)
+    token = _kept.set(messages)
     try:
         yield messages
     finally:
-        _log.removeHandler(handler)
-
-
-class _Kept(logging.Handler):
-    """Handler that keeps the messages of warnings about values."""
-
-    def __init__(self, messages: list[str]):
-        super().__init__(logging.WARNING)
-        self._messages = messages
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep a message, unless it is about something else or is kept already."""
-        message = record.getMessage()
-        if getattr(record, _MARK, False) and message not in self._messages:
-            self._messages.append(message)
+        _kept.reset(token)
 
 
 @contextlib.contextmanager
