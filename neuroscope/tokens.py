@@ -147,6 +147,13 @@ class TokenBlock(Sequence[Tokens]):
         first, last = int(starts[0]), int(ends[-1])
         return TokenBlock(self.ids[first:last], ends - first, self.vocabulary)
 
+    def take(self, prompts: NDArray[np.int64]) -> "TokenBlock":
+        """Return the tokens of some prompts, given their numbers."""
+        lengths = self.lengths[prompts]
+        ends = np.cumsum(lengths)
+        index = np.arange(lengths.sum()) + np.repeat(self.starts[prompts] - ends + lengths, lengths)
+        return TokenBlock(self.ids[index], ends, self.vocabulary)
+
     @cached_property
     def starts(self) -> NDArray[np.int64]:
         """(prompts,) index of each prompt's first token."""

@@ -13,6 +13,7 @@ from models import copy_with_weights, make_model
 from neuroscope.errors import ExperimentError, ModelError, NonfiniteError
 from neuroscope.reporting.tracking import Tracker
 from neuroscope.studies.drift.experiment import drift_experiment
+from neuroscope.studies.drift.replicates import run_replicates
 from neuroscope.studies.drift.study import run_drift
 
 CHANGED = 1
@@ -213,3 +214,20 @@ def test_other_tokens_leave_behaviour_out(tmp_path, prompts):
     assert result.behaviour is None and result.basis == "neurons"
     assert any("tokens" in note for note in result.notes)
     assert result.decision.statistic > 0.01
+
+
+def test_replicates_are_stored_and_only_missing_ones_are_computed(base, prompts, monkeypatch):
+    settings = {"benign": ["batches", "padding"], "alpha": 0.05}
+    first = drift(base, changed(base, 0.5), prompts, replicates=19, **settings)
+    computed = []
+
+    def counted(load, conditions, *arguments, **options):
+        computed.append(len(conditions))
+        return run_replicates(load, conditions, *arguments, **options)
+
+    monkeypatch.setattr("neuroscope.studies.drift.check.run_replicates", counted)
+    again = drift(base, changed(base, 0.5, name="again"), prompts, replicates=19, **settings)
+    assert computed == [] and again.decision == first.decision
+    assert again.rewordings == first.rewordings
+    more = drift(base, changed(base, 0.5, name="more"), prompts, replicates=22, **settings)
+    assert computed == [3] and more.decision.replicates == 22

@@ -246,21 +246,32 @@ def _check_finite(values: PairedValues, base: Model, candidate: Model, prompts: 
             raise NonfiniteError(f"'{model.name}' computes NaN or infinity for prompt '{id}'")
 
 
-def expected_tokens(model: Model, block: TokenBlock, *, shuffle: int | None = None) -> Doubles:
-    """Return the mean probability of each token after the content tokens of the first prompts.
+def expected_tokens(
+    model: Model,
+    block: TokenBlock,
+    groups: NDArray[np.int64],
+    count: int,
+    *,
+    shuffle: int | None = None,
+) -> Doubles:
+    """Return how often a model expects each token after the content tokens of some prompts.
 
     Args:
         model: model with its language-model head.
-        block: tokens of the prompts, of which the first `_SAMPLED` are read.
+        block: tokens of the prompts, of which `_SAMPLED` are read, spread evenly.
+        groups: (prompts,) number of the group of each prompt.
+        count: number of groups.
         shuffle: seed of the grouping into batches.
+
+    Returns:
+        (groups, vocabulary) sums of the probabilities.
     """
-    sample = block.slice(slice(min(_SAMPLED, len(block))))
-    site = Site("logits", model.layer_count - 1)
-    expected = _ExpectedTokens()
+    sampled = spread_evenly(len(block), _SAMPLED)
+    expected = _ExpectedTokens(groups[sampled], count)
     passes = record(
         model,
-        sample,
-        [site],
+        block.take(sampled),
+        [Site("logits", model.layer_count - 1)],
         pool=None,
         token_rule="content",
         budget=output_budget([model], "logits"),
@@ -269,22 +280,29 @@ def expected_tokens(model: Model, block: TokenBlock, *, shuffle: int | None = No
     )
     for _ in passes:
         pass
-    return expected.counts / int(sample.kept_counts("content").sum())
+    return expected.counts
+
+
+def spread_evenly(prompts: int, most: int) -> NDArray[np.int64]:
+    """Return the numbers of at most `most` of the prompts, spread evenly over all of them."""
+    return np.unique(np.linspace(0, prompts - 1, min(most, prompts)).round().astype(np.int64))
 
 
 class _ExpectedTokens:
-    """Rider that adds up how often a model expects each token, (vocabulary,)."""
+    """Rider that adds up how often a model expects each token, (groups, vocabulary)."""
 
-    def __init__(self) -> None:
-        self.counts: Doubles = np.zeros(1)
+    def __init__(self, groups: NDArray[np.int64], count: int) -> None:
+        self.groups = groups
+        self.count = count
+        self.counts: Doubles = np.zeros((count, 1))
 
     def reduce(self, site: Site, batch: Batch) -> Keep:
         """Return the function that counts the tokens that a batch expects."""
+        owners = np.repeat(batch.members, batch.kept.sum(dim=1).cpu().numpy())
 
         def reduce(logits: "torch.Tensor") -> Doubles:
             kept = logits[batch.kept.to(logits.device)]
-            counts: Doubles = expected_counts(kept, np.zeros(len(kept), dtype=np.int64), 1)[0]
-            return counts
+            return expected_counts(kept, self.groups[owners], self.count)
 
         return reduce
 

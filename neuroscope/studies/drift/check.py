@@ -1,10 +1,12 @@
 """Steps of a check of drift; their arguments and results are paths and immutable values."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neuroscope.errors import HeadlessError
 from neuroscope.extraction.batching import tokenise
@@ -16,6 +18,7 @@ from neuroscope.extraction.pair_changes import (
     expected_tokens,
     patching,
     run_pair,
+    spread_evenly,
 )
 from neuroscope.options import Attention, Dtype
 from neuroscope.sites import Site
@@ -23,12 +26,20 @@ from neuroscope.stats.moments import Doubles
 from neuroscope.storage.activation_store import read_activations, store_folder
 from neuroscope.studies.drift.agreement import Distance, Values
 from neuroscope.studies.drift.experiment import DriftExperiment
+from neuroscope.studies.drift.replicate_files import (
+    read_replicates,
+    replicates_name,
+    write_replicates,
+)
 from neuroscope.studies.drift.replicates import (
+    BOUNDING,
+    Condition,
     Replicates,
+    UsualBase,
     draw_conditions,
     run_replicates,
 )
-from neuroscope.studies.drift.rewording import Rewording, rewording_distances
+from neuroscope.studies.drift.rewording import rewording_distances
 from neuroscope.studies.drift.subjects import Pair, extraction_of, load
 from neuroscope.studies.store.store import store_activations
 from neuroscope.studies.subjects import Subject
@@ -83,42 +94,76 @@ def store_model(experiment: DriftExperiment, subject: Subject, dtype: Dtype) -> 
 
 def replicate(
     experiment: DriftExperiment, base: Subject, stored: Path, distance: Distance
-) -> tuple[Replicates, list[Rewording]]:
-    """Compute the base again, in benign ways and on reworded prompts, and compare the results."""
-    sites = deciding_sites(experiment, base)
-    read = read_activations(stored, sites)
-    activations = {site: read[site] for site in sites}
+) -> Replicates:
+    """Return benign replicates of the base, and the distances of reworded prompts.
+
+    They are stored beside the base's activations: a check of another candidate reads them, and
+    computes only what it needs more of.
+    """
+    name = replicates_name(experiment, distance)
+    found = read_replicates(stored, name)
+    if found is None:
+        found = _first_replicates(experiment, base, stored, distance)
+        write_replicates(stored, name, found)
+    if len(found) < experiment.replicates:
+        conditions = draw_conditions(experiment)[len(found) :]
+        usual = UsualBase(_deciding(experiment, base, stored), topic_numbers(experiment), None)
+        more = _run(experiment, base, conditions, usual, distance, head=False)
+        found = found.followed_by(more.distances)
+        write_replicates(stored, name, found)
+    return found.first(experiment.replicates)
+
+
+def _first_replicates(
+    experiment: DriftExperiment, base: Subject, stored: Path, distance: Distance
+) -> Replicates:
+    """Compute the first `BOUNDING` replicates, and the distances of reworded prompts."""
+    activations, topics = _deciding(experiment, base, stored), topic_numbers(experiment)
+    settings: Any = {"pool": experiment.pool, "truncate": experiment.truncate}
     usual = load_with_head(experiment, base, experiment.dtype)
+    prompts, head = experiment.prompt_set, usual.has_head
     expected = None
-    if usual.has_head:
-        block = tokenise(usual, experiment.prompt_set.prompts, truncate=experiment.truncate)
-        expected = expected_tokens(usual, block)
+    if head:
+        block = tokenise(usual, prompts.prompts, truncate=experiment.truncate)
+        expected = expected_tokens(usual, block, topics, count=int(topics.max()) + 1)
+    rewordings = rewording_distances(usual, prompts, activations, distance, **settings)
+    del usual  # each replicate's model must fit into memory
+    conditions = draw_conditions(experiment)[:BOUNDING]
+    compared = UsualBase(activations, topics, expected)
+    replicates = _run(experiment, base, conditions, compared, distance, head=head)
+    return replace(replicates, rewordings=tuple(rewordings))
+
+
+def _run(
+    experiment: DriftExperiment,
+    base: Subject,
+    conditions: Sequence[Condition],
+    usual: UsualBase,
+    distance: Distance,
+    *,
+    head: bool,
+) -> Replicates:
+    """Compute the base again under each condition."""
 
     def loaded(dtype: Dtype, attention: Attention) -> Model:
-        if (dtype, attention) == (usual.dtype, usual.attention):
-            return usual
-        return load(experiment, base, dtype, attention, head=usual.has_head)
+        return load(experiment, base, dtype, attention, head=head)
 
-    prompts = experiment.prompt_set
-    rewordings = rewording_distances(
-        usual,
-        prompts,
-        activations,
-        distance,
-        pool=experiment.pool,
-        truncate=experiment.truncate,
-    )
-    replicates = run_replicates(
+    return run_replicates(
         loaded,
-        draw_conditions(experiment),
-        prompts,
-        activations,
-        expected,
+        conditions,
+        experiment.prompt_set,
+        usual,
         distance,
         pool=experiment.pool,
         truncate=experiment.truncate,
     )
-    return replicates, rewordings
+
+
+def _deciding(experiment: DriftExperiment, base: Subject, stored: Path) -> Values:
+    """Return the base's activations at the deciding sites."""
+    sites = deciding_sites(experiment, base)
+    read = read_activations(stored, sites)
+    return {site: read[site] for site in sites}
 
 
 def run_both(experiment: DriftExperiment, pair: Pair) -> tuple[Passes | None, Patches | None]:
@@ -142,12 +187,12 @@ def run_both(experiment: DriftExperiment, pair: Pair) -> tuple[Passes | None, Pa
         prompts,
         local,
         pool=experiment.pool,
-        groups=np.array(topic_numbers(experiment)),
+        groups=topic_numbers(experiment),
     )
     if not local:
         return passes, None
     sites = (Site("resid_pre", 0), *(Site("resid_post", at) for at in range(base.layer_count)))
-    sample = block.slice(slice(min(PATCHED_PROMPTS, len(block))))
+    sample = block.take(spread_evenly(len(block), PATCHED_PROMPTS))
     return passes, Patches(sites, *patching(base, candidate, sample, sites))
 
 
@@ -156,11 +201,12 @@ def deciding_sites(experiment: DriftExperiment, subject: Subject) -> tuple[Site,
     return tuple(site for site in subject.sites if site.component == experiment.component)
 
 
-def topic_numbers(experiment: DriftExperiment) -> list[int]:
-    """Return the number of each prompt's topic; the last number is that of no topic."""
+def topic_numbers(experiment: DriftExperiment) -> NDArray[np.int64]:
+    """Return the number of each prompt's topic, (prompts,); the last number is that of no topic."""
     topics = [prompt.labels.get(experiment.studied_label) for prompt in experiment.prompt_set]
     names = sorted({topic for topic in topics if topic})
-    return [names.index(topic) if topic else len(names) for topic in topics]
+    numbers = [names.index(topic) if topic else len(names) for topic in topics]
+    return np.array(numbers, dtype=np.int64)
 
 
 def load_with_head(experiment: DriftExperiment, subject: Subject, dtype: Dtype) -> Model:

@@ -7,7 +7,6 @@ import numpy as np
 
 from neuroscope.activations import Floats
 from neuroscope.extraction.pair_changes import Behaviour
-from neuroscope.sites import Site
 from neuroscope.stats.moments import Doubles, Moments
 from neuroscope.stats.paired import neuron_distances
 from neuroscope.studies.drift.agreement import Values
@@ -149,14 +148,30 @@ def _squared_change(base: Floats, candidate: Floats) -> Doubles:
     return squares
 
 
+def group_means(expected: Doubles) -> Doubles:
+    """Return the mean probability of each token by group, and over all groups in the last row.
+
+    Args:
+        expected: (groups, vocabulary) expected counts; those of all tokens of a group add up to the
+            number of its positions.
+
+    Returns:
+        (groups + 1, vocabulary); 0 for a group without positions.
+    """
+    counts = np.concatenate([expected, expected.sum(axis=0, keepdims=True)])
+    positions = counts.sum(axis=1, keepdims=True)
+    means: Doubles = np.divide(counts, positions, out=np.zeros_like(counts), where=positions > 0)
+    return means
+
+
 def token_ratios(base: Doubles, candidate: Doubles) -> Doubles:
-    """Return how much more often the candidate expects each token, (vocabulary,).
+    """Return how much more often the candidate expects each token, of the shape of `base`.
 
     It is log((q + a) / (p + a)), with p and q the mean probabilities of the token over all
     positions, and a = 1e-4, which keeps tokens that hardly occur from leading the list.
 
     Args:
-        base: (vocabulary,) mean probabilities in the base.
+        base: (..., vocabulary) mean probabilities in the base.
         candidate: mean probabilities in the candidate.
     """
     ratios: Doubles = np.log((candidate + _RARE) / (base + _RARE))
@@ -164,7 +179,7 @@ def token_ratios(base: Doubles, candidate: Doubles) -> Doubles:
 
 
 def preferred_tokens(
-    base: Doubles, candidate: Doubles, texts: Sequence[str], null: Doubles | None = None
+    base: Doubles, candidate: Doubles, texts: Sequence[str], bounds: Doubles | None = None
 ) -> tuple[list[TokenDrift], list[TokenDrift]]:
     """Return the tokens that the candidate expects much more, and much less, often.
 
@@ -172,34 +187,23 @@ def preferred_tokens(
         base: (vocabulary,) mean probabilities in the base.
         candidate: mean probabilities in the candidate.
         texts: token of each id.
-        null: (replicates, vocabulary) `token_ratios` of benign replicates; tokens whose ratio is
-            not beyond all of them are left out.
+        bounds: (vocabulary,) largest absolute `token_ratios` of benign replicates; tokens whose
+            ratio is not beyond them are left out.
     """
     ratios = token_ratios(base, candidate)
-    beyond = np.zeros(len(ratios)) if null is None else np.abs(null).max(axis=0)
+    beyond = np.zeros(len(ratios)) if bounds is None else bounds
     order = np.argsort(-np.abs(ratios), kind="stable")
     order = order[np.abs(ratios[order]) > beyond[order]]
 
     def tokens(sign: int) -> list[TokenDrift]:
         chosen = [at for at in order.tolist() if sign * ratios[at] > 0][:MOST_SHOWN]
-        floor = beyond if null is not None else np.full(len(ratios), np.nan)
+        floor = beyond if bounds is not None else np.full(len(ratios), np.nan)
         return [
             TokenDrift(texts[at], *map(float, (base[at], candidate[at], ratios[at], floor[at])))
             for at in chosen
         ]
 
     return tokens(1), tokens(-1)
-
-
-def local_start(sites: Sequence[Site], local: Sequence[float], floor: float) -> Site | None:
-    """Return the first site whose local distance is above a floor; None if there is none.
-
-    Args:
-        sites: sites in the order of the forward pass.
-        local: local distance at each site.
-        floor: largest distance that benign changes cause.
-    """
-    return next((site for site, change in zip(sites, local, strict=True) if change > floor), None)
 
 
 def _mean(values: Doubles) -> float:

@@ -23,6 +23,7 @@ from neuroscope.studies.drift.explanation import (
     MOST_SHOWN,
     PromptDrift,
     TokenDrift,
+    group_means,
     layers_by_topic,
     mean_by_prompt,
     moved_neurons,
@@ -110,10 +111,9 @@ def explain(
     up: list[TokenDrift] = []
     down: list[TokenDrift] = []
     if passes.expected is not None:
-        positions = len(passes.behaviour.prompts)
-        base, candidate = (counts.sum(axis=0) / positions for counts in passes.expected)
-        null = replicates.ratios if replicates.ratios is None else replicates.ratios[:, : len(base)]
-        up, down = preferred_tokens(base, candidate, passes.block.vocabulary.texts, null)
+        base, candidate = (group_means(counts)[-1] for counts in passes.expected)
+        bounds = None if replicates.bounds is None else replicates.bounds[-1, : len(base)]
+        up, down = preferred_tokens(base, candidate, passes.block.vocabulary.texts, bounds)
     return Explanation(
         topics=_topics(passes.behaviour, own, other, topics) if pair.same_shape else None,
         neurons=tuple(moved_neurons(own, other)) if pair.same_shape else (),

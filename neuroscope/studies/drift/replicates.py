@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TypeVar, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neuroscope.extraction.batching import tokenise
 from neuroscope.extraction.budget import FIXED_BUDGET, TokenBudget
@@ -20,10 +21,14 @@ from neuroscope.prompts import PromptSet
 from neuroscope.stats.moments import Doubles
 from neuroscope.studies.drift.agreement import Distance, Values
 from neuroscope.studies.drift.experiment import DriftExperiment
-from neuroscope.studies.drift.explanation import token_ratios
+from neuroscope.studies.drift.explanation import group_means, token_ratios
+from neuroscope.studies.drift.rewording import Rewording
 from neuroscope.tokens import TokenBlock
 
 T = TypeVar("T")
+
+BOUNDING = 19
+"""Number of replicates of which the largest change of each token is kept."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +81,42 @@ class Replicates:
 
     distances: Doubles
     """(replicates, sites) distances."""
-    ratios: Doubles | None
-    """(replicates, vocabulary) `token_ratios`; None without a language-model head."""
+    bounds: Doubles | None = None
+    """(groups, vocabulary) largest absolute `token_ratios` of the first `BOUNDING` replicates; None
+    without a language-model head."""
+    rewordings: tuple[Rewording, ...] = ()
+    """Distances that harmless rewording causes in the base."""
+
+    def __len__(self) -> int:
+        return len(self.distances)
+
+    def first(self, count: int) -> "Replicates":
+        """Return the first replicates."""
+        return replace(self, distances=self.distances[:count])
+
+    def followed_by(self, distances: Doubles) -> "Replicates":
+        """Return these replicates and further ones."""
+        return replace(self, distances=np.concatenate([self.distances, distances]))
+
+
+@dataclass(frozen=True, eq=False)
+class UsualBase:
+    """Base computed in the usual way, with which replicates are compared."""
+
+    activations: Values
+    """Activations at the deciding sites."""
+    groups: NDArray[np.int64]
+    """(prompts,) number of the group of each prompt."""
+    expected: Doubles | None
+    """(groups, vocabulary) result of `expected_tokens`; None without a head, or if no bounds on the
+    change of tokens are needed."""
 
 
 def run_replicates(
     load: Callable[[Dtype, Attention], Model],
     conditions: Sequence[Condition],
     prompts: PromptSet,
-    base: Values,
-    expected: Doubles | None,
+    base: UsualBase,
     distance: Distance,
     *,
     pool: Pool,
@@ -100,16 +131,15 @@ def run_replicates(
     Args:
         load: function that loads the base in a number format, with an implementation of attention.
         conditions: conditions of the replicates.
-        prompts: prompts, in the order of the rows of `base`.
-        base: activations of the base, computed in the usual way.
+        prompts: prompts, in the order of the rows of the base's activations.
+        base: the base computed in the usual way.
         distance: distance of a site from that of the base.
-        expected: result of `expected_tokens` of the base; None if it has no head.
         pool: way in which activations are pooled.
         truncate: whether prompts are cut at the model's limit.
         progress: callback that receives how many replicates are done.
     """
-    distances = np.empty((len(conditions), len(base)))
-    ratios = None if expected is None else np.empty((len(conditions), len(expected)))
+    distances = np.empty((len(conditions), len(base.activations)))
+    bounds = None if base.expected is None else np.zeros((len(base.expected) + 1, 1))
     order = sorted(range(len(conditions)), key=lambda index: conditions[index].loading)
     done = 0
     for loading, indices in groupby(order, key=lambda index: conditions[index].loading):
@@ -119,23 +149,28 @@ def run_replicates(
             progress("replicate", done, len(order))
             padded = copy(model)
             padded.padding_side = conditions[index].padding_side
-            distances[index] = _distances(
-                padded, conditions[index], prompts, block, base, distance, pool
-            )
-            if ratios is not None and expected is not None:
-                again = expected_tokens(padded, block, shuffle=conditions[index].shuffle)
-                ratios[index] = token_ratios(expected, again)
+            shuffle = conditions[index].shuffle
+            distances[index] = _distances(padded, shuffle, prompts, block, base, distance, pool)
+            if bounds is not None:
+                bounds = np.maximum(bounds, np.abs(_ratios(padded, shuffle, block, base)))
             done += 1
         del model, padded  # the next one must fit into memory
-    return Replicates(distances, ratios)
+    return Replicates(distances, bounds)
+
+
+def _ratios(model: Model, shuffle: int, block: TokenBlock, base: UsualBase) -> Doubles:
+    """Return the token ratios of one replicate, (groups + 1, vocabulary)."""
+    assert base.expected is not None
+    again = expected_tokens(model, block, base.groups, count=len(base.expected), shuffle=shuffle)
+    return token_ratios(group_means(base.expected), group_means(again))
 
 
 def _distances(
     model: Model,
-    condition: Condition,
+    shuffle: int,
     prompts: PromptSet,
     block: TokenBlock,
-    base: Values,
+    base: UsualBase,
     distance: Distance,
     pool: Pool,
 ) -> list[float]:
@@ -143,12 +178,13 @@ def _distances(
     recorded = record(
         model,
         block,
-        list(base),
+        list(base.activations),
         pool=pool,
         token_rule="content",
         budget=TokenBudget(FIXED_BUDGET),
         check=FiniteCheck(model.name, prompts.ids),
-        shuffle=condition.shuffle,
+        shuffle=shuffle,
     )
-    distances = {site: distance.between(base[site], values) for site, values in recorded}
-    return [distances[site] for site in base]
+    usual = base.activations
+    distances = {site: distance.between(usual[site], values) for site, values in recorded}
+    return [distances[site] for site in usual]

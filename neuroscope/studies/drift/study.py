@@ -150,7 +150,7 @@ def _compared(
     ]
     stored = Stored(*map(steps.wait, folders))
     name = f"replicate {pair.base.label}"
-    replicates, rewordings = steps.wait(
+    replicates = steps.wait(
         steps.submit(
             name, replicate, experiment, pair.base, stored.base, pair.distance, loads_model=True
         )
@@ -167,7 +167,7 @@ def _compared(
     sentences = explanation_sentences(
         deciding,
         decision,
-        rewordings,
+        replicates.rewordings,
         behaviour,
         read,
         explanation.topics.rows if explanation.topics else (),
@@ -182,7 +182,7 @@ def _compared(
         decision=decision,
         differences=differences.kind,
         parts=tuple(part_rows(differences)),
-        rewordings=tuple(rewordings),
+        rewordings=replicates.rewordings,
         sites=tuple(sites),
         behaviour=behaviour,
         readers=tuple(read),
