@@ -16,7 +16,7 @@ def drift(
     layers: str = "all",
     margin: float = 0.05,
     alpha: float = 0.05,
-    replicates: int = 19,
+    replicates: int = 0,
     truncate: bool = False,
     dtype: NumberFormat = "float32",
     candidate_dtype: NumberFormat = "float32",
@@ -39,7 +39,8 @@ def drift(
         margin: Largest acceptable statistic: the largest over layers of the median over neurons of
             1 - r.
         alpha: Rate of false alarms.
-        replicates: Number of times that the base is compared with itself.
+        replicates: Number of times that the base is compared with itself; 0 stands for 19, or as
+            many as alpha requires.
         truncate: Truncate prompts at the model's limit instead of refusing them.
         dtype: Number format of the base: float32, bfloat16 or float16.
         candidate_dtype: Number format of the candidate.
@@ -56,7 +57,7 @@ def drift(
         layers=layers,
         margin=margin,
         alpha=alpha,
-        replicates=replicates,
+        replicates=replicates or None,
         truncate=truncate,
         dtype=dtype,
         candidate_dtype=candidate_dtype,

@@ -54,8 +54,13 @@ def drift(
     ] = 0.05,
     alpha: Annotated[float, typer.Option(help="Rate of false alarms.")] = 0.05,
     replicates: Annotated[
-        int, typer.Option(min=1, help="Number of times the base is compared with itself.")
-    ] = 19,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of times the base is compared with itself."
+            " [default: 19; more where alpha requires it]",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of replicates and resamples.")] = 0,
     name: Name = "",
     note: Note = "",

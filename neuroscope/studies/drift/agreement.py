@@ -176,40 +176,55 @@ class GeometryDistance:
         return np.maximum(centred, 0.0, out=centred)
 
 
-def decide_drift(
+@dataclass(frozen=True)
+class Estimate:
+    """Statistic of a candidate: the largest distance over the layers that decide."""
+
+    statistic: float
+    limits: Limits
+    """One-sided 95 % confidence limits."""
+
+
+def estimate_drift(
     base: Sequence[Floats],
     candidate: Sequence[Floats],
-    null: Doubles,
     distance: Distance,
     *,
-    margin: float,
-    alpha: float,
     resamples: int,
     seed: int,
-) -> Decision:
-    """Decide whether a candidate is compatible with the base or has drifted from it.
+) -> Estimate:
+    """Return the statistic of a candidate with its limits.
 
     Args:
         base: (prompts, neurons) activations of the base at each layer that decides.
         candidate: activations of the candidate at the layers that correspond to these.
-        null: (replicates, layers) distances of the benign replicates.
         distance: distance of a layer in both models.
-        margin: largest acceptable statistic.
-        alpha: rate of false alarms.
         resamples: number of resamples of the prompts.
         seed: seed of the resamples; they are the same for all layers.
     """
     layers = list(zip(base, candidate, strict=True))
-    statistic = max(distance.between(*layer) for layer in layers)
     resampled = [distance.resampled(*layer, resamples, seed) for layer in layers]
-    ends: Limits = limits(np.max(resampled, axis=0))
+    return Estimate(
+        max(distance.between(*layer) for layer in layers), limits(np.max(resampled, axis=0))
+    )
+
+
+def decide_drift(estimate: Estimate, null: Doubles, *, margin: float, alpha: float) -> Decision:
+    """Decide whether a candidate is compatible with the base or has drifted from it.
+
+    Args:
+        estimate: statistic of the candidate.
+        null: (replicates, layers) distances of the benign replicates.
+        margin: largest acceptable statistic.
+        alpha: rate of false alarms.
+    """
     replicated = null.max(axis=1)
-    p = p_value(statistic, replicated)
+    p = p_value(estimate.statistic, replicated)
     return Decision(
-        verdict=decide(*ends, margin, p, alpha),
-        statistic=statistic,
-        lower=ends.lower,
-        upper=ends.upper,
+        verdict=decide(*estimate.limits, margin, p, alpha),
+        statistic=estimate.statistic,
+        lower=estimate.limits.lower,
+        upper=estimate.limits.upper,
         margin=margin,
         p_value=p,
         alpha=alpha,

@@ -93,29 +93,34 @@ def store_model(experiment: DriftExperiment, subject: Subject, dtype: Dtype) -> 
 
 
 def replicate(
-    experiment: DriftExperiment, base: Subject, stored: Path, distance: Distance
+    experiment: DriftExperiment, base: Subject, stored: Path, distance: Distance, count: int
 ) -> Replicates:
     """Return benign replicates of the base, and the distances of reworded prompts.
 
     They are stored beside the base's activations: a check of another candidate reads them, and
     computes only what it needs more of.
     """
-    name = replicates_name(experiment, distance)
+    name = replicates_name(experiment, distance, min(count, BOUNDING))
     found = read_replicates(stored, name)
     if found is None:
-        found = _first_replicates(experiment, base, stored, distance)
+        conditions = draw_conditions(experiment, min(count, BOUNDING))
+        found = _first_replicates(experiment, base, stored, distance, conditions)
         write_replicates(stored, name, found)
-    if len(found) < experiment.replicates:
-        conditions = draw_conditions(experiment)[len(found) :]
+    if len(found) < count:
+        conditions = draw_conditions(experiment, count)[len(found) :]
         usual = UsualBase(_deciding(experiment, base, stored), topic_numbers(experiment), None)
         more = _run(experiment, base, conditions, usual, distance, head=False)
         found = found.followed_by(more.distances)
         write_replicates(stored, name, found)
-    return found.first(experiment.replicates)
+    return found.first(count)
 
 
 def _first_replicates(
-    experiment: DriftExperiment, base: Subject, stored: Path, distance: Distance
+    experiment: DriftExperiment,
+    base: Subject,
+    stored: Path,
+    distance: Distance,
+    conditions: Sequence[Condition],
 ) -> Replicates:
     """Compute the first `BOUNDING` replicates, and the distances of reworded prompts."""
     activations, topics = _deciding(experiment, base, stored), topic_numbers(experiment)
@@ -128,7 +133,6 @@ def _first_replicates(
         expected = expected_tokens(usual, block, topics, count=int(topics.max()) + 1)
     rewordings = rewording_distances(usual, prompts, activations, distance, **settings)
     del usual  # each replicate's model must fit into memory
-    conditions = draw_conditions(experiment)[:BOUNDING]
     compared = UsualBase(activations, topics, expected)
     replicates = _run(experiment, base, conditions, compared, distance, head=head)
     return replace(replicates, rewordings=tuple(rewordings))

@@ -17,6 +17,9 @@ from neuroscope.stats.decision import least_replicates
 LEAST_PROMPTS = 20
 """Fewest prompts with which limits from a bootstrap over prompts mean something."""
 
+USUAL_REPLICATES = 19
+"""Number of replicates unless more are needed: the fewest for an alpha of 0.05."""
+
 BenignChange = Literal["batches", "padding", "attention", "dtype"]
 """Changes of the computation that a model must not be blamed for."""
 
@@ -65,8 +68,11 @@ class DriftExperiment(ModelsExperiment):
         description="Rate of false alarms: the probability of `drifted` for"
         " a candidate that computes what the base computes",
     )
-    replicates: int = Field(
-        19, ge=1, description="Number of times that the base is compared with itself"
+    replicates: int | None = Field(
+        None,
+        ge=1,
+        description="Number of times that the base is compared with itself; by default 19, and"
+        " as many as `alpha` requires before a candidate is called `drifted`",
     )
     benign: list[BenignChange] = Field(
         ["batches", "padding", "attention", "dtype"],
@@ -90,7 +96,7 @@ class DriftExperiment(ModelsExperiment):
     def _check_replicates(self) -> None:
         """Raise ExperimentError if no number of replicates can show drift at `alpha`."""
         least = least_replicates(self.alpha)
-        if self.replicates < least:
+        if self.replicates is not None and self.replicates < least:
             with about("replicates"):
                 raise ExperimentError(
                     f"{self.replicates} replicates cannot show drift at alpha {self.alpha:g},"
@@ -99,6 +105,17 @@ class DriftExperiment(ModelsExperiment):
                         Option("replicates", least, "compare the base with itself more often")
                     ],
                 )
+
+    def replicates_for(self, *, above_margin: bool) -> int:
+        """Return how many replicates a decision needs.
+
+        Args:
+            above_margin: whether the lower limit of the statistic is above the margin, so that the
+                p-value decides.
+        """
+        if self.replicates is not None:
+            return self.replicates
+        return max(USUAL_REPLICATES, least_replicates(self.alpha) if above_margin else 0)
 
     def prompt_sources(self) -> list[PromptSource]:
         return [self.prompts]

@@ -10,10 +10,10 @@ from neuroscope.extraction.pair_changes import Behaviour, Passes
 from neuroscope.stats.divergence import KLSummary, summarise_kl
 from neuroscope.stats.moments import Doubles
 from neuroscope.studies.drift.agreement import (
-    Decision,
+    Estimate,
     SiteAgreement,
     Values,
-    decide_drift,
+    estimate_drift,
     site_agreement,
     with_neurons,
 )
@@ -68,18 +68,13 @@ def measure_sites(
     return rows
 
 
-def decide(
-    experiment: DriftExperiment, pair: Pair, stored: Stored, replicates: Replicates
-) -> Decision:
-    """Return the decision, from the deciding sites."""
+def estimate(experiment: DriftExperiment, pair: Pair, stored: Stored) -> Estimate:
+    """Return the statistic of the candidate with its limits, from the deciding sites."""
     own, other = stored.values(pair, deciding_sites(experiment, pair.base))
-    return decide_drift(
+    return estimate_drift(
         [*own.values()],
         [*other.values()],
-        replicates.distances,
         pair.distance,
-        margin=experiment.margin,
-        alpha=experiment.alpha,
         resamples=experiment.resamples,
         seed=experiment.seed,
     )

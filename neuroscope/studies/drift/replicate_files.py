@@ -14,24 +14,29 @@ from neuroscope.storage.parts import Part
 from neuroscope.storage.statistics import Arrays, read_arrays, write_arrays
 from neuroscope.studies.drift.agreement import Distance
 from neuroscope.studies.drift.experiment import DriftExperiment
-from neuroscope.studies.drift.replicates import BOUNDING, Replicates
+from neuroscope.studies.drift.replicates import Replicates
 from neuroscope.studies.drift.rewording import Rewording
 
 _SCHEMA = 1
 
 
-def replicates_name(experiment: DriftExperiment, distance: Distance) -> str:
+def replicates_name(experiment: DriftExperiment, distance: Distance, bounding: int) -> str:
     """Return the name of the replicates' file, which stands for all settings that they depend on.
 
     The number of replicates is not one of them: each is drawn independently of the others, so the
     first ones are the same however many there are.
+
+    Args:
+        experiment: experiment of the check.
+        distance: distance by which replicates are compared.
+        bounding: number of replicates from which bounds on the change of tokens are computed.
     """
     settings = [
         _SCHEMA,
         type(distance).__name__,
         experiment.seed,
         sorted(experiment.benign),
-        min(experiment.replicates, BOUNDING),
+        bounding,
         experiment.studied_label,
     ]
     return f"replicates-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]}"

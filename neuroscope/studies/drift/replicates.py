@@ -20,14 +20,14 @@ from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
 from neuroscope.stats.moments import Doubles
 from neuroscope.studies.drift.agreement import Distance, Values
-from neuroscope.studies.drift.experiment import DriftExperiment
+from neuroscope.studies.drift.experiment import USUAL_REPLICATES, DriftExperiment
 from neuroscope.studies.drift.explanation import group_means, token_ratios
 from neuroscope.studies.drift.rewording import Rewording
 from neuroscope.tokens import TokenBlock
 
 T = TypeVar("T")
 
-BOUNDING = 19
+BOUNDING = USUAL_REPLICATES
 """Number of replicates of which the largest change of each token is kept."""
 
 
@@ -47,8 +47,8 @@ class Condition:
         return self.dtype, self.attention
 
 
-def draw_conditions(experiment: DriftExperiment) -> list[Condition]:
-    """Return the conditions of the replicates.
+def draw_conditions(experiment: DriftExperiment, count: int) -> list[Condition]:
+    """Return the conditions of the first replicates; a larger count only adds to them.
 
     They are exchangeable, as the p-value requires: each is drawn from the same distribution,
     independently of the others.
@@ -65,7 +65,7 @@ def draw_conditions(experiment: DriftExperiment) -> list[Condition]:
             padding_side=_draw(rng, sides, varies="padding" in benign),
             shuffle=int(rng.integers(2**31)) if "batches" in benign else 0,
         )
-        for _ in range(experiment.replicates)
+        for _ in range(count)
     ]
 
 

@@ -8,7 +8,7 @@ from neuroscope.extraction.differences import CheckpointDifferences
 from neuroscope.progress import Progress, silent
 from neuroscope.reporting.logged_models import FINGERPRINT_TAG
 from neuroscope.reporting.tracking import PROMPTS_TAG, REPORT, Tracker
-from neuroscope.studies.drift.agreement import Decision
+from neuroscope.studies.drift.agreement import Decision, decide_drift
 from neuroscope.studies.drift.check import (
     Stored,
     candidate_dtype,
@@ -21,7 +21,7 @@ from neuroscope.studies.drift.experiment import DriftExperiment
 from neuroscope.studies.drift.figures import drift_figures
 from neuroscope.studies.drift.headline import explanation_sentences, verdict_sentence
 from neuroscope.studies.drift.measures import (
-    decide,
+    estimate,
     explain,
     left_out,
     measure_sites,
@@ -149,17 +149,19 @@ def _compared(
         )
     ]
     stored = Stored(*map(steps.wait, folders))
-    name = f"replicate {pair.base.label}"
+    estimated = estimate(experiment, pair, stored)
+    count = experiment.replicates_for(above_margin=estimated.limits.lower > experiment.margin)
+    arguments = (experiment, pair.base, stored.base, pair.distance, count)
     replicates = steps.wait(
-        steps.submit(
-            name, replicate, experiment, pair.base, stored.base, pair.distance, loads_model=True
-        )
+        steps.submit(f"replicate {pair.base.label}", replicate, *arguments, loads_model=True)
     )
     passes, patches = steps.wait(
         steps.submit("compare passes", run_both, experiment, pair, loads_model=True)
     )
     sites = measure_sites(experiment, pair, stored, passes, replicates)
-    decision = decide(experiment, pair, stored, replicates)
+    decision = decide_drift(
+        estimated, replicates.distances, margin=experiment.margin, alpha=experiment.alpha
+    )
     behaviour = summarise_behaviour(passes.behaviour) if passes else None
     read = read_again(experiment, pair, stored)
     explanation = explain(experiment, pair, stored, passes, patches, replicates)
