@@ -45,3 +45,22 @@ def charts_page(server: str, experiment_id: str, tag: str, value: str) -> str:
 def _page(server: str, path: str, query: dict[str, str] | None = None) -> str:
     root = f"{server.rstrip('/')}/" if server else ""
     return f"{root}#/{path}?{urlencode(_TRAINING | (query or {}), quote_via=quote)}"
+
+
+def run_links(
+    server: str, experiment_id: str, run_id: str, prompts_tag: str, digest: str
+) -> dict[str, str]:
+    """Return the addresses of a run, and of the charts of all runs with its prompts, by name.
+
+    Args:
+        server: address of the server.
+        experiment_id: id of the run's experiment.
+        run_id: id of the run.
+        prompts_tag: name of the tag with the digest of the prompts.
+        digest: digest of the prompts; empty if it is unknown.
+    """
+    links = {"MLflow run": run_page(server, experiment_id, run_id)}
+    if digest:
+        charts = charts_page(server, experiment_id, prompts_tag, digest)
+        links["all runs with these prompts"] = charts
+    return links

@@ -27,6 +27,8 @@ class RecordedRun:
     """Start of the run, in UTC."""
     tags: Mapping[str, str]
     params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    """Value of each metric at its last step."""
     address: str
     """URL of the run's page in MLflow's interface."""
 
@@ -41,9 +43,10 @@ def record_of(run: "MlflowRun", kind: str, address: str) -> RecordedRun:
     """
     info = run.info
     started = datetime.fromtimestamp(info.start_time / 1000, UTC)
-    tags, params = dict(run.data.tags), dict(run.data.params)
+    data = run.data
+    values = dict(data.tags), dict(data.params), dict(data.metrics)
     return RecordedRun(
-        info.run_id, info.run_name or "", kind, info.status, started, tags, params, address
+        info.run_id, info.run_name or "", kind, info.status, started, *values, address
     )
 
 

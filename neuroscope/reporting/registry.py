@@ -103,8 +103,7 @@ def find_model_files(address: str) -> ModelFiles:
         ResourceError: the disk is full.
     """
     parsed = ModelAddress.parse(address)
-    uri = tracking_uri()
-    registry = Registry(uri, open_client(uri))
+    registry = Registry.connect()
     return registry.files(registry.version(parsed))
 
 
@@ -114,6 +113,16 @@ class Registry:
     def __init__(self, uri: str, client: "MlflowClient"):
         self._uri = uri
         self._client = client
+
+    @classmethod
+    def connect(cls) -> "Registry":
+        """Connect to the registry of `MLFLOW_TRACKING_URI`, or of the embedded database.
+
+        Raises:
+            TrackingError: the server does not respond, or the database cannot be used.
+        """
+        uri = tracking_uri()
+        return cls(uri, open_client(uri))
 
     def version(self, address: ModelAddress) -> "ModelVersion":
         """Return the version that an address names.
@@ -126,16 +135,28 @@ class Registry:
         if number is None:
             number = _aliased(model, address.alias)
         with mlflow_errors(self._uri):
-            version = _unless_absent(
-                lambda: self._client.get_model_version(model.name, str(number))
-            )
-            numbers = [] if version else self._version_numbers(model.name)
+            version = unless_absent(lambda: self._client.get_model_version(model.name, str(number)))
         if version is None:
+            numbers = [str(version.version) for version in self.versions(model.name)]
             raise ModelError(
                 f"the registered model '{model.name}' has no version {number}",
-                remedy=_choice(list(map(str, numbers)), "register a version first"),
+                remedy=_choice(numbers, "register a version first"),
             )
         return version
+
+    def versions(self, name: str) -> "list[ModelVersion]":
+        """Return all versions of a registered model, in ascending order."""
+        literal = quoted(name)
+        filter = f"name = {literal}" if literal else None
+        versions: list[ModelVersion] = []
+        token = None
+        with mlflow_errors(self._uri):
+            while True:
+                page = self._client.search_model_versions(filter, _PAGE, page_token=token)
+                versions += [version for version in page if version.name == name]
+                token = page.token
+                if not token:
+                    return sorted(versions, key=lambda version: int(version.version))
 
     def files(self, version: "ModelVersion") -> ModelFiles:
         """Return the files of a version; download them unless they are on this machine.
@@ -173,7 +194,7 @@ class Registry:
     def _model(self, name: str) -> "RegisteredModel":
         """Return a registered model; raise ModelError if there is none of this name."""
         with mlflow_errors(self._uri):
-            model = _unless_absent(lambda: self._client.get_registered_model(name))
+            model = unless_absent(lambda: self._client.get_registered_model(name))
             names = [] if model else self._model_names()
         if model is None:
             similar = difflib.get_close_matches(name, names, n=_MAX_NAMES)
@@ -193,19 +214,6 @@ class Registry:
             token = page.token
             if not token:
                 return sorted(names)
-
-    def _version_numbers(self, name: str) -> list[int]:
-        """Return the numbers of all versions of a registered model, in ascending order."""
-        literal = quoted(name)
-        filter = f"name = {literal}" if literal else None
-        numbers: list[int] = []
-        token = None
-        while True:
-            page = self._client.search_model_versions(filter, _PAGE, page_token=token)
-            numbers += [int(version.version) for version in page if version.name == name]
-            token = page.token
-            if not token:
-                return sorted(numbers)
 
 
 def _aliased(model: "RegisteredModel", alias: str) -> int:
@@ -255,7 +263,7 @@ def _check_safetensors(names: list[str], title: str) -> None:
         )
 
 
-def _unless_absent(call: Callable[[], T]) -> T | None:
+def unless_absent(call: Callable[[], T]) -> T | None:
     """Call a function of MLflow; return None if the requested object does not exist."""
     from mlflow.exceptions import MlflowException
 

@@ -91,6 +91,11 @@ class Run:
             with mlflow_errors(self._uri):
                 self._client.set_terminated(self.id, status)
 
+    def delete(self) -> None:
+        """Delete the run; MLflow can restore it."""
+        with mlflow_errors(self._uri):
+            self._client.delete_run(self.id)
+
     def log_params(self, params: Mapping[str, object]) -> None:
         """Record settings; a value that is too long for MLflow is cut and ends with an ellipsis."""
         from mlflow.entities import Param

@@ -16,7 +16,7 @@ from neuroscope.reporting.experiments import (
     find_experiment_id,
 )
 from neuroscope.reporting.mlflow_client import open_client
-from neuroscope.reporting.mlflow_pages import charts_page, report_page, run_page
+from neuroscope.reporting.mlflow_pages import charts_page, report_page, run_links, run_page
 from neuroscope.reporting.recorded import (
     RecordedRun,
     RunStatus,
@@ -104,6 +104,10 @@ class Tracker:
         uri = tracking_uri()
         return cls(uri, open_client(uri), tags or {})
 
+    def tagged(self, tags: Mapping[str, str]) -> "Tracker":
+        """Return a tracker that sets further tags on every run."""
+        return Tracker(self.uri, self._client, self._tags | dict(tags))
+
     @contextlib.contextmanager
     def run(
         self,
@@ -144,6 +148,16 @@ class Tracker:
             raise
         run.end("FINISHED")
 
+    def reopened(self, run_id: str) -> Run:
+        """Return a run that was created earlier, in order to add to it or to close it.
+
+        Raises:
+            TrackingError: there is no such run, or MLflow cannot be reached.
+        """
+        run = self._run(run_id)
+        note = description_of(run.data.tags)
+        return Run(self._client, self.uri, run_id, run.info.experiment_id, {}, note)
+
     def close_runs(
         self, tag: str, value: str, status: RunStatus, reason: str = _UNCLOSED
     ) -> list[str]:
@@ -160,7 +174,7 @@ class Tracker:
         """
         open_runs = self._open_runs({tag: value})
         for run in open_runs:
-            self._open(run).end(status, reason)
+            self.reopened(run.info.run_id).end(status, reason)
         return [run.info.run_id for run in open_runs]
 
     def sweep(self) -> list[str]:
@@ -270,12 +284,7 @@ class Tracker:
     def charts_address(self, run_id: str, *, port: int = 5000) -> str:
         """Return the address of the charts that overlay all runs with the prompts of a run.
 
-        Args:
-            run_id: id of the run.
-            port: port at which the embedded database is served; ignored if a server is used.
-
-        Raises:
-            TrackingError: there is no such run, or MLflow cannot be reached.
+        Arguments and errors are those of `address`.
         """
         run = self._run(run_id)
         digest = run.data.tags.get(PROMPTS_TAG, "")
@@ -298,11 +307,6 @@ class Tracker:
             info = self._client.create_run(experiment_id, tags=described, run_name=name).info
         links = self._links(info.run_id, experiment_id, tags)
         return Run(self._client, self.uri, info.run_id, experiment_id, links, note)
-
-    def _open(self, run: "MlflowRun") -> Run:
-        """Return an open run of another process, in order to close it."""
-        note = description_of(run.data.tags)
-        return Run(self._client, self.uri, run.info.run_id, run.info.experiment_id, {}, note)
 
     def _close_after(self, error: BaseException, run: Run | None, owner: str) -> None:
         """Close the run after its block raised an error; if MLflow fails, only log a warning."""
@@ -330,12 +334,8 @@ class Tracker:
     def _links(self, run_id: str, experiment_id: str, tags: Mapping[str, str]) -> dict[str, str]:
         links = {}
         if is_server(self.uri):  # no server shows the embedded database yet
-            server = self._server()
-            links["MLflow run"] = run_page(server, experiment_id, run_id)
-            if digest := tags.get(PROMPTS_TAG):
-                links["all runs with these prompts"] = charts_page(
-                    server, experiment_id, PROMPTS_TAG, digest
-                )
+            digest = tags.get(PROMPTS_TAG, "")
+            links = run_links(self._server(), experiment_id, run_id, PROMPTS_TAG, digest)
         if FLOW_RUN_URL_TAG in tags:
             links["Prefect flow run"] = tags[FLOW_RUN_URL_TAG]
         return links

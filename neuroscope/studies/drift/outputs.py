@@ -25,6 +25,10 @@ from neuroscope.studies.drift.tables import (
 from neuroscope.studies.run_folder import RunFolder
 from neuroscope.studies.subjects import fingerprints_of
 
+BASE_TAG = "neuroscope.base_sha"
+"""Tag with the digest of the base's files."""
+VERDICT_TAG = "neuroscope.drift.verdict"
+"""Tag with the verdict on the candidate."""
 _CURVES = ("one_minus_r", "local", "rms_z", "cka", "neighbours")
 
 
@@ -38,7 +42,7 @@ def metric_points(result: DriftResult) -> list[Point]:
     ]
     decision, behaviour = result.decision, result.behaviour
     summary = {name: getattr(decision, name) for name in ("statistic", "lower", "upper", "p_value")}
-    summary |= {"margin": decision.margin}
+    summary |= {"margin": decision.margin, "replicates": decision.replicates}
     if isinstance(behaviour, KLSummary):
         summary |= {"kl": behaviour.mean, "same_top": behaviour.same_top}
     elif behaviour:

@@ -29,7 +29,12 @@ from neuroscope.studies.drift.measures import (
     read_again,
     summarise_behaviour,
 )
-from neuroscope.studies.drift.outputs import metric_points, write_outputs
+from neuroscope.studies.drift.outputs import (
+    BASE_TAG,
+    VERDICT_TAG,
+    metric_points,
+    write_outputs,
+)
 from neuroscope.studies.drift.result import DriftResult
 from neuroscope.studies.drift.subjects import Pair, pair_of
 from neuroscope.studies.drift.tables import summary_table
@@ -37,10 +42,6 @@ from neuroscope.studies.model_runs import Recording, run_files, short_name
 from neuroscope.studies.steps import InlineExecutor, Steps
 from neuroscope.studies.study import Results, Study
 
-BASE_TAG = "neuroscope.base_sha"
-"""Tag with the digest of the base's files."""
-VERDICT_TAG = "neuroscope.drift.verdict"
-"""Tag with the verdict on the candidate."""
 _STEPS = 6  # files, base, candidate, replicates, both, report
 
 

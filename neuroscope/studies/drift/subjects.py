@@ -61,7 +61,7 @@ def pair_of(experiment: DriftExperiment) -> Pair:
             checkpoints.append(find_model(name))
     base, candidate = checkpoints
     dtypes = experiment.dtype, experiment.candidate_dtype or experiment.dtype
-    if base.folder.resolve() == candidate.folder.resolve() and dtypes[0] == dtypes[1]:
+    if base.pinned_name == candidate.pinned_name and dtypes[0] == dtypes[1]:
         with about("models", 1):
             raise ModelError(
                 f"'{base.name}' and '{candidate.name}' are the same model",
