@@ -6,7 +6,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from prefect import flow, get_run_logger
@@ -31,6 +31,8 @@ from neuroscope.redaction import public_address
 from neuroscope.reporting.recorded import RunStatus
 from neuroscope.reporting.tracking import FLOW_RUN_TAG, FLOW_RUN_URL_TAG, Tracker
 from neuroscope.studies.study import Results, study_of
+
+S = TypeVar("S")
 
 _MOST_NAMED = 3  # models in the name of a flow run
 
@@ -59,21 +61,35 @@ def study_form(experiment_of: Callable[..., Experiment]) -> Flow[..., Any]:
         experiment_of: function that returns the experiment; its name is that of the flow, and its
             docstring describes the fields.
     """
+    return form_flow(experiment_of, run_study, run_name)
+
+
+def form_flow(
+    settings_of: Callable[..., S], work: Callable[[S], Any], name_of: Callable[[S], str]
+) -> Flow[..., Any]:
+    """Return a flow whose form has the parameters of a function.
+
+    Args:
+        settings_of: function that returns the settings of the work; its name is that of the flow,
+            and its docstring describes the fields.
+        work: function that does the work within the flow run.
+        name_of: function that returns the name of the flow run.
+    """
 
     def name() -> str:
         try:
-            return run_name(experiment_of(**current_flow_run.parameters))
+            return name_of(settings_of(**current_flow_run.parameters))
         except NeuroscopeError:  # the flow reports it
-            return experiment_of.__name__
+            return settings_of.__name__
 
-    @flow(name=experiment_of.__name__, flow_run_name=name, **FLOW_OPTIONS)
-    @functools.wraps(experiment_of)
+    @flow(name=settings_of.__name__, flow_run_name=name, **FLOW_OPTIONS)
+    @functools.wraps(settings_of)
     def run(*args: Any, **kwargs: Any) -> State[Any] | None:
         try:
             with _cancellation_reported():
-                run_study(experiment_of(*args, **kwargs))
+                work(settings_of(*args, **kwargs))
         except NeuroscopeError as error:
-            return _failed(error.on(form_spelling(experiment_of)))
+            return _failed(error.on(form_spelling(settings_of)))
         return None
 
     return run
@@ -117,7 +133,7 @@ def run_study(experiment: Experiment, progress: Progress = silent) -> Results[An
         NeuroscopeError: the study failed; the subclass and the message say why.
     """
     study = study_of(experiment.kind)
-    tracker = Tracker.open(_flow_tags())
+    tracker = Tracker.open(flow_tags())
     with PrefectExecutor() as executor:
         results = study.run(experiment, tracker, executor, progress)
         publish(study, experiment, results, tracker)
@@ -164,7 +180,7 @@ def _lacks_known_error(record: logging.LogRecord) -> bool:
 logging.getLogger("prefect.flow_runs").addFilter(_lacks_known_error)
 
 
-def _flow_tags() -> dict[str, str]:
+def flow_tags() -> dict[str, str]:
     """Return the tags that link the MLflow runs of the current flow run to it."""
     id = str(current_flow_run.get_id())
     tags = {FLOW_RUN_TAG: id}

@@ -16,7 +16,7 @@ from neuroscope.reporting.tracking import Tracker
 from neuroscope.reporting.tracking_server import embedded_database
 from neuroscope.stats.decision import least_replicates, spent_alpha
 from neuroscope.studies.drift.history import HISTORY, recorded_checks
-from neuroscope.studies.drift.monitor import Watch, monitor
+from neuroscope.studies.drift.monitor import Watch, check_versions
 from neuroscope.studies.drift.study import run_drift
 
 SETTINGS = {"alpha": 0.4, "resamples": 100, "benign": ["batches"], "margin": 0.001}
@@ -64,7 +64,7 @@ def open_runs(tracker):
 
 def test_each_version_is_checked_once_and_tagged(news, prompts):
     tracker, seen = Tracker.open(), []
-    report = monitor(watch(prompts), tracker, on_checked=seen.append)
+    report = check_versions(watch(prompts), tracker, on_checked=seen.append)
     verdicts = {check.version: check.verdict for check in report.checked}
     assert verdicts == {2: "compatible", 3: "drifted"} and report.base == 1
     assert seen == list(report.checked)
@@ -73,7 +73,7 @@ def test_each_version_is_checked_once_and_tagged(news, prompts):
         assert tags["verdict"] == check.verdict and tags["base"] == "1"
         assert float(tags["statistic"]) == pytest.approx(check.statistic, rel=1e-4)
         assert (tags["run_id"], tags["prompts"]) == (check.run_id, report.prompts)
-    again = monitor(watch(prompts), tracker, on_checked=seen.append)
+    again = check_versions(watch(prompts), tracker, on_checked=seen.append)
     assert again.checked == () and [check.version for check in again.known] == [2, 3]
     assert len(seen) == 2 and len(tracker.find_runs("drift")) == 2
     assert not open_runs(tracker)
@@ -81,7 +81,7 @@ def test_each_version_is_checked_once_and_tagged(news, prompts):
 
 
 def test_alpha_is_spent_over_the_checks(news, prompts):
-    report = monitor(watch(prompts), Tracker.open())
+    report = check_versions(watch(prompts), Tracker.open())
     assert [check.look for check in report.checked] == [1, 2] and report.looks == 2
     for check in report.checked:
         assert check.alpha == pytest.approx(spent_alpha(0.4, check.look))
@@ -92,34 +92,34 @@ def test_alpha_is_spent_over_the_checks(news, prompts):
 
 def test_a_moved_alias_means_new_pairs_and_a_history_against_the_new_base(news, prompts):
     tracker = Tracker.open()
-    first = monitor(watch(prompts), tracker)
+    first = check_versions(watch(prompts), tracker)
     history = tracker.metrics(first.history_run)["statistic"]
     assert history == {check.version: pytest.approx(check.statistic) for check in first.checked}
     news.client.set_registered_model_alias("news", "champion", "3")
-    moved = monitor(watch(prompts), tracker)
+    moved = check_versions(watch(prompts), tracker)
     assert [(check.base, check.version) for check in moved.checked] == [(3, 1), (3, 2)]
     assert tags_of(news, 2)["base"] == "3" and moved.looks == 4
     (run,) = tracker.find_runs(HISTORY)
     assert run.id == moved.history_run
     assert set(tracker.metrics(run.id)["statistic"]) == {1, 2, 3}
     news.client.set_registered_model_alias("news", "champion", "1")
-    back = monitor(watch(prompts), tracker)
+    back = check_versions(watch(prompts), tracker)
     assert back.checked == () and tags_of(news, 2)["base"] == "1"
 
 
 def test_identical_versions_spend_no_alpha(news, prompts, tmp_path):
     news.point_to(str(shutil.copytree(tmp_path / "base", tmp_path / "copy")), "news")
     news.point_to(str(tmp_path / "base"), "news")
-    report = monitor(watch(prompts), Tracker.open())
+    report = check_versions(watch(prompts), Tracker.open())
     assert [check.verdict for check in report.checked[2:]] == ["identical", "identical"]
     assert [check.look for check in report.checked] == [1, 2, 3, 3]
 
 
 def test_a_version_that_was_checked_but_not_tagged_is_tagged(news, prompts):
     tracker = Tracker.open()
-    monitor(watch(prompts), tracker)
+    check_versions(watch(prompts), tracker)
     news.client.delete_model_version_tag("news", "3", "neuroscope.drift.verdict")
-    report = monitor(watch(prompts), tracker)
+    report = check_versions(watch(prompts), tracker)
     assert report.checked == () and tags_of(news, 3)["verdict"] == "drifted"
 
 
@@ -131,14 +131,14 @@ def test_a_version_deleted_during_its_check_is_reported(news, prompts, monkeypat
         return results
 
     monkeypatch.setattr("neuroscope.studies.drift.monitor.run_drift", run_then_delete)
-    report = monitor(watch(prompts), Tracker.open())
+    report = check_versions(watch(prompts), Tracker.open())
     assert report.deleted == (2,) and tags_of(news, 3)["verdict"] == "drifted"
     assert not open_runs(Tracker.open())
 
 
 def test_a_version_that_cannot_be_checked_does_not_stop_the_others(news, prompts, tmp_path):
     (tmp_path / "close" / "config.json").unlink()
-    report = monitor(watch(prompts), Tracker.open())
+    report = check_versions(watch(prompts), Tracker.open())
     (failure,) = report.failed
     assert failure.version == 2 and "config.json" in failure.error
     assert [check.version for check in report.checked] == [3] and "verdict" not in tags_of(news, 2)
@@ -146,17 +146,17 @@ def test_a_version_that_cannot_be_checked_does_not_stop_the_others(news, prompts
 
 def test_a_reused_name_does_not_inherit_checks(news, prompts, tmp_path):
     tracker = Tracker.open()
-    monitor(watch(prompts), tracker)
+    check_versions(watch(prompts), tracker)
     news.client.delete_registered_model("news")
     for folder in ("base", "far"):
         news.point_to(str(tmp_path / folder), "news")
     news.client.set_registered_model_alias("news", "champion", "1")
-    assert [check.version for check in monitor(watch(prompts), tracker).checked] == [2]
+    assert [check.version for check in check_versions(watch(prompts), tracker).checked] == [2]
 
 
 def test_two_monitors_at_once_do_the_work_once(news, prompts):
     with ThreadPoolExecutor(2) as pool:
-        calls = [pool.submit(monitor, watch(prompts), Tracker.open()) for _ in range(2)]
+        calls = [pool.submit(check_versions, watch(prompts), Tracker.open()) for _ in range(2)]
         reports = [call.result() for call in calls]
     checked = [check for report in reports for check in report.checked]
     assert sorted(check.version for check in checked) == [2, 3]
@@ -182,7 +182,7 @@ def test_a_name_with_an_address_is_refused(name, prompts):
 
 
 def test_unknown_models_and_aliases_are_named(news, prompts):
-    with pytest.raises(ModelError, match="no alias 'best'.*champion"):
-        monitor(Watch("news", {"file": str(prompts)}, alias="best"), Tracker.open())
-    with pytest.raises(ModelError, match="no model 'nws'.*news"):
-        monitor(Watch("nws", {"file": str(prompts)}), Tracker.open())
+    with pytest.raises(ModelError, match=r"no alias 'best'.*champion"):
+        check_versions(Watch("news", {"file": str(prompts)}, alias="best"), Tracker.open())
+    with pytest.raises(ModelError, match=r"no model 'nws'.*news"):
+        check_versions(Watch("nws", {"file": str(prompts)}), Tracker.open())

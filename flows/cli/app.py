@@ -18,6 +18,13 @@ from neuroscope.errors import NeuroscopeError, Option
 class Group(TyperGroup):
     """Group of commands that reports an error as one message on stderr and an exit code."""
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the arguments name, which may have two words."""
+        name = " ".join(args[:2])
+        if len(args) > 1 and name in self.commands:
+            return name, self.commands[name], args[2:]
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run a command; report its error with the options that this command has."""
         try:

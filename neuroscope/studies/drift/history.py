@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from neuroscope.errors import NeuroscopeError
 from neuroscope.reporting.metrics import Metric
 from neuroscope.reporting.page import NamedFigure
 from neuroscope.reporting.plots import VersionCheck, plot_history
@@ -32,7 +33,6 @@ HISTORY_FIGURE = "history.png"
 _CHARTED = ("statistic", "lower", "upper", "margin", "p_value", "kl", "final_change")
 """Fields of a check that are metrics of the history run."""
 _STATISTIC = Metric("statistic", "statistic", "largest median over neurons of 1 - r", "low")
-_DECIMALS = 4
 
 
 @dataclass(frozen=True)
@@ -177,17 +177,15 @@ def history_figure(name: str, checks: Sequence[VersionDrift]) -> Any:
     )
 
 
-def history_table(name: str, checks: Sequence[VersionDrift]) -> Table:
-    """Return the table of all checks, by version and date."""
+def checks_table(title: str, checks: Sequence[VersionDrift]) -> Table:
+    """Return the table of checks, by version and date."""
     columns = [
-        Column("version", digits=0),
-        Column("base", digits=0),
+        Column("version"),
+        Column("base"),
         Column("verdict"),
-        *(Column(text, digits=_DECIMALS) for text in ("statistic", "lower", "upper", "margin")),
-        Column("p", digits=4),
-        Column("alpha", digits=4),
-        Column("look", digits=0),
-        Column("date"),
+        *map(Column, ("statistic", "lower", "upper", "margin", "p", "alpha")),
+        Column("look"),
+        Column("date (UTC)"),
     ]
     rows = [
         [
@@ -198,4 +196,46 @@ def history_table(name: str, checks: Sequence[VersionDrift]) -> Table:
         ]
         for check in sorted(checks, key=lambda check: (check.version, check.date))
     ]
-    return Table(f"Drift of {name}", columns, [Section("", rows)])
+    return Table(title, columns, [Section("", rows)])
+
+
+@dataclass(frozen=True)
+class History:
+    """Checks of a registered model's versions on one set of prompts."""
+
+    name: str
+    prompts: str
+    """Digest of the prompts."""
+    checks: tuple[VersionDrift, ...]
+    """All checks, oldest first."""
+    run_id: str
+    """Run whose metrics have step = version."""
+
+    def table(self) -> Table:
+        """Return the table of all checks."""
+        return checks_table(f"Drift of {self.name}, prompts {self.prompts[:8]}", self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the history as JSON values."""
+        rows = [check.to_dict() for check in self.checks]
+        return {"prompts": self.prompts, "run_id": self.run_id, "rows": rows}
+
+
+def find_histories(tracker: Tracker, name: str) -> list[History]:
+    """Return the history of a registered model on each set of prompts, the newest last.
+
+    Raises:
+        NeuroscopeError: no check of this model is recorded.
+        TrackingError: MLflow cannot be reached.
+    """
+    histories = []
+    for run in reversed(tracker.find_runs(HISTORY, {MODEL_TAG: name})):
+        digest = run.tags[PROMPTS_TAG]
+        checks = tuple(recorded_checks(tracker, name, digest))
+        histories.append(History(name, digest, checks, run.id))
+    if not histories:
+        raise NeuroscopeError(
+            f"no check of a registered model '{name}' is recorded in MLflow",
+            remedy="check its versions with `neuroscope monitor`",
+        )
+    return histories

@@ -122,7 +122,7 @@ class MonitorReport:
         }
 
 
-def monitor(
+def check_versions(
     watch: Watch,
     tracker: Tracker,
     executor: Executor | None = None,

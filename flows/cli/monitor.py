@@ -1,0 +1,153 @@
+"""The commands `neuroscope monitor` and `neuroscope drift history`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli.app import app
+from flows.cli.options import (
+    AttentionOption,
+    Device,
+    DtypeOption,
+    Json,
+    Layers,
+    Site,
+    TextColumn,
+    Truncate,
+)
+from flows.cli.study import kept
+from flows.signals import deferred, interruptible, watched
+from neuroscope.errors import NeuroscopeError
+
+if TYPE_CHECKING:
+    from neuroscope.studies.drift.monitor import MonitorReport, Watch
+
+_NAME = "Name of a model that is registered in MLflow."
+
+
+@app.command()
+@interruptible(kept)
+def monitor(
+    name: Annotated[str, typer.Argument(help=_NAME)],
+    prompts: Annotated[
+        Path, typer.Option(help="File of prompts: .txt, .csv, .tsv, .jsonl or .parquet.")
+    ],
+    alias: Annotated[
+        str, typer.Option(help="Alias of the version with which the others are compared.")
+    ] = "champion",
+    text_column: TextColumn = "text",
+    label: Annotated[
+        str,
+        typer.Option(help="Label to explain changes by. [default: the only label column, if any]"),
+    ] = "",
+    site: Site = "mlp_act",
+    layers: Layers = "all",
+    margin: Annotated[
+        float, typer.Option(min=0, max=2, help="Largest acceptable statistic, 1 - r.")
+    ] = 0.05,
+    alpha: Annotated[
+        float, typer.Option(help="Rate of false alarms of all checks together.")
+    ] = 0.05,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of replicates and resamples.")] = 0,
+    truncate: Truncate = False,
+    device: Device = "auto",
+    dtype: DtypeOption = "float32",
+    attention: AttentionOption = "sdpa",
+    json: Json = False,
+) -> None:
+    """Check every version of a registered model that was not yet checked.
+
+    Each version is compared with that of the alias, and tagged with the verdict. Exit code 1 if a
+    version has drifted; 2 if one cannot be checked; 3 if one is inconclusive; else 0.
+    """
+
+    def watch() -> "Watch":
+        from neuroscope.studies.drift.monitor import Watch
+
+        settings = {
+            "label": label,
+            "site": site,
+            "layers": layers,
+            "margin": margin,
+            "alpha": alpha,
+            "seed": seed,
+            "truncate": truncate,
+            "device": device,
+            "dtype": dtype,
+            "attention": attention,
+        }
+        source = {"file": str(prompts), "text_column": text_column}
+        return Watch(name, source, alias, settings)
+
+    report = _run(watch)
+    _show(report, json=json)
+    if code := _exit_code(report):
+        raise typer.Exit(code)
+
+
+@app.command("drift history")
+def history(
+    name: Annotated[str, typer.Argument(help=_NAME)],
+    json: Json = False,
+) -> None:
+    """Show the checks of a registered model's versions that `monitor` has recorded in MLflow."""
+    from flows.display import print_json, print_text, show_table
+    from flows.running_stack import mlflow_port
+    from neuroscope.reporting.tracking import Tracker
+    from neuroscope.studies.drift.history import HISTORY_FIGURE, find_histories
+
+    tracker = Tracker.connect()
+    histories = find_histories(tracker, name)
+    if json:
+        document = {"name": name, "histories": [history.to_dict() for history in histories]}
+        print_json(document)
+        return
+    for history in histories:
+        show_table(history.table())
+        print_text(f"Figure: {tracker.artifact(history.run_id, f'plots/{HISTORY_FIGURE}')}")
+        print_text(f"MLflow: {tracker.address(history.run_id, port=mlflow_port() or 5000)}")
+
+
+def _run(watch: "Any") -> "MonitorReport":
+    """Run the monitor in this process and a second one, which loads the models."""
+    from flows.startup import quick_start
+
+    with quick_start() as executor:
+        settings = watch()
+        from flows.display import progress_bar, show_log
+
+        with show_log(), progress_bar() as progress:
+            progress("starting", 0, 1)
+            from neuroscope.reporting.tracking import Tracker
+            from neuroscope.studies.drift.monitor import check_versions
+
+            with deferred():
+                return check_versions(settings, Tracker.open(), executor, watched(progress))
+
+
+def _show(report: "MonitorReport", *, json: bool) -> None:
+    """Print the report as JSON, or its headline and a table of the checks."""
+    from flows.display import errors, print_json, print_prose, print_text, show_table
+    from neuroscope.studies.drift.history import checks_table
+
+    if json:
+        print_json(report.to_dict())
+        return
+    print_text(report.headline)
+    if checks := [*report.known, *report.checked]:
+        show_table(checks_table(f"Drift of {report.name}", checks))
+    for failure in report.failed:
+        print_prose(errors, f"note: version {failure.version}: {failure.error}")
+    for number in report.deleted:
+        print_prose(errors, f"note: version {number} was deleted during its check; its run remains")
+
+
+def _exit_code(report: "MonitorReport") -> int:
+    """Return the exit code of a report."""
+    verdicts = {check.verdict for check in report.checked}
+    if "drifted" in verdicts:
+        return 1
+    if report.failed:
+        return NeuroscopeError.exit_code
+    return 3 if "inconclusive" in verdicts else 0
