@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import overload
@@ -16,6 +16,8 @@ Flags = NDArray[np.bool_]
 Integers = NDArray[np.int32]
 
 _WORD_MARKERS = "Ġ▁Ċ"  # how GPT-2's and SentencePiece tokenizers write a space or a new line
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # how SentencePiece writes a byte
+_LEAST_WORD = 3  # letters
 _BLANK = re.compile(r"(?:[\sĠ▁Ċĉč]|<0x(?:09|0A|0D|20)>)+")  # a token of white space only
 
 
@@ -66,6 +68,16 @@ def _from_bytes(token: str) -> str:
         return token
 
 
+def _from_byte(byte: int) -> str:
+    """Return the letter of a byte in UTF-8; a replacement character for a part of a letter."""
+    return bytes([byte]).decode(errors="replace")
+
+
+def _marked(marker: str) -> Callable[[str], bool]:
+    """Return a function that returns whether a token has a mark, and letters after it."""
+    return lambda token: token.startswith(marker) and token[len(marker) :].isalpha()
+
+
 def _byte_letters() -> dict[str, int]:
     """Return letter -> byte, the inverse of GPT-2's `bytes_to_unicode`."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -90,6 +102,55 @@ class Vocabulary:
 
     def __repr__(self) -> str:
         return f"Vocabulary({len(self.texts):,} tokens)"
+
+    @cached_property
+    def word_marker(self) -> str:
+        """Mark of tokens that begin a word (`Ġ` or `▁`) or continue one (`##`); empty without."""
+        markers = ("Ġ", "▁", "##")
+        return next((mark for mark in markers if any(map(_marked(mark), self.texts))), "")
+
+    def spelled(self, id: int) -> str:
+        """Return a token as it reads in a text, with a space before a word.
+
+        >>> vocabulary.texts[5], vocabulary.spelled(5)
+        ('Ġcoach', ' coach')
+        """
+        token, marker = self.texts[id], self.word_marker
+        if id in self.special:
+            return token
+        if marker == "Ġ":
+            known = all(letter in _BYTES for letter in token)
+            return (
+                bytes(map(_BYTES.__getitem__, token)).decode(errors="replace") if known else token
+            )
+        if marker == "▁":
+            byte = _BYTE.fullmatch(token)
+            return _from_byte(int(byte[1], 16)) if byte else token.replace("▁", " ")
+        return token.removeprefix("##") if self._continues(id) else f" {token}"
+
+    def display(self, id: int) -> str:
+        """Return a token for a list of words: a hyphen marks the middle or end of a word.
+
+        >>> [vocabulary.display(id) for id in (5, 6, 7)]
+        ['coach', '-ing', '↵']
+        """
+        text = self.spelled(id).replace("\n", "↵").replace("\t", "→").replace("\r", "")
+        if not text.strip():
+            return "␣" * max(1, len(text))
+        shown = text.strip()
+        return f"-{shown}" if self._continues(id) and shown[0].islower() else shown
+
+    def is_word(self, id: int) -> bool:
+        """Return whether a token is, or begins, a word of at least 3 letters."""
+        text = self.spelled(id).strip()
+        return len(text) >= _LEAST_WORD and text.isalpha() and not self._continues(id)
+
+    def _continues(self, id: int) -> bool:
+        """Return whether a token continues a word, or begins a text, which looks the same."""
+        token, marker = self.texts[id], self.word_marker
+        if id in self.special or not marker:
+            return False
+        return token.startswith("##") if marker == "##" else token[0] not in _WORD_MARKERS
 
     @cached_property
     def is_special(self) -> Flags:

@@ -26,6 +26,7 @@ from neuroscope.extraction.paired import (
     patched_outputs,
 )
 from neuroscope.extraction.recorder import Keep
+from neuroscope.extraction.stream_changes import StreamChange
 from neuroscope.options import Pool
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
@@ -67,6 +68,8 @@ class Passes:
     expected: tuple[Doubles, Doubles] | None
     """How often base and candidate expect each token, (groups, vocabulary) each; None without a
     language-model head."""
+    stream: StreamChange | None = None
+    """Change of the residual stream by position; None if the models differ in shape."""
 
 
 def run_pair(
@@ -78,6 +81,7 @@ def run_pair(
     *,
     pool: Pool,
     groups: NDArray[np.int64],
+    stream: Sequence[Site] = (),
     progress: Progress = silent,
 ) -> Passes:
     """Run both models over the prompts.
@@ -91,6 +95,8 @@ def run_pair(
         pool: way to pool a prompt's tokens.
         groups: (prompts,) number of the group of each prompt, for which expected tokens are
             counted.
+        stream: residual streams whose change is added up by position; empty if the models differ in
+            shape.
         progress: callback that receives the number of prompts that are done.
 
     Raises:
@@ -102,9 +108,16 @@ def run_pair(
     counts: tuple[Doubles, Doubles] | None = None
     budget = output_budget([base, candidate], output)
     passing = batches(base, block, token_rule="content", budget=budget)
+    count, longest = int(groups.max()) + 1, int(block.lengths.max())
+    change = StreamChange(stream, groups, count, longest) if stream else None
+    paired = paired_passes(
+        base, candidate, passing, output, local, pool=pool, budget=budget, stream=change
+    )
     done = 0
-    for values in paired_passes(base, candidate, passing, output, local, pool=pool, budget=budget):
+    for values in paired:
         _check_finite(values, base, candidate, prompts)
+        if change:
+            change.add(values.batch, values.stream)
         parts.append(_behaviour(base, values, block, logits=output == "logits"))
         if output == "logits":
             expected = _expected(base, values, block, groups)
@@ -115,7 +128,7 @@ def run_pair(
             arrays[site][values.batch.members] = rows
         done += len(values.batch.members)
         progress("compare", done, len(block))
-    return Passes(block, {site: arrays[site] for site in local}, _joined(parts), counts)
+    return Passes(block, {site: arrays[site] for site in local}, _joined(parts), counts, change)
 
 
 def patching(

@@ -12,7 +12,8 @@ from neuroscope.extraction.models import Model
 from neuroscope.extraction.patching import patched
 from neuroscope.extraction.pooling import pooling
 from neuroscope.extraction.reading import divided
-from neuroscope.extraction.recorder import Recorder
+from neuroscope.extraction.recorder import Keep, Recorder
+from neuroscope.extraction.stream_changes import StreamChange, StreamSums
 from neuroscope.options import Pool
 from neuroscope.sites import Site
 
@@ -36,6 +37,8 @@ class PairedValues:
     local: "Mapping[Site, torch.Tensor]" = field(default_factory=dict)
     """Site -> (batch, neurons) pooled values of the candidate, each of whose layers reads what the
     base's layer reads."""
+    stream: Mapping[Site, StreamSums] = field(default_factory=dict)
+    """Site -> change of the residual stream."""
 
 
 def paired_passes(
@@ -47,6 +50,7 @@ def paired_passes(
     *,
     pool: Pool,
     budget: TokenBudget,
+    stream: StreamChange | None = None,
 ) -> Iterator[PairedValues]:
     """Run each batch through both models, and through the candidate on the base's layer inputs.
 
@@ -61,6 +65,7 @@ def paired_passes(
         pool: way to pool a prompt's tokens, other than `none`.
         budget: token budget that is reduced when a batch does not fit into memory; that batch is
             divided.
+        stream: residual streams whose change is reduced, in models of the same depth and width.
 
     Raises:
         ModelError: the candidate is streamed, and local sites are to be read.
@@ -69,26 +74,40 @@ def paired_passes(
     """
     ends = [Site(output, model.layer_count - 1) for model in (base, candidate)]
     inputs = [Site("resid_pre", layer) for layer in sorted({site.layer for site in local})]
+    before = {site: _same(site, inputs) for site in (stream.sites if stream else ())}
     with ExitStack() as stack:
-        of_base = stack.enter_context(Recorder(base, [*inputs, ends[0]]))
-        of_candidate = stack.enter_context(Recorder(candidate, ends[1:]))
+        of_base = stack.enter_context(Recorder(base, [*inputs, *before.values(), ends[0]]))
+        of_candidate = stack.enter_context(Recorder(candidate, [*before, ends[1]]))
         of_local = stack.enter_context(Recorder(candidate, local)) if local else None
 
         def run(batch: Batch) -> PairedValues:
             kept = of_base.run(batch.inputs(base))
-            other = of_candidate.run(batch.inputs(candidate))
-            outputs = kept.pop(ends[0]), other[ends[1]]
+            other = of_candidate.run(
+                batch.inputs(candidate), lambda site: reduced(site, batch, kept)
+            )
+            outputs = kept[ends[0]], other.pop(ends[1])
             if of_local is None:
-                return PairedValues(batch, *outputs)
-            with patched(candidate, kept):
+                return PairedValues(batch, *outputs, stream=other)
+            with patched(candidate, {site: kept[site] for site in inputs}):
                 pooled = pooling(pool, batch.kept)
                 values = of_local.run(batch.inputs(candidate), lambda site: pooled)
-            return PairedValues(batch, *outputs, values)
+            return PairedValues(batch, *outputs, values, other)
+
+        def reduced(site: Site, batch: Batch, kept: Mapping[Site, Any]) -> Keep:
+            if stream is None or site not in before:
+                return lambda values: values.clone()
+            return lambda values: stream.reduce(batch, kept[before[site]], values)
 
         for batch in batches:
             for _, values in divided(batch, run, budget):
                 yield values
             give_back_memory()
+
+
+def _same(site: Site, inputs: Sequence[Site]) -> Site:
+    """Return the site at which a residual stream is kept: as the input of the next layer, if so."""
+    following = Site("resid_pre", site.layer + 1)
+    return following if following in inputs else site
 
 
 def patched_outputs(

@@ -40,6 +40,7 @@ from neuroscope.reporting.plots.panels import (
 )
 from neuroscope.reporting.plots.scales import (
     draw_level,
+    label_level,
     scale_values,
     set_whole_numbers,
     style_grid,
@@ -117,6 +118,8 @@ def plot_curves(
         _style_axes(axes, x, x_axis)
         for name, value in panel.references.items():
             draw_level(axes, value, references[name])
+            if panel.labelled:
+                label_level(axes, value, name)
     for axes, panel in owners:
         scale_values(axes, panel.metric.axis_label, log=panel.log)
     legend.draw(figure)

@@ -30,11 +30,12 @@ def plot_patching(
     metric: Metric,
     title: str,
     notes: Sequence[str] = (),
+    before: float = 0.0,
 ) -> Figure:
     """Draw the share of a change in behaviour that returns when a layer's activations are patched.
 
-    The step to the layer at which the share rises most is marked and named in the legend. The
-    share before the first layer counts as 0. Layers without a value are passed over.
+    The step to the layer at which the share rises most is marked and named in the legend. Layers
+    without a value are passed over.
 
     Args:
         layers: numbers of the patched layers, increasing.
@@ -43,13 +44,14 @@ def plot_patching(
         metric: metric of the shares; its label is written beside the y axis.
         title: heading of the figure.
         notes: lines below the title.
+        before: share before the first layer, from which its step is counted.
 
     Raises:
         ValueError: if the shares or error bars cannot be drawn (see `panel_lines`).
     """
     curve = Curve(layers, shares, band, bars=True)
     line = panel_lines(Panel(metric, {"": curve}), "layer")[""]
-    marks = _largest_jump(line.x, line.y)
+    marks = _largest_jump(line.x, line.y, before)
     panel = Panel(metric, {metric.heading: curve, **marks}, references=REFERENCES)
     figure = plot_curves([[panel]], title=title, notes=notes)
     for mark in marks.values():
@@ -57,11 +59,11 @@ def plot_patching(
     return figure
 
 
-def _largest_jump(layers: Doubles, shares: Doubles) -> dict[str, Curve]:
+def _largest_jump(layers: Doubles, shares: Doubles, before: float) -> dict[str, Curve]:
     """Return the largest rise from one layer to the next by its name; nothing if none rises."""
     known = ~np.isnan(shares)
     x, y = layers[known].astype(int), shares[known]
-    jumps = np.diff(y, prepend=0)
+    jumps = np.diff(y, prepend=before)
     if not (jumps > 0).any():
         return {}
     last = int(jumps.argmax())

@@ -192,6 +192,9 @@ def run_both(experiment: DriftExperiment, pair: Pair) -> tuple[Passes | None, Pa
         local,
         pool=experiment.pool,
         groups=topic_numbers(experiment),
+        stream=[
+            site for site in pair.base.sites if pair.same_shape and site.component == "resid_post"
+        ],
     )
     if not local:
         return passes, None

@@ -1,4 +1,4 @@
-"""Explanation of drift: where, on which topics, in which neurons, on which prompts and words."""
+"""Explanation of drift: on which topics, in which layers, and which tokens are expected."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,41 +8,17 @@ import numpy as np
 from neuroscope.activations import Floats
 from neuroscope.extraction.pair_changes import Behaviour
 from neuroscope.stats.moments import Doubles, Moments
-from neuroscope.stats.paired import neuron_distances
 from neuroscope.studies.drift.agreement import Values
+from neuroscope.tokens import Vocabulary
 
 MOST_SHOWN = 20
 """Number of neurons, prompts and tokens that are listed."""
+MOST_TOPICS = 20
+"""Number of topics for which tokens and positions are listed: the first in the table of topics."""
+UP_BY_TOPIC, DOWN_BY_TOPIC = 10, 5
+"""Number of tokens that are listed per topic."""
 _RARE = 1e-4
 """Mean probability below which the change of a token hardly counts."""
-
-
-@dataclass(frozen=True)
-class NeuronDrift:
-    """Neuron that has moved, with what has changed."""
-
-    neuron: str
-    one_minus_r: float
-    """1 - r of its activations in both models."""
-    shift: float
-    """Change of its mean, in standard deviations of the base."""
-    scale: float
-    """Ratio of its standard deviations, candidate by base; NaN if it is constant in the base."""
-
-
-@dataclass(frozen=True)
-class PromptDrift:
-    """Prompt on which the outputs have changed, with the token at which they changed most."""
-
-    id: str
-    text: str
-    topic: str
-    divergence: float
-    """Mean over its positions: KL divergence in nats, or 1 - cosine without a head."""
-    largest: float
-    """Largest divergence at a position."""
-    token: str
-    """Token at that position."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +29,14 @@ class TopicDrift:
     prompts: int
     divergence: float
     """Mean over its prompts of the divergence of the outputs."""
+    divergence_error: float
+    """Standard error of that mean; NaN for one prompt."""
     gain: float
     """Mean over its prompts of the change of the log probability of the actual tokens, in nats per
     token; NaN without a language-model head. A candidate gains most on texts like those on which
     it was trained further."""
+    gain_error: float
+    """Standard error of that mean."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +44,11 @@ class TokenDrift:
     """Token that the candidate expects more, or less, often than the base does."""
 
     token: str
+    """Token as the tokenizer writes it."""
+    text: str
+    """Token as it is read, as `Vocabulary.display` writes it."""
+    is_word: bool
+    """Whether it is, or begins, a word of at least 3 letters."""
     base: float
     """Mean probability in the base over all positions."""
     candidate: float
@@ -74,20 +59,13 @@ class TokenDrift:
     """Largest such value of this token in a benign replicate; NaN without replicates."""
 
 
-def moved_neurons(base: Values, candidate: Values) -> list[NeuronDrift]:
-    """Return the neurons with the largest 1 - r over all sites, in descending order."""
-    moved: list[NeuronDrift] = []
-    for site in base:
-        distance = neuron_distances(base[site], candidate[site]).distance
-        most = np.argsort(-np.nan_to_num(distance), kind="stable")[:MOST_SHOWN]
-        own, other = (Moments.of(values[site][:, most]) for values in (base, candidate))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            shift, scale = (other.mean - own.mean) / own.sd, other.sd / own.sd
-        moved += [
-            NeuronDrift(f"{site}.{neuron}", *map(float, (distance[neuron], shift[at], scale[at])))
-            for at, neuron in enumerate(most.tolist())
-        ]
-    return sorted(moved, key=lambda neuron: -np.nan_to_num(neuron.one_minus_r))[:MOST_SHOWN]
+@dataclass(frozen=True)
+class TopicTokens:
+    """Tokens that the candidate expects more, or less, often than the base on one topic."""
+
+    topic: str
+    up: tuple[TokenDrift, ...]
+    down: tuple[TokenDrift, ...]
 
 
 def mean_by_prompt(values: Doubles, behaviour: Behaviour, count: int) -> Doubles:
@@ -114,29 +92,33 @@ def topic_drift(behaviour: Behaviour, topics: Sequence[str | None]) -> list[Topi
     rows = []
     for topic in sorted({topic for topic in topics if topic}):
         inside = np.array([other == topic for other in topics])
-        own, gained = _mean(divergence[inside]), _mean(gain[inside])
-        rows.append(TopicDrift(topic, int(inside.sum()), own, gained))
+        means = *_mean(divergence[inside]), *_mean(gain[inside])
+        rows.append(TopicDrift(topic, int(inside.sum()), *means))
     leading = "divergence" if behaviour.predictions is None else "gain"
     return sorted(rows, key=lambda row: -float(np.nan_to_num(getattr(row, leading), nan=-np.inf)))
 
 
 def layers_by_topic(
-    base: Values, candidate: Values, topics: Sequence[str | None]
-) -> tuple[list[str], Doubles]:
-    """Return the names of the topics, and the change of the neurons on each at each site.
+    base: Values, candidate: Values, topics: Sequence[str | None], names: Sequence[str]
+) -> Doubles:
+    """Return the change of the neurons on each topic at each site, (names, sites).
 
-    Returns:
-        Topics, and (topics, sites): the root mean squared difference over neurons and prompts, in
-        standard deviations of the base over all prompts.
+    It is the root mean squared difference over neurons and prompts, in standard deviations of the
+    base over all prompts.
+
+    Args:
+        base: activations of the base.
+        candidate: activations of the candidate at the same sites.
+        topics: topic of each prompt, or None.
+        names: topics of the rows.
     """
-    names = sorted({topic for topic in topics if topic})
     changes = np.empty((len(names), len(base)))
     for column, site in enumerate(base):
         squares = _squared_change(base[site], candidate[site])
         for row, name in enumerate(names):
             inside = [topic == name for topic in topics]
             changes[row, column] = np.sqrt(squares[inside].mean())
-    return names, changes
+    return changes
 
 
 def _squared_change(base: Floats, candidate: Floats) -> Doubles:
@@ -179,34 +161,75 @@ def token_ratios(base: Doubles, candidate: Doubles) -> Doubles:
 
 
 def preferred_tokens(
-    base: Doubles, candidate: Doubles, texts: Sequence[str], bounds: Doubles | None = None
+    base: Doubles,
+    candidate: Doubles,
+    vocabulary: Vocabulary,
+    bounds: Doubles | None = None,
+    most: tuple[int, int] = (MOST_SHOWN, MOST_SHOWN),
 ) -> tuple[list[TokenDrift], list[TokenDrift]]:
     """Return the tokens that the candidate expects much more, and much less, often.
 
     Args:
         base: (vocabulary,) mean probabilities in the base.
         candidate: mean probabilities in the candidate.
-        texts: token of each id.
+        vocabulary: tokens by id; models may have probabilities of further ids, which are unused.
         bounds: (vocabulary,) largest absolute `token_ratios` of benign replicates; tokens whose
             ratio is not beyond them are left out.
+        most: largest number of tokens that are returned of each kind.
     """
-    ratios = token_ratios(base, candidate)
-    beyond = np.zeros(len(ratios)) if bounds is None else bounds
+    ids = min(len(base), len(vocabulary.texts))
+    ratios = token_ratios(base[:ids], candidate[:ids])
+    beyond = np.zeros(ids) if bounds is None else bounds[:ids]
     order = np.argsort(-np.abs(ratios), kind="stable")
     order = order[np.abs(ratios[order]) > beyond[order]]
+    floor = beyond if bounds is not None else np.full(ids, np.nan)
 
-    def tokens(sign: int) -> list[TokenDrift]:
-        chosen = [at for at in order.tolist() if sign * ratios[at] > 0][:MOST_SHOWN]
-        floor = beyond if bounds is not None else np.full(len(ratios), np.nan)
+    def tokens(sign: int, most: int) -> list[TokenDrift]:
         return [
-            TokenDrift(texts[at], *map(float, (base[at], candidate[at], ratios[at], floor[at])))
-            for at in chosen
+            TokenDrift(
+                vocabulary.texts[at],
+                vocabulary.display(at),
+                vocabulary.is_word(at),
+                *map(float, (base[at], candidate[at], ratios[at], floor[at])),
+            )
+            for at in order[sign * ratios[order] > 0][:most].tolist()
         ]
 
-    return tokens(1), tokens(-1)
+    return tokens(1, most[0]), tokens(-1, most[1])
 
 
-def _mean(values: Doubles) -> float:
-    """Return the mean of the values that are not NaN; NaN if there is none."""
+def tokens_by_topic(
+    expected: tuple[Doubles, Doubles],
+    names: Sequence[str],
+    order: Sequence[str],
+    vocabulary: Vocabulary,
+    bounds: Doubles | None,
+) -> list[TopicTokens]:
+    """Return the tokens whose mean probability on the prompts of each topic changed most.
+
+    Args:
+        expected: (groups, vocabulary) expected counts of base and candidate. The first groups are
+            the topics; there may be one more, for prompts without a topic.
+        names: topic of each group.
+        order: topics that are returned, in their order.
+        vocabulary: tokens by id.
+        bounds: (groups + 1, vocabulary) bounds of benign replicates, or None.
+    """
+    base, candidate = (group_means(counts) for counts in expected)
+    tokens = []
+    for topic in order:
+        group = names.index(topic)
+        limits = None if bounds is None else bounds[group]
+        most = UP_BY_TOPIC, DOWN_BY_TOPIC
+        up, down = preferred_tokens(base[group], candidate[group], vocabulary, limits, most)
+        tokens.append(TopicTokens(topic, tuple(up), tuple(down)))
+    return tokens
+
+
+def _mean(values: Doubles) -> tuple[float, float]:
+    """Return the mean of the values that are not NaN, and its standard error; NaN without any."""
     known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else np.nan
+    if not len(known):
+        return np.nan, np.nan
+    error = float(known.std(ddof=1) / np.sqrt(len(known))) if len(known) > 1 else np.nan
+    return float(known.mean()), error

@@ -1,6 +1,8 @@
 """Figures of a study of drift."""
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from neuroscope.labels import model_label
 from neuroscope.reporting.metrics import Metric
@@ -15,14 +17,21 @@ from neuroscope.reporting.plots import (
     plot_neuron_pairs,
     plot_patching,
 )
+from neuroscope.reporting.plots.scales import MOST_SPREAD
 from neuroscope.sites import Site, parse_site
-from neuroscope.studies.drift.agreement import Values
-from neuroscope.studies.drift.result import DriftResult, Patching, Topics
+from neuroscope.studies.drift.agreement import SiteAgreement, Values
+from neuroscope.studies.drift.positions import Positions
+from neuroscope.studies.drift.result import DriftResult, Explanation, Patching, Topics
+
+LAYERS, GEOMETRY = "drift_by_layer.png", "geometry_by_layer.png"
+TOPICS, POSITIONS = "topics_by_layer.png", "positions_by_layer.png"
+PATCHING, NEURONS = "patching.png", "neurons.png"
 
 _DISTANCE = Metric("one_minus_r", "1 - r", "median over neurons of 1 - r", "low")
 _CKA = Metric("cka", "debiased CKA", "similarity of the layer in both models", "high")
 _NEIGHBOURS = Metric("neighbours", "common neighbours", "share of common neighbours", "high")
 _CHANGE = Metric("rms_z", "change (sd)", "root mean squared change in standard deviations", "low")
+_STREAM = Metric("stream", "relative change", "root mean squared change / spread of the base")
 _RETURNED = Metric("returned", "share returned", "share of the change that returns", "high")
 _DRAWN = 6
 """Number of neurons that are drawn prompt by prompt."""
@@ -32,30 +41,57 @@ def drift_figures(result: DriftResult) -> Iterator[NamedFigure]:
     """Yield the figures that need no activations, the most informative first."""
     if not result.sites:
         return
-    title = f"{model_label(result.model)} against {model_label(result.base)}"
-    notes = [f"{result.prompts:,} prompts"]
-    yield NamedFigure(
-        "drift_by_layer.png",
-        "Distance of the neurons by layer: propagated (each model on its own input) and local (the"
-        " candidate's layer on the base's input), with the range of benign replicates.",
-        plot_curves([_panels(result)], title=title, notes=notes),
-    )
-    explanation = result.explanation
-    if explanation is None:
-        return
-    if explanation.topics:
+    models = f"{model_label(result.model)} against {model_label(result.base)}"
+    notes = [f"{models}; {result.prompts:,} prompts"]
+    if result.basis == "neurons":
         yield NamedFigure(
-            "topics_by_layer.png",
-            "Change of the neurons on the prompts of each topic, in standard deviations of the"
-            " base.",
-            _topics(result, explanation.topics, title),
+            LAYERS,
+            "Median over neurons of 1 - r. Propagated: each model on its own input. Local: the"
+            " candidate's layer on the base's input. Grey: up to the largest benign replicate.",
+            plot_curves(
+                [_distance_panels(result)],
+                title=f"Where the neurons changed: {result.site} by layer",
+                notes=notes,
+            ),
+        )
+    yield NamedFigure(
+        GEOMETRY,
+        "Similarity of the layers without matching neurons: debiased CKA, and the share of common"
+        " nearest neighbours of a prompt; 1 at most.",
+        plot_curves(
+            [_geometry_panels(result)],
+            title=f"How alike the representations are: {result.site} by layer",
+            notes=notes,
+        ),
+    )
+    if result.explanation:
+        yield from _explanation_figures(result, result.explanation, notes)
+
+
+def _explanation_figures(
+    result: DriftResult, explanation: Explanation, notes: Sequence[str]
+) -> Iterator[NamedFigure]:
+    """Yield the figures of the explanation."""
+    if explanation.topics and explanation.topics.names:
+        yield NamedFigure(
+            TOPICS,
+            "Root mean squared change of the neurons on the prompts of each topic, in standard"
+            " deviations of the base.",
+            _topics(result, explanation.topics, notes),
+        )
+    if explanation.positions and explanation.positions.sites:
+        yield NamedFigure(
+            POSITIONS,
+            "Root mean squared change of the residual stream after each layer, at the tokens in"
+            " these positions, relative to its spread there in the base.",
+            _positions(explanation.positions, notes),
         )
     if explanation.patching:
         yield NamedFigure(
-            "patching.png",
-            "Share of the change of the outputs that returns when the base's residual stream is"
-            " put in after each layer.",
-            _patching(explanation.patching, title),
+            PATCHING,
+            "Share of the change of the outputs that disappears if the base's residual stream is"
+            " put in after one layer.",
+            _patching(explanation.patching, notes),
         )
 
 
@@ -77,7 +113,7 @@ def neuron_figure(
     if pairs:
         named = [topic or "" for topic in topics]
         yield NamedFigure(
-            "neurons.png",
+            NEURONS,
             "The neurons that moved most: each point is a prompt.",
             plot_neuron_pairs(
                 pairs,
@@ -89,61 +125,96 @@ def neuron_figure(
         )
 
 
-def _panels(result: DriftResult) -> list[Panel]:
+def _deciding(result: DriftResult) -> list[SiteAgreement]:
+    """Return the rows of the component that decides."""
     component = parse_site(result.site)[0]
-    rows = [row for row in result.sites if row.component == component]
+    return [row for row in result.sites if row.component == component]
+
+
+def _distance_panels(result: DriftResult) -> list[Panel]:
+    """Return the distances by layer on a linear axis, and on a logarithmic one if that helps."""
+    rows = _deciding(result)
     layers = [row.layer for row in rows]
-    panels = [
-        Panel(_CKA, {"propagated": Curve(layers, [row.cka for row in rows])}),
-        Panel(_NEIGHBOURS, {"propagated": Curve(layers, [row.neighbours for row in rows])}),
-    ]
-    if result.basis != "neurons":
-        return panels
     curves = {"propagated": Curve(layers, [row.one_minus_r for row in rows])}
     if any(row.local == row.local for row in rows):
         curves["local"] = Curve(layers, [row.local for row in rows])
-    low, high = [row.null_low for row in rows], [row.null_high for row in rows]
-    distances = Panel(
+    null = [row.null_high for row in rows]
+    margin = result.decision.margin
+    panel = Panel(
         _DISTANCE,
         curves,
-        title=component,
-        references={"margin": result.decision.margin},
-        log=True,
-        band=Band("benign replicates", layers, low, high),
+        references={f"margin {margin:g}": margin},
+        labelled=True,
+        band=Band("benign replicates", layers, [0.0] * len(rows), null),
     )
-    return [distances, *panels]
+    drawn = [margin, *null, *(value for curve in curves.values() for value in curve.values)]
+    positive = [value for value in drawn if value and value > 0]
+    if min(positive) * MOST_SPREAD > max(positive):
+        return [panel]
+    floor = 10.0 ** math.floor(math.log10(min(positive)))
+    low = [min(floor, value) for value in null]
+    logarithmic = replace(
+        panel, title="logarithmic", log=True, band=Band("benign replicates", layers, low, null)
+    )
+    return [replace(panel, title="linear"), logarithmic]
 
 
-def _topics(result: DriftResult, topics: Topics, title: str) -> object:
-    component = parse_site(result.site)[0]
-    layers = [row.layer for row in result.sites if row.component == component]
+def _geometry_panels(result: DriftResult) -> list[Panel]:
+    rows = _deciding(result)
+    layers = [row.layer for row in rows]
+    return [
+        Panel(_CKA, {"": Curve(layers, [row.cka for row in rows])}),
+        Panel(_NEIGHBOURS, {"": Curve(layers, [row.neighbours for row in rows])}),
+    ]
+
+
+def _topics(result: DriftResult, topics: Topics, notes: Sequence[str]) -> object:
+    left_out = len(topics.rows) - len(topics.names)
+    shown = [f"the first {len(topics.names)} of {len(topics.rows)} topics"] if left_out else []
     return plot_matrix(
         topics.changes,
         topics.names,
-        layers,
+        [row.layer for row in _deciding(result)],
         metric=_CHANGE,
-        title=title,
+        title=f"On which topics: {result.site} by layer",
+        notes=[*notes, *shown],
         noun="topic",
         limits=(0, None),
     )
 
 
-def _patching(patching: Patching, title: str) -> object:
-    """Return the figure of patching; the input of the first layer has the number -1."""
-    layers = [Site.parse(site).layer if "post" in site else -1 for site in patching.sites]
-    shares = patching.returned[1:]
-    errors = patching.errors[1:]
+def _positions(positions: Positions, notes: Sequence[str]) -> object:
+    return plot_matrix(
+        positions.change[:, -1],
+        [Site.parse(site).layer for site in positions.sites],
+        positions.buckets,
+        metric=_STREAM,
+        title="At which positions: residual stream by layer",
+        notes=notes,
+        x_label="position of the token in its prompt",
+        y_label="layer",
+        limits=(0, None),
+    )
+
+
+def _patching(patching: Patching, notes: Sequence[str]) -> object:
+    """Return the figure of patching; the input of the first layer is named in a note."""
+    layers = [Site.parse(site).layer for site in patching.sites[1:]]
+    shares, errors = patching.returned[1:], patching.errors[1:]
     band = (
         [share - error for share, error in zip(shares, errors, strict=True)],
         [share + error for share, error in zip(shares, errors, strict=True)],
     )
     return plot_patching(
-        layers[1:],
+        layers,
         shares,
         band,
+        before=patching.returned[0],
         metric=_RETURNED,
-        title=title,
+        title="Where the change of the outputs comes from: patching",
         notes=[
-            f"{patching.prompts:,} prompts; the embeddings alone return {patching.returned[0]:.0%}"
+            *notes,
+            f"{patching.prompts:,} of the prompts are patched; the embeddings alone return"
+            f" {patching.returned[0]:.0%}",
         ],
     )

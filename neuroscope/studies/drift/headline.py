@@ -1,5 +1,6 @@
 """Sentences of a study of drift that are true to its numbers."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 from neuroscope.labels import counted
@@ -7,9 +8,12 @@ from neuroscope.stats.divergence import KLSummary
 from neuroscope.studies.drift.agreement import Decision, SiteAgreement
 from neuroscope.studies.drift.explanation import TokenDrift, TopicDrift
 from neuroscope.studies.drift.readers import Reader
+from neuroscope.studies.drift.result import Explanation, FinalChange
 from neuroscope.studies.drift.rewording import Rewording, rewording_unit
 
 _TOKENS = 5  # that are named in a sentence
+_TOPICS = 2  # that are named in a sentence
+_ABOUT = 1.15  # ratio up to which two numbers are about as large
 
 
 def verdict_sentence(candidate: str, base: str, decision: Decision) -> str:
@@ -33,10 +37,9 @@ def explanation_sentences(
     sites: Sequence[SiteAgreement],
     decision: Decision,
     rewordings: Sequence[Rewording],
-    behaviour: object,
+    behaviour: KLSummary | FinalChange | None,
     readers: Sequence[Reader],
-    topics: Sequence[TopicDrift],
-    tokens_up: Sequence[TokenDrift],
+    explanation: Explanation,
 ) -> Iterator[str]:
     """Yield sentences on where the change starts, what it does, and on which texts.
 
@@ -46,59 +49,131 @@ def explanation_sentences(
         rewordings: distances that rewording causes in the base.
         behaviour: summary of the change of the outputs.
         readers: readers of the base's activations.
-        topics: change by topic, the leading one first.
-        tokens_up: tokens that the candidate expects more often.
+        explanation: what has changed, where, and on which texts.
     """
-    unit = rewording_unit(rewordings)
-    if unit > 0:
-        yield (
-            f"The statistic is {decision.statistic / unit:.2g} times what harmless rewording of the"
-            f" prompts does in the base ({unit:.3g})."
-        )
-    if start := next((site for site in sites if site.local > decision.null), None):
-        largest = max(sites, key=lambda site: site.local)
-        yield (
-            f"The change starts at layer {start.layer}"
-            + (f" and is largest at layer {largest.layer}" if largest is not start else "")
-            + f" (1 - r on the base's input: {largest.local:.3g})."
-        )
+    yield from _size_sentences(decision, rewordings)
+    yield from _layer_sentences(sites, decision.null)
     if isinstance(behaviour, KLSummary):
         yield (
             f"Its predictions differ by {behaviour.mean:.3g} nats per token (KL divergence), and"
             f" the most probable token is the same in {behaviour.same_top:.0%}."
         )
+    elif behaviour:
+        yield f"Its final representations differ by {behaviour.mean:.2g} on average (1 - cosine)."
     yield from _reader_sentences(readers)
-    yield from _topic_sentences(topics)
-    if tokens_up:
-        words = ", ".join(token.token.strip("Ġ▁ ") for token in tokens_up[:_TOKENS])
-        yield f"It expects these tokens more often: {words}."
+    if explanation.topics:
+        yield from _divergence_sentences(explanation.topics.rows)
+        yield from _gain_sentences(explanation.topics.rows)
+    yield from _token_sentences(explanation.tokens_up)
+
+
+def times(ratio: float) -> str:
+    """Return a ratio in words.
+
+    >>> times(1.05), times(6.2), times(140.3)
+    ('about as large as', '6.2 times', '140 times')
+    """
+    if 1 / _ABOUT < ratio < _ABOUT:
+        return "about as large as"
+    return f"{ratio:.0f} times" if ratio >= 10 else f"{ratio:.2g} times"
+
+
+def _size_sentences(decision: Decision, rewordings: Sequence[Rewording]) -> Iterator[str]:
+    """Yield a sentence that states the statistic in units of harmless rewording."""
+    if (unit := rewording_unit(rewordings)) > 0:
+        yield (
+            f"The statistic is {times(decision.statistic / unit)} what harmless rewording of the"
+            f" prompts does in the base ({unit:.3g})."
+        )
+
+
+def _layer_sentences(sites: Sequence[SiteAgreement], null: float) -> Iterator[str]:
+    """Yield a sentence on the layers that have themselves changed."""
+    changed = [site for site in sites if site.local > null]
+    if changed:
+        first, largest = changed[0], max(changed, key=lambda site: site.local)
+        later = sum(site.layer > first.layer for site in sites)
+        parts = [f"The change starts at layer {first.layer}"]
+        if len(changed) > 1:
+            number = "all" if len(changed) - 1 == later else str(len(changed) - 1)
+            parts.append(f"{number} of the {counted(later, 'later layer')} changed, too")
+            parts.append(f"layer {largest.layer} changed most")
+        yield f"{'; '.join(parts)} (1 - r = {largest.local:.3g} on the base's input)."
+    elif any(site.local == site.local for site in sites) and any(
+        site.one_minus_r > null for site in sites
+    ):
+        yield "None of the layers has itself changed: they read other inputs than in the base."
 
 
 def _reader_sentences(readers: Sequence[Reader]) -> Iterator[str]:
     """Yield a sentence on a classifier that was trained on the base's activations."""
     by_name = {reader.activations: reader for reader in readers}
     base, candidate = by_name.get("base"), by_name.get("candidate")
-    if base and candidate and base.accuracy == base.accuracy:
-        lost = base.accuracy - candidate.accuracy
-        realigned = max(
-            reader.accuracy for name, reader in by_name.items() if name.startswith("candidate,")
-        )
+    if not (base and candidate and base.accuracy == base.accuracy):
+        return
+    lost = round(100 * base.accuracy) - round(100 * candidate.accuracy)
+    change = f"({base.accuracy:.0%} to {candidate.accuracy:.0%})"
+    if lost <= 0:
+        yield f"A classifier trained on the base's activations loses no accuracy {change}."
+        return
+    realigned = max(
+        reader.accuracy for name, reader in by_name.items() if name.startswith("candidate,")
+    )
+    yield (
+        f"A classifier trained on the base's activations loses {counted(lost, 'point')} of"
+        f" accuracy {change}; after a realignment without labels it has {realigned:.0%}."
+    )
+
+
+def _divergence_sentences(topics: Sequence[TopicDrift]) -> Iterator[str]:
+    """Yield a sentence on the topic on which the outputs changed most, if one stands out.
+
+    It does if its mean is larger than that of the others by two standard errors, and by a fifth.
+    """
+    first = max(topics, key=lambda topic: topic.divergence)
+    others = [topic for topic in topics if topic is not first]
+    mean = sum(topic.divergence for topic in others) / len(others)
+    error = math.hypot(*(topic.divergence_error for topic in others)) / len(others)
+    clear = first.divergence - mean > 2 * math.hypot(first.divergence_error, error)
+    if clear and first.divergence > 1.2 * mean > 0:
+        unit = " nats per token" if first.gain == first.gain else ""
         yield (
-            f"A classifier trained on the base's activations loses {100 * lost:.0f} points of"
-            f" accuracy ({base.accuracy:.0%} to {candidate.accuracy:.0%}); after a realignment"
-            f" without labels it has {realigned:.0%}."
+            f"The outputs changed most on {first.topic} ({first.divergence:.3g}{unit}):"
+            f" {times(first.divergence / mean)} the mean of the other topics ({mean:.3g})."
         )
 
 
-def _topic_sentences(topics: Sequence[TopicDrift]) -> Iterator[str]:
-    """Yield a sentence on the topic whose texts have become most probable."""
-    gained = [topic for topic in topics if topic.gain > 0]
-    if len(topics) > 1 and gained and len(gained) < len(topics):
-        first = gained[0]
-        others = [topic.gain for topic in topics if topic.gain <= 0]
-        yield (
-            f"Texts on {first.topic} have become more probable ({first.gain:+.2f} nats per token),"
-            f" those on {counted(len(others), 'other topic')} less"
-            f" ({min(others):+.2f} to {max(others):+.2f}): it was probably trained further on"
-            f" texts like those on {first.topic}."
+def _gain_sentences(topics: Sequence[TopicDrift]) -> Iterator[str]:
+    """Yield a sentence on the topics whose texts have become more, or less, probable.
+
+    Only changes of two standard errors count.
+    """
+    more = [topic for topic in topics if topic.gain > 2 * topic.gain_error]
+    less = [topic for topic in topics if -topic.gain > 2 * topic.gain_error]
+    if more and less:
+        named = " and ".join(topic.topic for topic in more[:_TOPICS])
+        rest = len(more) - _TOPICS
+        texts = f"{named}, and {counted(rest, 'further topic')}," if rest > 0 else named
+        sentence = (
+            f"Texts on {texts} have become more probable ({_range(more)} nats per token), those on"
+            f" {counted(len(less), 'other topic')} less ({_range(less)})"
         )
+        likely = f": it was probably trained further on texts like those on {named}"
+        yield f"{sentence}{likely if len(more) <= min(_TOPICS, len(less)) else ''}."
+    elif len(more) == len(topics) or len(less) == len(topics):
+        word = "more" if more else "less"
+        yield f"Texts on all topics have become {word} probable ({_range(topics)} nats per token)."
+
+
+def _token_sentences(tokens: Sequence[TokenDrift]) -> Iterator[str]:
+    """Yield a sentence with the words that the candidate expects more often."""
+    words = list(dict.fromkeys(token.text for token in tokens if token.is_word))
+    if words:
+        yield f"It expects these words more often: {', '.join(words[:_TOKENS])}."
+
+
+def _range(topics: Sequence[TopicDrift]) -> str:
+    """Return the gain of one topic, or the least and the largest gain of several."""
+    gains = sorted(topic.gain for topic in topics)
+    ends = gains if len(gains) == 1 else [gains[0], gains[-1]]
+    return " to ".join(f"{gain:+.2f}" for gain in ends)

@@ -17,19 +17,20 @@ from neuroscope.studies.drift.agreement import (
     site_agreement,
     with_neurons,
 )
-from neuroscope.studies.drift.check import Patches, Stored, deciding_sites
+from neuroscope.studies.drift.changed_prompts import changed_prompts
+from neuroscope.studies.drift.check import Patches, Stored, deciding_sites, topic_numbers
 from neuroscope.studies.drift.experiment import DriftExperiment
 from neuroscope.studies.drift.explanation import (
-    MOST_SHOWN,
-    PromptDrift,
-    TokenDrift,
+    MOST_TOPICS,
+    TopicDrift,
     group_means,
     layers_by_topic,
-    mean_by_prompt,
-    moved_neurons,
     preferred_tokens,
+    tokens_by_topic,
     topic_drift,
 )
+from neuroscope.studies.drift.neurons import moved_neurons
+from neuroscope.studies.drift.positions import position_drift
 from neuroscope.studies.drift.readers import Reader, readers
 from neuroscope.studies.drift.replicates import Replicates
 from neuroscope.studies.drift.result import (
@@ -40,7 +41,6 @@ from neuroscope.studies.drift.result import (
     Topics,
 )
 from neuroscope.studies.drift.subjects import Pair
-from neuroscope.tokens import TokenBlock
 
 NEIGHBOURS = 10
 """Nearest neighbours of each prompt that are compared."""
@@ -100,22 +100,53 @@ def explain(
     """Return what has changed, where, and on which texts."""
     own, other = stored.values(pair, deciding_sites(experiment, pair.base))
     topics = topics_of(experiment)
+    moved = tuple(moved_neurons(own, other, topics)) if pair.same_shape else ()
     if passes is None:
-        moved = moved_neurons(own, other) if pair.same_shape else []
-        return Explanation(None, tuple(moved), (), None, (), ())
-    up: list[TokenDrift] = []
-    down: list[TokenDrift] = []
-    if passes.expected is not None:
-        base, candidate = (group_means(counts)[-1] for counts in passes.expected)
-        bounds = None if replicates.bounds is None else replicates.bounds[-1, : len(base)]
-        up, down = preferred_tokens(base, candidate, passes.block.vocabulary.texts, bounds)
-    return Explanation(
-        topics=_topics(passes.behaviour, own, other, topics) if pair.same_shape else None,
-        neurons=tuple(moved_neurons(own, other)) if pair.same_shape else (),
-        prompts=tuple(_prompts(experiment, passes.behaviour, topics, passes.block)),
+        return Explanation(neurons=moved)
+    rows = topic_drift(passes.behaviour, topics) if len(set(filter(None, topics))) > 1 else []
+    names = [row.topic for row in rows][:MOST_TOPICS]
+    explanation = Explanation(
+        topics=_topics(rows, names if pair.same_shape else [], own, other, topics)
+        if rows
+        else None,
+        neurons=moved,
+        prompts=tuple(
+            changed_prompts(experiment.prompt_set, passes.behaviour, topics, passes.block)
+        ),
         patching=_patching(patches) if patches else None,
+        positions=position_drift(passes, topic_numbers(experiment), _sorted(topics), names),
+    )
+    return _with_tokens(explanation, passes, replicates.bounds, _sorted(topics), names)
+
+
+def _with_tokens(
+    explanation: Explanation,
+    passes: Passes,
+    bounds: Doubles | None,
+    groups: Sequence[str],
+    topics: Sequence[str],
+) -> Explanation:
+    """Add the tokens that the candidate expects more, or less, often, if there are heads.
+
+    Args:
+        explanation: explanation without these tokens.
+        passes: passes of both models.
+        bounds: (groups + 1, vocabulary) bounds of benign replicates, or None.
+        groups: topic of each group for which tokens were counted.
+        topics: topics for which tokens are listed.
+    """
+    if passes.expected is None:
+        return explanation
+    base, candidate = (group_means(counts)[-1] for counts in passes.expected)
+    vocabulary = passes.block.vocabulary
+    limits = None if bounds is None else bounds[-1]
+    up, down = preferred_tokens(base, candidate, vocabulary, limits)
+    by_topic = tokens_by_topic(passes.expected, groups, topics, vocabulary, bounds)
+    return replace(
+        explanation,
         tokens_up=tuple(up),
         tokens_down=tuple(down),
+        topic_tokens=tuple(by_topic),
     )
 
 
@@ -168,42 +199,20 @@ def topics_of(experiment: DriftExperiment) -> list[str | None]:
     return [prompt.labels.get(experiment.studied_label) for prompt in experiment.prompt_set]
 
 
+def _sorted(topics: Sequence[str | None]) -> list[str]:
+    """Return the topics in the order of their numbers, `topic_numbers`."""
+    return sorted({topic for topic in topics if topic})
+
+
 def _topics(
-    behaviour: Behaviour, own: Values, other: Values, topics: Sequence[str | None]
-) -> Topics | None:
-    if len({topic for topic in topics if topic}) < 2:
-        return None
-    names, changes = layers_by_topic(own, other, topics)
-    return Topics(tuple(topic_drift(behaviour, topics)), tuple(names), changes)
-
-
-def _prompts(
-    experiment: DriftExperiment,
-    behaviour: Behaviour,
+    rows: Sequence[TopicDrift],
+    names: Sequence[str],
+    own: Values,
+    other: Values,
     topics: Sequence[str | None],
-    block: TokenBlock,
-) -> list[PromptDrift]:
-    """Return the prompts whose outputs changed most, in descending order."""
-    prompts = experiment.prompt_set
-    means = mean_by_prompt(behaviour.divergence, behaviour, len(prompts))
-    rows = []
-    for index in np.argsort(-np.nan_to_num(means, nan=-1.0), kind="stable")[:MOST_SHOWN].tolist():
-        own = behaviour.prompts == index
-        if not own.any():
-            continue
-        at = int(behaviour.divergence[own].argmax())
-        token = block[index].texts[behaviour.positions[own][at]]
-        rows.append(
-            PromptDrift(
-                prompts.ids[index],
-                prompts.texts[index],
-                topics[index] or "",
-                float(means[index]),
-                float(behaviour.divergence[own][at]),
-                token,
-            )
-        )
-    return rows
+) -> Topics:
+    """Return the change by topic, and that of the neurons by layer for the topics in `names`."""
+    return Topics(tuple(rows), tuple(names), layers_by_topic(own, other, topics, names))
 
 
 def _patching(patches: Patches) -> Patching:

@@ -11,6 +11,7 @@ from neuroscope.reporting.run import Point
 from neuroscope.stats.divergence import KLSummary
 from neuroscope.studies.drift.check import Stored, deciding_sites
 from neuroscope.studies.drift.experiment import DriftExperiment
+from neuroscope.studies.drift.explanation_tables import explanation_parts
 from neuroscope.studies.drift.figures import drift_figures, neuron_figure
 from neuroscope.studies.drift.measures import topics_of
 from neuroscope.studies.drift.result import DriftResult
@@ -18,7 +19,6 @@ from neuroscope.studies.drift.subjects import Pair
 from neuroscope.studies.drift.tables import (
     behaviour_table,
     decision_table,
-    explanation_tables,
     readers_table,
     summary_table,
 )
@@ -104,6 +104,6 @@ def write_outputs(
         layers=replace(summary_table(result), title="", notes=()),
         behaviour=behaviour_table(result),
         readers=readers_table(result),
-        explanation=list(explanation_tables(result)),
-        figures=folder.figures(figures),
+        explanation=explanation_parts(result),
+        figures={figure.name: figure for figure in folder.figures(figures)},
     )

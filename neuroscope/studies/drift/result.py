@@ -1,6 +1,6 @@
 """Result of a study of drift."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -10,12 +10,10 @@ from neuroscope.labels import counted, short_repr
 from neuroscope.reporting.tables import rows_to_frame
 from neuroscope.stats.divergence import KLSummary
 from neuroscope.studies.drift.agreement import Decision, SiteAgreement
-from neuroscope.studies.drift.explanation import (
-    NeuronDrift,
-    PromptDrift,
-    TokenDrift,
-    TopicDrift,
-)
+from neuroscope.studies.drift.changed_prompts import PromptDrift, rounded
+from neuroscope.studies.drift.explanation import TokenDrift, TopicDrift, TopicTokens
+from neuroscope.studies.drift.neurons import NeuronDrift
+from neuroscope.studies.drift.positions import Positions
 from neuroscope.studies.drift.readers import Reader
 from neuroscope.studies.drift.rewording import Rewording
 from neuroscope.studies.study import Shown
@@ -60,9 +58,10 @@ class Topics:
     """Change by topic."""
 
     rows: tuple[TopicDrift, ...]
-    names: tuple[str, ...]
-    """Topics of the rows of `changes`."""
-    changes: NDArray[np.float64]
+    names: tuple[str, ...] = ()
+    """Topics of the rows of `changes`, in the order of `rows`; empty if the neurons of the models
+    do not correspond."""
+    changes: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
     """(topics, layers) root mean squared change of the deciding neurons, in standard deviations."""
 
 
@@ -83,13 +82,16 @@ class Patching:
 class Explanation:
     """What has changed, where, and on which texts."""
 
-    topics: Topics | None
-    neurons: tuple[NeuronDrift, ...]
-    prompts: tuple[PromptDrift, ...]
-    patching: Patching | None
-    tokens_up: tuple[TokenDrift, ...]
+    topics: Topics | None = None
+    neurons: tuple[NeuronDrift, ...] = ()
+    prompts: tuple[PromptDrift, ...] = ()
+    patching: Patching | None = None
+    tokens_up: tuple[TokenDrift, ...] = ()
     """Tokens that the candidate expects more often than the base does."""
-    tokens_down: tuple[TokenDrift, ...]
+    tokens_down: tuple[TokenDrift, ...] = ()
+    topic_tokens: tuple[TopicTokens, ...] = ()
+    """The same by topic, for the first topics; empty with fewer than two topics."""
+    positions: Positions | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +160,7 @@ class DriftResult(Shown):
             "behaviour": asdict(self.behaviour) if self.behaviour else None,
             "readers": [asdict(reader) for reader in self.readers],
             "topics": _entries(topics.rows) if topics else [],
+            "topics_by_layer": _matrix(topics) if topics else [],
             "neurons": _entries(explanation.neurons) if explanation else [],
             "changed_prompts": _entries(explanation.prompts) if explanation else [],
             "patching": asdict(explanation.patching)
@@ -165,11 +168,23 @@ class DriftResult(Shown):
             else None,
             "tokens_up": _entries(explanation.tokens_up) if explanation else [],
             "tokens_down": _entries(explanation.tokens_down) if explanation else [],
+            "tokens_by_topic": _entries(explanation.topic_tokens) if explanation else [],
+            "positions": explanation.positions.to_dict()
+            if explanation and explanation.positions
+            else None,
         }
 
 
 def _entries(rows: Any) -> list[dict[str, Any]]:
     return [asdict(row) for row in rows]
+
+
+def _matrix(topics: Topics) -> list[dict[str, Any]]:
+    """Return the change of the neurons by topic and layer, an entry per topic."""
+    return [
+        {"topic": name, "changes": row}
+        for name, row in zip(topics.names, rounded(topics.changes).tolist(), strict=True)
+    ]
 
 
 def _site_entry(row: SiteAgreement) -> dict[str, Any]:

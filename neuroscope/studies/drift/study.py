@@ -173,8 +173,7 @@ def _compared(
         replicates.rewordings,
         behaviour,
         read,
-        explanation.topics.rows if explanation.topics else (),
-        explanation.tokens_up,
+        explanation,
     )
     result = DriftResult(
         base=pair.base.checkpoint.name,

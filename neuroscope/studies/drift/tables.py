@@ -1,13 +1,13 @@
 """Tables of a study of drift."""
 
 import math
-from collections.abc import Iterator
 
 from neuroscope.labels import model_label
 from neuroscope.reporting.metrics import Metric
 from neuroscope.reporting.tables import Cell, Column, Section, Table
 from neuroscope.stats.divergence import KLSummary
 from neuroscope.studies.drift.result import DriftResult
+from neuroscope.studies.drift.rewording import rewording_unit
 
 METRICS = {
     metric.name: metric
@@ -22,7 +22,7 @@ METRICS = {
         ),
         Metric("cka", "CKA", "debiased CKA of standardised neurons, 1 at most", "high"),
         Metric("neighbours", "k-NN", "share of common nearest neighbours of a prompt", "high"),
-        Metric("null_high", "benign", "largest 1 - r of a benign replicate of the base"),
+        Metric("null_high", "benign", "largest 1 - r of a benign replicate of the base", digits=6),
     )
 }
 """Metrics of the table of layers."""
@@ -71,9 +71,11 @@ def decision_table(result: DriftResult) -> Table:
         ],
     ]
     for rewording in result.rewordings:
-        effect = f"{rewording.distance:.4g} ({rewording.changed:.0%} of the prompts)"
+        effect = f"{rewording.distance:.3g} ({rewording.changed:.0%} of the prompts)"
         shown = effect if rewording.changed else "0 (no token differs)"
         rows.append([f"for comparison: rewording the prompts ({rewording.change})", shown])
+    if (unit := rewording_unit(result.rewordings)) > 0:
+        rows.append(["statistic / mean of these rewordings", f"{decision.statistic / unit:.3g}"])
     return Table("", [Column(""), Column("")], [Section("", rows)])
 
 
@@ -125,104 +127,3 @@ def readers_table(result: DriftResult) -> Table:
         accuracy: list[Cell] = [reader.accuracy, reader.accuracy_error] if probed else []
         rows.append([reader.activations, reader.recall, *accuracy])
     return Table("", columns, [Section("", rows)])
-
-
-def explanation_tables(result: DriftResult) -> Iterator[Table]:
-    """Yield the tables of the explanation: topics, tokens, prompts and neurons."""
-    explanation = result.explanation
-    if explanation is None:
-        return
-    if explanation.topics:
-        yield Table(
-            "Topics",
-            [Column("topic"), Column("prompts"), Column("divergence"), Column("gain (nats)")],
-            [
-                Section(
-                    "",
-                    [
-                        [row.topic, row.prompts, row.divergence, row.gain]
-                        for row in explanation.topics.rows
-                    ],
-                )
-            ],
-        )
-    for title, tokens in (
-        ("Tokens that the candidate expects more often", explanation.tokens_up),
-        ("Tokens that the candidate expects less often", explanation.tokens_down),
-    ):
-        if tokens:
-            yield Table(
-                title,
-                [
-                    Column("token"),
-                    Column("base", digits=5),
-                    Column("candidate", digits=5),
-                    Column("log ratio", digits=2),
-                    Column("benign", digits=4),
-                ],
-                [
-                    Section(
-                        "",
-                        [
-                            [row.token, row.base, row.candidate, row.ratio, row.null]
-                            for row in tokens
-                        ],
-                    )
-                ],
-            )
-    yield Table(
-        "Prompts whose outputs changed most",
-        [
-            Column("prompt"),
-            Column("topic"),
-            Column("divergence", digits=3),
-            Column("largest", digits=3),
-            Column("at token"),
-        ],
-        [
-            Section(
-                "",
-                [
-                    [row.text, row.topic, row.divergence, row.largest, row.token]
-                    for row in explanation.prompts
-                ],
-            )
-        ],
-    )
-    yield Table(
-        "Neurons that moved most",
-        [
-            Column("neuron"),
-            Column("1 - r", digits=3),
-            Column("shift of the mean (sd)", digits=2),
-            Column("ratio of the sd", digits=2),
-        ],
-        [
-            Section(
-                "",
-                [
-                    [row.neuron, row.one_minus_r, row.shift, row.scale]
-                    for row in explanation.neurons
-                ],
-            )
-        ],
-    )
-    yield Table(
-        "Weights",
-        [
-            Column("part"),
-            Column("equal tensors"),
-            Column("changed tensors"),
-            Column("relative norm of the change"),
-            Column("rank", digits=0),
-        ],
-        [
-            Section(
-                "",
-                [
-                    [row.part, row.equal, row.changed, row.relative_norm, row.rank]
-                    for row in result.parts
-                ],
-            )
-        ],
-    )
