@@ -88,6 +88,16 @@ def number(value: float, digits: int = 4) -> str:
     return NO_VALUE if math.isnan(value) else f"{value:z.{digits}f}"
 
 
+def enough_digits(values: Iterable[float], usual: int) -> int:
+    """Return the number of decimals with which the largest of some values has two digits or more.
+
+    >>> enough_digits([0.0, 4.64e-5, 1.2e-5], 3), enough_digits([0.25, 3.1e-9], 3)
+    (6, 3)
+    """
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    return usual if largest == 0 else min(max(usual, 1 - math.floor(math.log10(largest))), 12)
+
+
 def to_markdown(table: Table) -> str:
     """Return a table as GitHub-flavoured Markdown; the text of cells is escaped."""
     names = [f"{column.group} {column.heading}".strip() for column in table.columns]

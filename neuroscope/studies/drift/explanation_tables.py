@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from neuroscope.reporting.tables import NO_VALUE, Cell, Column, Section, Table
+from neuroscope.reporting.tables import NO_VALUE, Cell, Column, Section, Table, enough_digits
 from neuroscope.stats.divergence import KLSummary
 from neuroscope.studies.drift.changed_prompts import PromptDrift
 from neuroscope.studies.drift.explanation import MOST_TOPICS, TokenDrift
@@ -74,15 +74,17 @@ def topic_table(result: DriftResult) -> Table | None:
     for row in rows:
         gain: list[Cell] = [row.gain, row.gain_error] if predicts else []
         cells.append([row.topic, row.prompts, row.divergence, row.divergence_error, *gain])
+    digits = enough_digits((row.divergence for row in rows), 3)
     columns = [
         Column("topic"),
         Column("prompts"),
-        Column("divergence", digits=3, meaning="mean change of the outputs per token"),
-        Column("± se", digits=3),
+        Column("divergence", digits=digits, meaning="mean change of the outputs per token"),
+        Column("± se", digits=digits),
     ]
     if predicts:
         meaning = "mean change of the log probability of the actual tokens, nats per token"
-        columns += [Column("gain (nats)", digits=3, meaning=meaning), Column("± se", digits=3)]
+        digits = enough_digits((row.gain for row in rows), 3)
+        columns += [Column("gain (nats)", "", meaning, digits), Column("± se", digits=digits)]
     left_out = len(topics.rows) - len(rows)
     notes = [f"{left_out} topics in between are left out; they are in drift.json."]
     return Table("", columns, [Section("", cells)], notes if left_out else [])
@@ -127,7 +129,8 @@ def position_table(result: DriftResult) -> Table | None:
         [name, *values] for name, values in zip(names, positions.divergence.tolist(), strict=True)
     ]
     group = "position of the token in its prompt"
-    columns = [Column(""), *(Column(bucket, group, digits=3) for bucket in positions.buckets)]
+    digits = enough_digits(positions.divergence.ravel().tolist(), 3)
+    columns = [Column("topic"), *(Column(name, group, "", digits) for name in positions.buckets)]
     return Table("", columns, [Section("", rows)])
 
 
@@ -138,7 +141,7 @@ def neuron_table(result: DriftResult) -> Table | None:
         return None
     columns = [
         Column("neuron"),
-        Column("1 - r", digits=3),
+        Column("1 - r", digits=enough_digits((row.one_minus_r for row in neurons), 3)),
         Column("mean (sd)", digits=2, meaning="change of the mean, in sd of the base"),
         Column("sd ratio", digits=2, meaning="ratio of the standard deviations"),
     ]

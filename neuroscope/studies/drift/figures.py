@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from neuroscope.labels import model_label
 from neuroscope.reporting.metrics import Metric
 from neuroscope.reporting.page import NamedFigure
 from neuroscope.reporting.plots import (
@@ -41,8 +40,7 @@ def drift_figures(result: DriftResult) -> Iterator[NamedFigure]:
     """Yield the figures that need no activations, the most informative first."""
     if not result.sites:
         return
-    models = f"{model_label(result.model)} against {model_label(result.base)}"
-    notes = [f"{models}; {result.prompts:,} prompts"]
+    notes = [f"{result.title}; {result.prompts:,} prompts"]
     if result.basis == "neurons":
         yield NamedFigure(
             LAYERS,
@@ -118,9 +116,10 @@ def neuron_figure(
             plot_neuron_pairs(
                 pairs,
                 topics=named if any(named) else None,
-                x_label=model_label(result.base),
-                y_label=model_label(result.model),
+                x_label=result.names[0],
+                y_label=result.names[1],
                 title="Neurons that moved most",
+                notes=[f"{result.title}; a point per prompt"],
             ),
         )
 

@@ -8,11 +8,13 @@ from neuroscope.stats.divergence import KLSummary
 from neuroscope.studies.drift.agreement import Decision, SiteAgreement
 from neuroscope.studies.drift.explanation import TokenDrift, TopicDrift
 from neuroscope.studies.drift.readers import Reader
-from neuroscope.studies.drift.result import Explanation, FinalChange
+from neuroscope.studies.drift.result import Explanation, FinalChange, Patching
 from neuroscope.studies.drift.rewording import Rewording, rewording_unit
 
 _TOKENS = 5  # that are named in a sentence
 _TOPICS = 2  # that are named in a sentence
+_NOTABLE = 0.05  # share of the change of the outputs that is worth a sentence
+_MORE_OFTEN = 1.5  # ratio of probabilities from which a word is named
 _ABOUT = 1.15  # ratio up to which two numbers are about as large
 
 
@@ -53,6 +55,8 @@ def explanation_sentences(
     """
     yield from _size_sentences(decision, rewordings)
     yield from _layer_sentences(sites, decision.null)
+    if explanation.patching:
+        yield from _patching_sentences(explanation.patching)
     if isinstance(behaviour, KLSummary):
         yield (
             f"Its predictions differ by {behaviour.mean:.3g} nats per token (KL divergence), and"
@@ -92,17 +96,36 @@ def _layer_sentences(sites: Sequence[SiteAgreement], null: float) -> Iterator[st
     changed = [site for site in sites if site.local > null]
     if changed:
         first, largest = changed[0], max(changed, key=lambda site: site.local)
+        size = f"(1 - r = {largest.local:.3g} on the base's input)"
+        if len(changed) == 1:
+            yield f"The change starts at layer {first.layer} {size}: no other layer has changed."
+            return
+        place = (
+            "which changed most" if largest is first else f"and layer {largest.layer} changed most"
+        )
         later = sum(site.layer > first.layer for site in sites)
-        parts = [f"The change starts at layer {first.layer}"]
-        if len(changed) > 1:
-            number = "all" if len(changed) - 1 == later else str(len(changed) - 1)
-            parts.append(f"{number} of the {counted(later, 'later layer')} changed, too")
-            parts.append(f"layer {largest.layer} changed most")
-        yield f"{'; '.join(parts)} (1 - r = {largest.local:.3g} on the base's input)."
+        number = len(changed) - 1
+        others = f"all {later} later layers have themselves changed"
+        if later == 1:
+            others = "the later layer has itself changed"
+        elif number < later:
+            others = f"{number} of the {later} later layers have themselves changed"
+        yield f"The change starts at layer {first.layer}, {place} {size}; {others}, too."
     elif any(site.local == site.local for site in sites) and any(
         site.one_minus_r > null for site in sites
     ):
         yield "None of the layers has itself changed: they read other inputs than in the base."
+
+
+def _patching_sentences(patching: Patching) -> Iterator[str]:
+    """Yield a sentence on the change that comes from the embeddings, or from behind the layers."""
+    first, last = patching.returned[0], patching.returned[-1]
+    if first > _NOTABLE or last < 1 - _NOTABLE:
+        rest = ": the rest is due to the final norm and the head" if last < 1 - _NOTABLE else ""
+        yield (
+            f"Patched in, the base's embeddings undo {first:.0%} of the change of the outputs, and"
+            f" its residual stream after the last layer {last:.0%}{rest}."
+        )
 
 
 def _reader_sentences(readers: Sequence[Reader]) -> Iterator[str]:
@@ -166,10 +189,12 @@ def _gain_sentences(topics: Sequence[TopicDrift]) -> Iterator[str]:
 
 
 def _token_sentences(tokens: Sequence[TokenDrift]) -> Iterator[str]:
-    """Yield a sentence with the words that the candidate expects more often."""
-    words = list(dict.fromkeys(token.text for token in tokens if token.is_word))
+    """Yield a sentence with the words that the candidate expects much more often."""
+    often = [token for token in tokens if token.is_word and token.ratio > math.log(_MORE_OFTEN)]
+    words = list(dict.fromkeys(token.text for token in often))
     if words:
-        yield f"It expects these words more often: {', '.join(words[:_TOKENS])}."
+        named = ", ".join(words[:_TOKENS])
+        yield f"It expects these words more than {_MORE_OFTEN} times as often: {named}."
 
 
 def _range(topics: Sequence[TopicDrift]) -> str:

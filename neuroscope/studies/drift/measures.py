@@ -212,6 +212,8 @@ def _topics(
     topics: Sequence[str | None],
 ) -> Topics:
     """Return the change by topic, and that of the neurons by layer for the topics in `names`."""
+    if not names:
+        return Topics(tuple(rows))
     return Topics(tuple(rows), tuple(names), layers_by_topic(own, other, topics, names))
 
 

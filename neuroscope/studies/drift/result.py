@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.labels import counted, short_repr
+from neuroscope.labels import counted, model_label, short_repr
 from neuroscope.reporting.tables import rows_to_frame
 from neuroscope.stats.divergence import KLSummary
 from neuroscope.studies.drift.agreement import Decision, SiteAgreement
@@ -129,6 +129,19 @@ class DriftResult(Shown):
     """Paragraph on what has changed, where, and on which texts."""
     notes: tuple[str, ...] = ()
     run_id: str | None = None
+    labels: tuple[str, str] | None = None
+    """Display names of base and candidate, if they differ from those that follow from the names."""
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Display names of base and candidate."""
+        return self.labels or (model_label(self.base), model_label(self.model))
+
+    @property
+    def title(self) -> str:
+        """Display names of both models, the candidate first."""
+        base, candidate = self.names
+        return f"{candidate} against {base}"
 
     def __repr__(self) -> str:
         return short_repr(self, f"{counted(self.prompts, 'prompt')}: {self.headline}")

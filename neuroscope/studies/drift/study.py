@@ -192,6 +192,7 @@ def _compared(
         notes=tuple(left_out(pair, passes, read)),
         headline=verdict_sentence(pair.candidate.label, pair.base.label, decision),
         summary=" ".join(sentences),
+        labels=(pair.base.label, pair.candidate.label),
     )
     return result, stored
 

@@ -1,10 +1,10 @@
 """Tables of a study of drift."""
 
 import math
+from dataclasses import replace
 
-from neuroscope.labels import model_label
 from neuroscope.reporting.metrics import Metric
-from neuroscope.reporting.tables import Cell, Column, Section, Table
+from neuroscope.reporting.tables import Cell, Column, Section, Table, enough_digits
 from neuroscope.stats.divergence import KLSummary
 from neuroscope.studies.drift.result import DriftResult
 from neuroscope.studies.drift.rewording import rewording_unit
@@ -36,7 +36,7 @@ STATISTICS = {
 
 def summary_table(result: DriftResult) -> Table:
     """Return the table of layers, between the names of the models and the verdict in words."""
-    title = f"{model_label(result.model)} against {model_label(result.base)}"
+    title = result.title
     shown = [name for name in METRICS if _is_measured(result, name)]
     matched = any(row.match != row.layer for row in result.sites)
     rows: list[list[Cell]] = []
@@ -45,10 +45,17 @@ def summary_table(result: DriftResult) -> Table:
         rows.append([row.component, row.layer, *match, *(getattr(row, name) for name in shown)])
     columns = [Column("site"), Column("layer")]
     columns += [Column("candidate's layer")] if matched else []
-    columns += [Column.of(METRICS[name]) for name in shown]
+    columns += [_column(result, name) for name in shown]
     files = f"Files: {'; '.join(result.differences)}." if result.differences else ""
     notes = list(filter(None, [files, result.headline, result.summary]))
     return Table(title, columns if rows else [], [Section("", rows)] if rows else [], notes)
+
+
+def _column(result: DriftResult, name: str) -> Column:
+    """Return the column of a metric, with more decimals if all values are small."""
+    column = Column.of(METRICS[name])
+    values = [getattr(row, name) for row in result.sites]
+    return replace(column, digits=enough_digits(values, column.digits))
 
 
 def _is_measured(result: DriftResult, name: str) -> bool:
