@@ -69,8 +69,6 @@ def scale_values(axes: Axes, label: str, *, log: bool) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         label += " (log)"
-    else:
-        axes.ticklabel_format(axis="y", useOffset=False)
     label_axes(axes, y=label)
 
 

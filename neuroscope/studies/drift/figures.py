@@ -27,8 +27,8 @@ TOPICS, POSITIONS = "topics_by_layer.png", "positions_by_layer.png"
 PATCHING, NEURONS = "patching.png", "neurons.png"
 
 _DISTANCE = Metric("one_minus_r", "1 - r", "median over neurons of 1 - r", "low")
-_CKA = Metric("cka", "debiased CKA", "similarity of the layer in both models", "high")
-_NEIGHBOURS = Metric("neighbours", "common neighbours", "share of common neighbours", "high")
+_CKA = Metric("cka", "1 - debiased CKA", "distance of the layer in both models", "low")
+_NEIGHBOURS = Metric("neighbours", "lost neighbours", "share of neighbours that changed", "low")
 _CHANGE = Metric("rms_z", "change (sd)", "root mean squared change in standard deviations", "low")
 _STREAM = Metric("stream", "relative change", "root mean squared change / spread of the base")
 _RETURNED = Metric("returned", "share returned", "share of the change that returns", "high")
@@ -58,7 +58,7 @@ def drift_figures(result: DriftResult) -> Iterator[NamedFigure]:
         " nearest neighbours of a prompt; 1 at most.",
         plot_curves(
             [_geometry_panels(result)],
-            title=f"How alike the representations are: {result.site} by layer",
+            title=f"How the representations changed: {result.site} by layer",
             notes=notes,
         ),
     )
@@ -162,8 +162,8 @@ def _geometry_panels(result: DriftResult) -> list[Panel]:
     rows = _deciding(result)
     layers = [row.layer for row in rows]
     return [
-        Panel(_CKA, {"": Curve(layers, [row.cka for row in rows])}),
-        Panel(_NEIGHBOURS, {"": Curve(layers, [row.neighbours for row in rows])}),
+        Panel(_CKA, {"": Curve(layers, [1 - row.cka for row in rows])}),
+        Panel(_NEIGHBOURS, {"": Curve(layers, [1 - row.neighbours for row in rows])}),
     ]
 
 
