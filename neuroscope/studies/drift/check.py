@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.errors import HeadlessError
+from neuroscope.errors import ExperimentError, HeadlessError
 from neuroscope.extraction.batching import tokenise
-from neuroscope.extraction.differences import CheckpointDifferences, compare_checkpoints
+from neuroscope.extraction.differences import (
+    CheckpointDifferences,
+    compare_checkpoints,
+    compare_with_digests,
+)
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.pair_changes import (
     Passes,
@@ -20,11 +24,19 @@ from neuroscope.extraction.pair_changes import (
     run_pair,
     spread_evenly,
 )
+from neuroscope.extraction.recorded_outputs import (
+    RecordedOutputs,
+    compare_outputs,
+    fits,
+    record_outputs,
+)
+from neuroscope.labels import counted
 from neuroscope.options import Attention, Dtype
 from neuroscope.sites import Site
 from neuroscope.stats.moments import Doubles
 from neuroscope.storage.activation_store import read_activations, store_folder
 from neuroscope.studies.drift.agreement import Distance, Values
+from neuroscope.studies.drift.baseline import Baseline
 from neuroscope.studies.drift.experiment import DriftExperiment
 from neuroscope.studies.drift.replicate_files import (
     read_replicates,
@@ -80,6 +92,9 @@ class Patches:
 
 def compare_files(pair: Pair) -> CheckpointDifferences:
     """Compare the files of both models."""
+    if pair.baseline:
+        digests = pair.baseline.digests
+        return compare_with_digests(pair.base.checkpoint, digests, pair.candidate.checkpoint)
     return compare_checkpoints(pair.base.checkpoint, pair.candidate.checkpoint)
 
 
@@ -168,6 +183,52 @@ def _deciding(experiment: DriftExperiment, base: Subject, stored: Path) -> Value
     sites = deciding_sites(experiment, base)
     read = read_activations(stored, sites)
     return {site: read[site] for site in sites}
+
+
+def recorded_replicates(
+    experiment: DriftExperiment, baseline: Baseline, distance: Distance, count: int
+) -> Replicates:
+    """Return the replicates of a baseline.
+
+    Raises:
+        ExperimentError: the baseline has fewer, or none for models of this shape.
+    """
+    name = replicates_name(experiment, distance, min(count, BOUNDING))
+    found = read_replicates(baseline.activations, name)
+    if found is None or len(found) < count:
+        held = baseline.header["replicates"] if found is None else len(found)
+        raise ExperimentError(
+            f"the decision needs {counted(count, 'replicate')} of the base, compared by"
+            f" {distance.name}; the baseline {baseline.name} has {held}, compared by"
+            f" {baseline.header['distance']}",
+            remedy="make a baseline with more replicates, or name the base itself",
+        )
+    return found.first(count)
+
+
+def record_base(experiment: DriftExperiment, base: Subject) -> RecordedOutputs:
+    """Run the base over the prompts, and return what a baseline keeps of its outputs."""
+    model = load_with_head(experiment, base, experiment.dtype)
+    block = tokenise(model, experiment.prompt_set.prompts, truncate=experiment.truncate)
+    return record_outputs(model, block, topic_numbers(experiment))
+
+
+def run_candidate(experiment: DriftExperiment, pair: Pair, baseline: Baseline) -> Passes | None:
+    """Run the candidate over the prompts, and compare its outputs with those of a baseline.
+
+    Returns:
+        None if the models do not read the same tokens, or their outputs cannot be compared.
+    """
+    outputs = baseline.outputs
+    candidate = load_with_head(experiment, pair.candidate, candidate_dtype(experiment))
+    block = tokenise(candidate, experiment.prompt_set.prompts, truncate=experiment.truncate)
+    if not np.array_equal(block.ids, read_activations(baseline.activations, []).tokens.ids):
+        return None
+    if outputs.expected is None and candidate.has_head:
+        candidate = load(experiment, pair.candidate, candidate_dtype(experiment))
+    if not fits(outputs, candidate):
+        return None
+    return compare_outputs(outputs, candidate, block, topic_numbers(experiment))
 
 
 def run_both(experiment: DriftExperiment, pair: Pair) -> tuple[Passes | None, Patches | None]:
