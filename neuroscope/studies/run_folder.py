@@ -46,7 +46,9 @@ class RunFolder:
         document = experiment.document()
         document["fingerprints"] = fingerprints.model_dump()
         if "models" in document:
-            document["models"] = list(fingerprints.models)
+            names = list(fingerprints.models)
+            # an experiment may name one model twice, for two number formats of it
+            document["models"] = names * (len(document["models"]) // len(names))
         sources = document["prompts"]
         entries = sources if isinstance(sources, list) else [sources]
         for number, source in enumerate(experiment.prompt_sources()):

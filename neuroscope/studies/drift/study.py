@@ -128,11 +128,10 @@ def drift(
         NeuroscopeError: a model or layer does not exist, there are too few prompts, or a setting is
             invalid; the subclass and the message say why.
     """
-    if isinstance(prompts, Sequence) and not isinstance(prompts, str):
-        prompts = PromptSet.of(prompts)
+    read = PromptSet.of(prompts) if isinstance(prompts, Sequence) else prompts
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prompts.jsonl"
-        write_prompts(file, prompts)
+        write_prompts(file, read)
         experiment = drift_experiment(
             base, candidate, {"file": str(file)}, name=settings.pop("name", "drift"), **settings
         )
