@@ -109,7 +109,9 @@ def test_a_run_is_recorded_and_its_copy_repeats_it(kind, run, experiment, tmp_pa
     client.download_artifacts(entry["run_id"], "", str(copy))
     document = YAML(typ="safe").load((copy / "experiment.yaml").read_text(encoding="utf-8"))
     assert document["schema"] == 1 and len(document["fingerprints"]["prompts"]) == 64
-    assert document.get("label") == {"layers": "topic", "drift": "topic"}.get(kind)  # chosen automatically
+    assert document.get("label") == {"layers": "topic", "drift": "topic"}.get(
+        kind
+    )  # chosen automatically
     (tmp_path / "prompts.csv").unlink()  # the copy does not need it
     again = run(copy / "experiment.yaml")
     rows = "layers" if kind == "drift" else "rows"
