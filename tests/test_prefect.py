@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -14,7 +15,9 @@ import pytest
 from layered import labelled_prompts
 from models import make_model
 from prefect import flow
+from prefect.automations import Automation
 from prefect.client.orchestration import get_client
+from prefect.events import emit_event
 from prefect.settings import get_current_settings
 from prefect.states import Running
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -245,6 +248,32 @@ def waited_for(value_of, seconds):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     return value
+
+
+def test_the_automations_of_the_docs_react_to_a_check(server):
+    blocks = re.findall(r"```yaml\n(name: .*?)```", (ROOT / "docs/drift.md").read_text(), re.S)
+    notify, block = (YAML(typ="safe").load(text) for text in blocks)
+    Automation.model_validate(notify)
+    flow_id = server_flow()
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(flow_id, "promote")
+    block["actions"][0]["deployment_id"] = str(deployment)
+    Automation.model_validate(block).create()
+    emit_event(
+        CHECKED,
+        resource={
+            "prefect.resource.id": "mlflow.model-version.news.4",
+            "neuroscope.verdict": "drifted",
+        },
+    )
+    with get_client(sync_client=True) as client:
+        waited_for(lambda: client.read_deployment(deployment).paused or None, 60)
+
+
+def server_flow():
+    """Create a flow on the server, and return its id."""
+    with get_client(sync_client=True) as client:
+        return client.create_flow(flow(lambda: None, name="promote"))
 
 
 def test_the_monitor_is_deployed_so_that_a_second_one_is_cancelled():
