@@ -1,13 +1,15 @@
 """Checks against a baseline: a file that stands for a base whose weights are gone."""
 
 import shutil
+import weakref
 import zipfile
 
 import numpy as np
 import pytest
 from test_drift import at, base, changed, drift, prompts  # noqa: F401  fixtures
 
-from neuroscope.errors import ExperimentError, StoreError
+from neuroscope.errors import ExperimentError, ResourceError, StoreError
+from neuroscope.extraction.models import load_model
 from neuroscope.studies.drift.experiment import drift_experiment
 from neuroscope.studies.drift.study import save_baseline
 
@@ -87,3 +89,26 @@ def test_damaged_files_are_refused(base, prompts, baseline, tmp_path):  # noqa: 
     with pytest.raises(StoreError, match="unknown member"):
         drift(broken, base, prompts)
     assert not (tmp_path / "home" / "outside").exists()
+
+
+def test_models_that_do_not_fit_together_run_one_after_the_other(base, prompts, monkeypatch):  # noqa: F811
+    candidate = changed(base, 0.5)
+    expected = drift(base, candidate, prompts)
+    if not hasattr(expected.behaviour, "same_top"):
+        pytest.skip("a model without a head can be streamed")
+    loaded = []
+
+    def load_one(checkpoint, *, head=False, memory="auto", **options):
+        alive = [reference for reference in loaded if reference() is not None]
+        if head and alive:
+            raise ResourceError("it does not fit")
+        model = load_model(checkpoint, head=head, memory="stream" if alive else memory, **options)
+        loaded.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr("neuroscope.studies.drift.subjects.load_model", load_one)
+    found = drift(base, candidate, prompts)
+    assert found.decision == expected.decision
+    assert found.behaviour.mean == pytest.approx(expected.behaviour.mean, rel=1e-4)
+    assert found.behaviour.same_top == expected.behaviour.same_top
+    assert "do not fit into memory together" in " ".join(found.notes)

@@ -12,7 +12,7 @@ SETTINGS = ["--alpha", 0.4, "--margin", 0.001]
 
 def test_a_monitor_reports_its_checks_and_the_history_lists_them(
     news, prompts, run_command, run_json
-):  # noqa: F811
+):
     monitor = ["monitor", "news", "--prompts", prompts, *SETTINGS]
     code, printed = run_command(*monitor)
     assert code == 1, printed.err

@@ -67,6 +67,8 @@ class Passes:
     expected: tuple[Doubles, Doubles] | None
     """How often base and candidate expect each token, (groups, vocabulary) each; None without a
     language-model head."""
+    bounded: bool = False
+    """Whether KL divergences are lower bounds, as the outputs of the base were recorded."""
 
 
 def run_pair(

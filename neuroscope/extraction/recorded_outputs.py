@@ -129,7 +129,7 @@ def compare_outputs(
     divergence = found["kl"] if predictions else found["divergence"]
     behaviour = Behaviour(owners, order, divergence, predictions)
     both = None if base.expected is None else (base.expected, expected[:, : base.expected.shape[1]])
-    return Passes(block, {}, behaviour, both)
+    return Passes(block, {}, behaviour, both, bounded=predictions is not None)
 
 
 def _compared(

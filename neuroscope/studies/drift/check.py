@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.errors import ExperimentError, HeadlessError
+from neuroscope.errors import ExperimentError, HeadlessError, ResourceError
 from neuroscope.extraction.batching import tokenise
 from neuroscope.extraction.differences import (
     CheckpointDifferences,
@@ -55,6 +55,7 @@ from neuroscope.studies.drift.rewording import rewording_distances
 from neuroscope.studies.drift.subjects import Pair, extraction_of, load
 from neuroscope.studies.store.store import store_activations
 from neuroscope.studies.subjects import Subject
+from neuroscope.tokens import TokenBlock
 
 PATCHED_PROMPTS = 64
 """Number of prompts on which residual streams are patched."""
@@ -208,7 +209,10 @@ def recorded_replicates(
 
 def record_base(experiment: DriftExperiment, base: Subject) -> RecordedOutputs:
     """Run the base over the prompts, and return what a baseline keeps of its outputs."""
-    model = load_with_head(experiment, base, experiment.dtype)
+    return _outputs(experiment, load_with_head(experiment, base, experiment.dtype))
+
+
+def _outputs(experiment: DriftExperiment, model: Model) -> RecordedOutputs:
     block = tokenise(model, experiment.prompt_set.prompts, truncate=experiment.truncate)
     return record_outputs(model, block, topic_numbers(experiment))
 
@@ -219,13 +223,28 @@ def run_candidate(experiment: DriftExperiment, pair: Pair, baseline: Baseline) -
     Returns:
         None if the models do not read the same tokens, or their outputs cannot be compared.
     """
-    outputs = baseline.outputs
-    candidate = load_with_head(experiment, pair.candidate, candidate_dtype(experiment))
+    tokens = read_activations(baseline.activations, []).tokens
+    return _compared_to(experiment, pair, baseline.outputs, tokens)
+
+
+def _compared_to(
+    experiment: DriftExperiment, pair: Pair, outputs: RecordedOutputs, tokens: TokenBlock | None
+) -> Passes | None:
+    """Run the candidate, and compare its outputs with those of the base.
+
+    Args:
+        experiment: experiment of the check.
+        pair: base and candidate.
+        outputs: outputs of the base.
+        tokens: tokens that the base has read; None if they are known to be the same.
+    """
+    dtype = candidate_dtype(experiment)
+    candidate = load_with_head(experiment, pair.candidate, dtype)
     block = tokenise(candidate, experiment.prompt_set.prompts, truncate=experiment.truncate)
-    if not np.array_equal(block.ids, read_activations(baseline.activations, []).tokens.ids):
+    if tokens is not None and not np.array_equal(block.ids, tokens.ids):
         return None
     if outputs.expected is None and candidate.has_head:
-        candidate = load(experiment, pair.candidate, candidate_dtype(experiment))
+        candidate = load(experiment, pair.candidate, dtype)
     if not fits(outputs, candidate):
         return None
     return compare_outputs(outputs, candidate, block, topic_numbers(experiment))
@@ -234,11 +253,19 @@ def run_candidate(experiment: DriftExperiment, pair: Pair, baseline: Baseline) -
 def run_both(experiment: DriftExperiment, pair: Pair) -> tuple[Passes | None, Patches | None]:
     """Run both models over the prompts, and the candidate with old residual streams put in.
 
+    If both do not fit into memory with their heads, they run one after the other.
+
     Returns:
         No passes if the models do not read the same tokens, or have neither heads nor the same
-        width; and no patches if they differ in shape, or if the candidate is streamed.
+        width; and no patches if they differ in shape, run one after the other, or if the candidate
+        is streamed.
     """
     base, candidate = _both(experiment, pair)
+    if base.has_head and candidate.streamed:
+        del candidate
+        outputs = _outputs(experiment, base)
+        del base
+        return _compared_to(experiment, pair, outputs, None), None
     prompts = experiment.prompt_set
     block = tokenise(base, prompts.prompts, truncate=experiment.truncate)
     other = tokenise(candidate, prompts.prompts, truncate=experiment.truncate)
@@ -275,10 +302,12 @@ def topic_numbers(experiment: DriftExperiment) -> NDArray[np.int64]:
 
 
 def load_with_head(experiment: DriftExperiment, subject: Subject, dtype: Dtype) -> Model:
-    """Load a model with its language-model head, if its files have one."""
+    """Load a model with its language-model head, if its files have one and it fits into memory."""
+    if experiment.memory == "stream":  # a model with its head cannot be streamed
+        return load(experiment, subject, dtype)
     try:
         return load(experiment, subject, dtype, head=True)
-    except HeadlessError:
+    except (HeadlessError, ResourceError):
         return load(experiment, subject, dtype)
 
 

@@ -137,7 +137,16 @@ def left_out(pair: Pair, passes: Passes | None, read: Sequence[Reader]) -> list[
     if pair.baseline:
         notes.append(
             "the base is a baseline without weights: local distances, patching and the norms of the"
-            " changes of the weights were left out, and a KL divergence is that over the base's"
+            " changes of the weights were left out"
+        )
+    elif passes and pair.same_shape and not passes.local:
+        notes.append(
+            "the models do not fit into memory together, or are streamed: local distances and"
+            " patching were left out"
+        )
+    if passes and passes.bounded:
+        notes.append(
+            f"the outputs of the base were recorded: a KL divergence is that over the base's"
             f" {KEPT_TOKENS} most probable tokens and all others together, which is a lower bound"
         )
     if not read:

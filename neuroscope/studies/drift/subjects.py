@@ -123,7 +123,7 @@ def load(
         device=experiment.device,
         dtype=dtype,
         attention=attention or experiment.attention,
-        memory="resident" if head else experiment.memory,
+        memory=experiment.memory,
         head=head,
     )
 
