@@ -57,6 +57,7 @@ from neuroscope.studies.store.store import store_activations
 from neuroscope.studies.subjects import Subject
 from neuroscope.tokens import TokenBlock
 
+_AT_ONCE = 100  # replicates after which they are stored, so that an interrupted check keeps them
 PATCHED_PROMPTS = 64
 """Number of prompts on which residual streams are patched."""
 
@@ -122,9 +123,9 @@ def replicate(
         conditions = draw_conditions(experiment, min(count, BOUNDING))
         found = _first_replicates(experiment, base, stored, distance, conditions)
         write_replicates(stored, name, found)
-    if len(found) < count:
-        conditions = draw_conditions(experiment, count)[len(found) :]
-        usual = UsualBase(_deciding(experiment, base, stored), topic_numbers(experiment), None)
+    usual = UsualBase(_deciding(experiment, base, stored), topic_numbers(experiment), None)
+    while len(found) < count:
+        conditions = draw_conditions(experiment, min(count, len(found) + _AT_ONCE))[len(found) :]
         more = _run(experiment, base, conditions, usual, distance, head=False)
         found = found.followed_by(more.distances)
         write_replicates(stored, name, found)
