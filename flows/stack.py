@@ -33,7 +33,7 @@ class StackAddresses:
     deployments: dict[str, str]
     """Name of each deployment -> address of the form that runs it."""
     runs: dict[str, str]
-    """Kind of study -> address of the table of its runs in MLflow."""
+    """Kind of run, which is also the name of a deployment -> address of their table in MLflow."""
     variables: dict[str, str]
     """Environment variables that another terminal needs to use these servers."""
     logs: Path
@@ -129,7 +129,9 @@ class Stack:
             servers=dict(sorted(servers.items())),
             deployments=prefect.deployment_pages(),
             # from the database: requests to the server might go through a proxy of the user
-            runs=runs_pages(address(self._ports["mlflow"]), embedded_database(home()), STUDIES),
+            runs=runs_pages(
+                address(self._ports["mlflow"]), embedded_database(home()), [*STUDIES, "monitor"]
+            ),
             variables={name: self._variables[name] for name in names},
             logs=self._logs,
         )

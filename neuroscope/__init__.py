@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from neuroscope.storage.activation_store import read_activations, read_parts
     from neuroscope.studies.compare.result import Comparison
     from neuroscope.studies.compare.study import compare, run_comparison
+    from neuroscope.studies.drift.result import DriftResult
+    from neuroscope.studies.drift.study import drift, run_drift
     from neuroscope.studies.layers.result import LayersResult
     from neuroscope.studies.layers.study import layers, run_layers
     from neuroscope.studies.models import load_model
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Activations": "neuroscope.activations",
     "Comparison": "neuroscope.studies.compare.result",
+    "DriftResult": "neuroscope.studies.drift.result",
     "Experiment": "neuroscope.experiment",
     "LayersResult": "neuroscope.studies.layers.result",
     "Model": "neuroscope.extraction.models",
@@ -46,6 +49,7 @@ _HOMES = {
     "Site": "neuroscope.sites",
     "Tracker": "neuroscope.reporting.tracking",
     "compare": "neuroscope.studies.compare.study",
+    "drift": "neuroscope.studies.drift.study",
     "extract": "neuroscope.extraction.extract",
     "extract_to": "neuroscope.studies.store.store",
     "layers": "neuroscope.studies.layers.study",
@@ -57,12 +61,14 @@ _HOMES = {
     "read_parts": "neuroscope.storage.activation_store",
     "read_prompts": "neuroscope.prompt_files",
     "run_comparison": "neuroscope.studies.compare.study",
+    "run_drift": "neuroscope.studies.drift.study",
     "run_layers": "neuroscope.studies.layers.study",
 }
 
 __all__ = [
     "Activations",
     "Comparison",
+    "DriftResult",
     "Experiment",
     "LayersResult",
     "Model",
@@ -73,6 +79,7 @@ __all__ = [
     "Site",
     "Tracker",
     "compare",
+    "drift",
     "extract",
     "extract_to",
     "layers",
@@ -84,6 +91,7 @@ __all__ = [
     "read_parts",
     "read_prompts",
     "run_comparison",
+    "run_drift",
     "run_layers",
 ]
 

@@ -3,8 +3,10 @@
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -73,6 +75,32 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def stored_once(folder: Path, fill: Callable[[Path], None], *, again: bool = False) -> Path:
+    """Return a folder, which is created atomically if it does not exist.
+
+    Args:
+        folder: path of the folder; only one process at a time fills it.
+        fill: function called with an empty folder, into which it writes the files.
+        again: whether to replace an existing folder.
+    """
+    from filelock import FileLock
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if again or not folder.is_dir():
+            unfinished = folder.with_name(f".{folder.name}")
+            remove = partial(shutil.rmtree, ignore_errors=True)
+            remove(unfinished)  # a killed process may have left it
+            unfinished.mkdir()
+            try:
+                fill(unfinished)
+                remove(folder)
+                unfinished.rename(folder)
+            finally:
+                remove(unfinished)
+    return folder
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 import csv
 import itertools
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,20 @@ from neuroscope.text_files import filled_lines, lines_of
 
 Row = tuple[str, Mapping[str, object]]
 """Position of a row in its file, such as `line 3`, and its columns."""
+
+
+def write_prompts(path: Path, prompts: Iterable[Prompt], text_column: str = "text") -> None:
+    """Write prompts as JSON lines, from which `PromptFile` reads the same ids, texts and labels.
+
+    Args:
+        path: file to write, whose name ends with `.jsonl`.
+        prompts: prompts to write.
+        text_column: name of the key of the texts.
+    """
+    with path.open("w", encoding="utf-8") as file:
+        for prompt in prompts:
+            row = {"id": prompt.id, text_column: prompt.text, **prompt.labels}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def read_prompts(

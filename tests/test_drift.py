@@ -10,6 +10,7 @@ from layered import labelled_prompts
 from mlflow import MlflowClient
 from models import copy_with_weights, make_model
 
+import neuroscope as ns
 from neuroscope.errors import ExperimentError, ModelError, NonfiniteError
 from neuroscope.reporting.tracking import Tracker
 from neuroscope.studies.drift.experiment import drift_experiment
@@ -231,3 +232,13 @@ def test_replicates_are_stored_and_only_missing_ones_are_computed(base, prompts,
     assert again.rewordings == first.rewordings
     more = drift(base, changed(base, 0.5, name="more"), prompts, replicates=22, **settings)
     assert computed == [3] and more.decision.replicates == 22
+
+
+def test_python_gives_the_result_of_the_experiment(base, prompts):
+    candidate, settings = changed(base, 0.5), {"replicates": 3, "alpha": 0.25, "resamples": 100}
+    result = ns.drift(str(base), str(candidate), ns.read_prompts(str(prompts)), **settings)
+    assert result.decision == drift(base, candidate, prompts).decision
+    texts = [prompt.text for prompt in ns.read_prompts(str(prompts))]
+    unlabelled = ns.drift(str(base), str(candidate), texts, **settings)
+    assert unlabelled.decision.statistic == result.decision.statistic
+    assert unlabelled.explanation.topics is None

@@ -28,11 +28,19 @@ NOT_RUN = {
     "flows.second_process.SecondProcessExecutor",
     "flows.stack.Stack",
     "flows.startup.quick_start",
+    "neuroscope.extraction.differences.CheckpointDifferences",
+    "neuroscope.extraction.patching.patched",
     "neuroscope.extraction.streaming.LayerStream",
+    "neuroscope.reporting.registered_model.RegisteredModel",
+    "neuroscope.stats.alignment.MeanSd",
+    "neuroscope.stats.alignment.Procrustes",
     "neuroscope.storage.writing.FolderWriter",
+    "neuroscope.studies.drift.baseline.Baseline",
+    "neuroscope.studies.drift.result.DriftResult",
+    "neuroscope.studies.drift.study.drift",
     "neuroscope.studies.models.load_model",
 }
-"""Docstrings whose examples need a server, another process or a longer set-up."""
+"""Docstrings whose examples need a server, another process, a second model or a longer set-up."""
 
 
 class OnlyExpected(doctest.OutputChecker):

@@ -2,28 +2,42 @@
 
 import logging
 import os
+import re
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from layered import labelled_prompts
+from models import make_model
 from prefect import flow
+from prefect.automations import Automation
 from prefect.client.orchestration import get_client
+from prefect.events import emit_event
 from prefect.settings import get_current_settings
 from prefect.states import Running
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.testing.utilities import prefect_test_harness
+from registered import Register
+from ruamel.yaml import YAML
+from test_drift import changed
 
 from flows.executor import PrefectExecutor
+from flows.monitor import CHECKED, monitor
 from flows.prefect_server import WORK_POOL, PrefectServer
 from flows.stack import stack_environment
 from flows.study_flow import run_name, study_form
 from neuroscope.errors import Option, PromptError, StackError
+from neuroscope.prompt_files import write_prompts
+from neuroscope.reporting.tracking_server import embedded_database
 from neuroscope.studies.compare.experiment import CompareExperiment, compare_experiment
 from neuroscope.studies.steps import Step
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +203,81 @@ def test_the_profile_of_the_user_is_ignored(tmp_path, monkeypatch):
     command = [sys.executable, "-c", textwrap.dedent(code)]
     process = subprocess.run(command, capture_output=True, text=True, check=True)
     assert process.stdout.split() == ["http://127.0.0.1:9/api/", "False"]
+
+
+@pytest.fixture
+def news(server, database, monkeypatch, tmp_path):
+    """Register two versions of a model, of which the second has drifted; return the prompts."""
+    monkeypatch.chdir(tmp_path)  # MLflow puts artifacts below the working directory
+    base = make_model("bert", tmp_path / "base", layers=2)
+    register = Register(embedded_database(database.parent))
+    for folder in (base, changed(base, 2.0)):
+        register.point_to(str(folder), "News_1")
+    register.client.set_registered_model_alias("News_1", "champion", "1")
+    prompts = tmp_path / "prompts.jsonl"
+    write_prompts(prompts, labelled_prompts())
+    return register, prompts
+
+
+def test_a_monitor_emits_an_event_and_an_artifact_per_check(server, news):
+    register, prompts = news
+    form = {"prompts": {"file": str(prompts)}, "alpha": 0.4, "margin": 0.001}
+    assert monitor(name="News_1", **form, return_state=True).is_completed()
+    with get_client(sync_client=True) as client:
+        (artifact,) = [each for each in client.read_artifacts() if each.key == "drift-news-1"]
+        event = waited_for(lambda: checked_events(client), 30)
+    assert "drifted" in artifact.data and artifact.description == "version 2 drifted"
+    assert event["resource"]["prefect.resource.id"] == "mlflow.model-version.News_1.2"
+    assert event["payload"]["verdict"] == "drifted" and event["payload"]["base"] == 1
+    register.point_to("/nowhere", "News_1")
+    failed = monitor(name="News_1", **form, return_state=True)
+    assert failed.is_failed() and "version 3" in failed.message
+
+
+def checked_events(client):
+    """Return the only event of a check, or None if it has not arrived yet."""
+    answer = client._client.post("/events/filter", json={"filter": {"event": {"name": [CHECKED]}}})
+    events = answer.json()["events"]
+    return events[0] if events else None
+
+
+def waited_for(value_of, seconds):
+    """Return the first value that is not None, within a time."""
+    deadline = time.monotonic() + seconds
+    while (value := value_of()) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return value
+
+
+def test_the_automations_of_the_docs_react_to_a_check(server):
+    blocks = re.findall(r"```yaml\n(name: .*?)```", (ROOT / "docs/drift.md").read_text(), re.S)
+    notify, block = (YAML(typ="safe").load(text) for text in blocks)
+    Automation.model_validate(notify)
+    flow_id = server_flow()
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(flow_id, "promote")
+    block["actions"][0]["deployment_id"] = str(deployment)
+    Automation.model_validate(block).create()
+    emit_event(
+        CHECKED,
+        resource={
+            "prefect.resource.id": "mlflow.model-version.news.4",
+            "neuroscope.verdict": "drifted",
+        },
+    )
+    with get_client(sync_client=True) as client:
+        waited_for(lambda: client.read_deployment(deployment).paused or None, 60)
+
+
+def server_flow():
+    """Create a flow on the server, and return its id."""
+    with get_client(sync_client=True) as client:
+        return client.create_flow(flow(lambda: None, name="promote"))
+
+
+def test_the_monitor_is_deployed_so_that_a_second_one_is_cancelled():
+    project = YAML(typ="safe").load((ROOT / "prefect.yaml").read_text())
+    (deployment,) = [each for each in project["deployments"] if each["name"] == "monitor"]
+    assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+    assert deployment["schedules"][0]["cron"]

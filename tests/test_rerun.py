@@ -25,6 +25,11 @@ SETTINGS = {
         "prompts": {"file": "prompts.csv", "text_column": "sentence", "label_columns": ["topic"]},
         "probe_prompts": 30,
     },
+    "drift": {
+        "prompts": {"file": "prompts.csv", "text_column": "sentence", "label_columns": ["topic"]},
+        "candidate_dtype": "bfloat16",
+        "resamples": 100,
+    },
 }
 """Kind of study -> settings of a small experiment."""
 
@@ -68,7 +73,7 @@ def experiment(tmp_path, family_folder):
             )
         ]
         (tmp_path / "prompts.csv").write_text("sentence,topic,other\n" + "".join(rows))
-        models = [str(family_folder("bert"))]
+        models = [str(family_folder("bert"))] * (2 if kind == "drift" else 1)
         data = {"kind": kind, "name": "small", "models": models, **SETTINGS[kind]}
         path = tmp_path / "experiment.yaml"
         path.write_text(yaml_text(data))
@@ -104,10 +109,13 @@ def test_a_run_is_recorded_and_its_copy_repeats_it(kind, run, experiment, tmp_pa
     client.download_artifacts(entry["run_id"], "", str(copy))
     document = YAML(typ="safe").load((copy / "experiment.yaml").read_text(encoding="utf-8"))
     assert document["schema"] == 1 and len(document["fingerprints"]["prompts"]) == 64
-    assert document.get("label") == {"layers": "topic"}.get(kind)  # chosen automatically
+    assert document.get("label") == {"layers": "topic", "drift": "topic"}.get(
+        kind
+    )  # chosen automatically
     (tmp_path / "prompts.csv").unlink()  # the copy does not need it
     again = run(copy / "experiment.yaml")
-    assert again["rows"] == entry["rows"] and again["notes"] == entry["notes"] == []
+    rows = "layers" if kind == "drift" else "rows"
+    assert again[rows] == entry[rows] and "have changed" not in " ".join(again["notes"])
     assert again["run_id"] != entry["run_id"]
 
 

@@ -1,5 +1,6 @@
 """The command `neuroscope drift`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,7 +34,9 @@ EXIT_CODES = {"identical": 0, "compatible": 0, "drifted": 1, "inconclusive": 3}
 @app.command()
 @interruptible(kept)
 def drift(
-    base: Annotated[str, typer.Argument(help=f"The old model. {MODEL_NAMES}")],
+    base: Annotated[
+        str, typer.Argument(help=f"The old model, or a file from --save-baseline. {MODEL_NAMES}")
+    ],
     candidate: Annotated[str, typer.Argument(help="The new model, named in the same way.")],
     prompts: Annotated[
         Path, typer.Option(help="File of prompts: .txt, .csv, .tsv, .jsonl or .parquet.")
@@ -74,6 +77,12 @@ def drift(
     attention: AttentionOption = "sdpa",
     memory: MemoryOption = "auto",
     no_record: NoRecord = False,
+    save_baseline: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for what later checks need of the base, in place of the base itself."
+        ),
+    ] = None,
     junit: Annotated[
         Path | None, typer.Option(help="File for the result as JUnit XML, for CI systems.")
     ] = None,
@@ -109,9 +118,12 @@ def drift(
             memory=memory,
         )
 
-    if junit is not None:
-        _check_folder(junit)
-    results = run_study("drift", experiment, record=not no_record, json=json, single=True)
+    for file in (junit, save_baseline):
+        _check_folder(file)
+    after = None if save_baseline is None else partial(_save_baseline, save_baseline)
+    results = run_study(
+        "drift", experiment, record=not no_record, json=json, single=True, after=after
+    )
     if junit is not None:
         _write_junit(junit, results[0])
     if code := EXIT_CODES[results[0].decision.verdict]:
@@ -131,11 +143,19 @@ def _write_junit(path: Path, result: Any) -> None:
         raise StoreError(f"cannot write {path} ({error.strerror})") from error
 
 
-def _check_folder(path: Path) -> None:
+def _save_baseline(path: Path, experiment: Any, executor: Any, progress: Any) -> None:
+    """Save what later checks need of the base, which the check has left in the store."""
+    from neuroscope.files import absolute
+    from neuroscope.studies.drift.study import save_baseline
+
+    save_baseline(experiment, absolute(path), executor, progress)
+
+
+def _check_folder(path: Path | None) -> None:
     """Raise StoreError unless the folder of a file exists, before any work is done."""
     from neuroscope.files import absolute
 
-    if not absolute(path).parent.is_dir():
+    if path is not None and not absolute(path).parent.is_dir():
         raise StoreError(
             f"the folder of {absolute(path)} does not exist", remedy="create it, or name another"
         )

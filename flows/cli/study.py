@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 from flows.signals import deferred, watched
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from neuroscope.experiment import Experiment
+    from neuroscope.progress import Progress
     from neuroscope.reporting.recorded import RunStatus
     from neuroscope.studies.study import Results
 
@@ -23,6 +26,7 @@ def run_study(
     record: bool,
     json: bool,
     single: bool = False,
+    after: "Callable[[Any, Executor, Progress], None] | None" = None,
 ) -> "Results[Any]":
     """Run a study in this process and a second one, which loads the model; show the results.
 
@@ -32,6 +36,7 @@ def run_study(
         record: whether to record the results in MLflow.
         json: whether to print one JSON document instead of tables.
         single: whether that document is the entry of the only run, not a list of runs.
+        after: function of the experiment that does further work before the results are shown.
     """
     from flows.startup import quick_start
 
@@ -49,6 +54,8 @@ def run_study(
             with deferred():
                 tracker = Tracker.open() if record else None
                 results = study.run(settings, tracker, executor, watched(progress))
+                if after:
+                    after(settings, executor, watched(progress))
     show_results(study, results, tracker, json=json, single=single)
     return results
 

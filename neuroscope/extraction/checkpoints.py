@@ -109,6 +109,16 @@ class Checkpoint:
         """
         return self.architecture.neurons(self.config, component)
 
+    @property
+    def description_files(self) -> list[Path]:
+        """Files of the configuration and the tokenizer, those of the configuration last."""
+        return sorted(self._matching(*_FILES), key=lambda path: path.parent == self.folder)
+
+    def _matching(self, *patterns: str) -> set[Path]:
+        """Return the files of the model and its tokenizer that match a pattern."""
+        folders = (self.folder, self.tokenizer_folder or self.folder)
+        return {path for folder in folders for pattern in patterns for path in folder.glob(pattern)}
+
     def check_unchanged(self) -> None:
         """Raise ModelError if the files are no longer those of `fingerprint`."""
         if self.fingerprint != replace(self).fingerprint:
@@ -123,11 +133,7 @@ class Checkpoint:
 
         The files are read when this property is first used; later changes are not noticed.
         """
-        folders = (self.folder, self.tokenizer_folder or self.folder)
-        patterns = (*_FILES, _WEIGHTS)
-        paths = {
-            path for folder in folders for pattern in patterns for path in folder.glob(pattern)
-        }
+        paths = self._matching(*_FILES, _WEIGHTS)
         lines = sorted(f"{path.name} {_sha256(path)}\n" for path in paths)
         shards = [path.name for path in self.weight_files]
         stored = {path.name for path in self.folder.glob(_WEIGHTS)}

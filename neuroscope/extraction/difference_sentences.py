@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 
 from neuroscope.extraction.configuration_differences import ConfigurationDifference
+from neuroscope.extraction.tensor_matching import Part, TensorDifference
 from neuroscope.extraction.tokenizer_differences import TokenizerDifferences
-from neuroscope.extraction.weight_differences import Part, PartDifferences, TensorDifference
+from neuroscope.extraction.weight_differences import PartDifferences
 from neuroscope.labels import counted, shortened
 
 _NAMED = 3  # tensors that a sentence names

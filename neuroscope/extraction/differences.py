@@ -1,5 +1,6 @@
 """Comparison of two checkpoints by their files, before any forward pass."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,10 +10,11 @@ from neuroscope.extraction.configuration_differences import (
     compare_configurations,
 )
 from neuroscope.extraction.difference_sentences import sentences
+from neuroscope.extraction.tensor_digests import TensorDigest, compare_digests
+from neuroscope.extraction.tensor_matching import TensorDifference
 from neuroscope.extraction.tokenizer_differences import TokenizerDifferences, compare_tokenizers
 from neuroscope.extraction.weight_differences import (
     PartDifferences,
-    TensorDifference,
     compare_weights,
     part_differences,
 )
@@ -79,6 +81,27 @@ def compare_checkpoints(
         configuration=compare_configurations(base, candidate),
         tokenizer=compare_tokenizers(base, candidate),
         tensors=compare_weights(base, candidate, progress),
+        same_shape=_shape(base) == _shape(candidate),
+    )
+
+
+def compare_with_digests(
+    base: Checkpoint, digests: Mapping[str, TensorDigest], candidate: Checkpoint
+) -> CheckpointDifferences:
+    """Compare a checkpoint with a base of which only the digests of the tensors are known.
+
+    Args:
+        base: configuration and tokenizer of the old model.
+        digests: result of `tensor_digests` for the old model.
+        candidate: files of the new model.
+
+    Raises:
+        ModelError: files are missing, damaged, cannot be read or contradict each other.
+    """
+    return CheckpointDifferences(
+        configuration=compare_configurations(base, candidate),
+        tokenizer=compare_tokenizers(base, candidate),
+        tensors=compare_digests(base, digests, candidate),
         same_shape=_shape(base) == _shape(candidate),
     )
 

@@ -70,6 +70,8 @@ class Passes:
     language-model head."""
     stream: StreamChange | None = None
     """Change of the residual stream by position; None if the models differ in shape."""
+    bounded: bool = False
+    """Whether KL divergences are lower bounds, as the outputs of the base were recorded."""
 
 
 def run_pair(
@@ -151,7 +153,7 @@ def patching(
     for batch in batches(base, block, token_rule="content", budget=budget):
         outputs = patched_outputs(base, candidate, batch, output, sites)
         own = next(outputs)
-        rows, _, owners, _ = _positions(base, batch, block, logits=output == "logits")
+        rows, _, owners, _ = positions_of(base, batch, block, logits=output == "logits")
         counts = np.bincount(owners, minlength=len(block))[batch.members]
         for number, patched in enumerate(outputs):
             change = token_divergence(*_common(own[rows], patched[rows]), logits=output == "logits")
@@ -178,7 +180,7 @@ def _common(base: "torch.Tensor", candidate: "torch.Tensor") -> "tuple[torch.Ten
     return base[:, :width], candidate[:, :width]
 
 
-def _positions(
+def positions_of(
     base: Model, batch: Batch, block: TokenBlock, *, logits: bool
 ) -> tuple["torch.Tensor", NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Return where a batch's outputs are compared, and what is there.
@@ -208,7 +210,7 @@ def _behaviour(base: Model, values: PairedValues, block: TokenBlock, *, logits: 
     """Return the change of behaviour in a batch."""
     import torch
 
-    rows, actual, owners, order = _positions(base, values.batch, block, logits=logits)
+    rows, actual, owners, order = positions_of(base, values.batch, block, logits=logits)
     own, other = _common(values.base[rows], values.candidate[rows])
     if not logits:
         return Behaviour(owners, order, compare_representations(own, other), None)
@@ -220,7 +222,7 @@ def _expected(
     base: Model, values: PairedValues, block: TokenBlock, groups: NDArray[np.int64]
 ) -> tuple[Doubles, Doubles]:
     """Return how often both models expect each token in a batch, (groups, vocabulary) each."""
-    rows, _, owners, _ = _positions(base, values.batch, block, logits=True)
+    rows, _, owners, _ = positions_of(base, values.batch, block, logits=True)
     count = int(groups.max()) + 1
     own, other = (
         expected_counts(outputs, groups[owners], count)

@@ -1,5 +1,6 @@
 """Comparison of one tensor in two files: its bytes, and the norm and rank of the difference."""
 
+import hashlib
 import math
 import os
 from collections.abc import Iterator
@@ -66,6 +67,21 @@ def equal_bytes(pair: TensorPair, start: int, stop: int) -> bool:
             if not np.array_equal(ours, theirs):
                 return False
     return True
+
+
+def sha256_of(tensor: StoredTensor) -> str:
+    """Return the SHA-256 of the bytes of a tensor.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    digest, buffer = hashlib.sha256(), np.zeros(_READ, np.uint8)
+    with _opened(tensor) as file:
+        for offset in range(0, tensor.size, _READ):
+            part = buffer[: min(_READ, tensor.size - offset)]
+            _fill(file, tensor, offset, part)
+            digest.update(part.data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

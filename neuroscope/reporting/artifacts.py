@@ -1,16 +1,15 @@
 """Files that MLflow stores, in a folder on this machine or behind a server."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from neuroscope.errors import ResourceError, TrackingError
-from neuroscope.files import size_text
+from neuroscope.files import size_text, stored_once
 from neuroscope.home import home
 
 
@@ -135,32 +134,6 @@ class ArtifactFolder:
     def _address(self, path: str) -> str:
         """Return the address of a path below this folder."""
         return f"{self.uri.rstrip('/')}/{path}" if path else self.uri
-
-
-def stored_once(folder: Path, fill: Callable[[Path], None], *, again: bool = False) -> Path:
-    """Return a folder, which is created atomically if it does not exist.
-
-    Args:
-        folder: path of the folder; only one process at a time fills it.
-        fill: function called with an empty folder, into which it writes the files.
-        again: whether to replace an existing folder.
-    """
-    from filelock import FileLock
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if again or not folder.is_dir():
-            unfinished = folder.with_name(f".{folder.name}")
-            remove = partial(shutil.rmtree, ignore_errors=True)
-            remove(unfinished)  # a killed process may have left it
-            unfinished.mkdir()
-            try:
-                fill(unfinished)
-                remove(folder)
-                unfinished.rename(folder)
-            finally:
-                remove(unfinished)
-    return folder
 
 
 def _local_entries(folder: Path) -> dict[str, Entry]:

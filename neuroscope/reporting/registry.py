@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from neuroscope.errors import ModelError
+from neuroscope.files import stored_once
 from neuroscope.home import home
-from neuroscope.reporting.artifacts import ArtifactFolder, stored_once
+from neuroscope.reporting.artifacts import ArtifactFolder
 from neuroscope.reporting.mlflow_client import open_client
 from neuroscope.reporting.recorded import quoted
 from neuroscope.reporting.tracking_errors import mlflow_errors

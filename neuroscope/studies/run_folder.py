@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from neuroscope.activations import Provenance
 from neuroscope.experiment import Experiment, Fingerprints, PromptSource
 from neuroscope.experiment_files import yaml_text
+from neuroscope.prompt_files import write_prompts
 from neuroscope.prompts import Prompts
 from neuroscope.reporting.page import NamedFigure, Page, PageFigure, render_page
 from neuroscope.reporting.tables import rows_to_frame
@@ -45,7 +46,9 @@ class RunFolder:
         document = experiment.document()
         document["fingerprints"] = fingerprints.model_dump()
         if "models" in document:
-            document["models"] = list(fingerprints.models)
+            names = list(fingerprints.models)
+            # an experiment may name one model twice, for two number formats of it
+            document["models"] = names * (len(document["models"]) // len(names))
         sources = document["prompts"]
         entries = sources if isinstance(sources, list) else [sources]
         for number, source in enumerate(experiment.prompt_sources()):
@@ -138,10 +141,7 @@ class RunFolder:
     def _prompt_file(self, source: PromptSource, number: int) -> dict[str, Any]:
         """Write the prompts of a file as JSON Lines, and return the keys to read them again."""
         name = "prompts.jsonl" if number == 0 else f"prompts-{number + 1}.jsonl"
-        with (self.path / name).open("w", encoding="utf-8") as file:
-            for prompt in source.prompts():
-                row = {"id": prompt.id, source.text_column: prompt.text, **prompt.labels}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        write_prompts(self.path / name, source.prompts(), source.text_column)
         return {"file": name, "label_columns": None}
 
     def _text(self, name: str, text: str) -> None:

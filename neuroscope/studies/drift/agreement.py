@@ -135,6 +135,9 @@ class Decision:
 class Distance(Protocol):
     """Distance of a site in two models, over the same prompts."""
 
+    name: str
+    """Name of the distance, for messages."""
+
     def between(self, base: Floats, candidate: Floats) -> float:
         """Return the distance, from 0 up."""
         ...
@@ -146,6 +149,8 @@ class Distance(Protocol):
 
 class NeuronDistance:
     """Median over neurons of 1 - r, for models whose neurons correspond; a bootstrap of prompts."""
+
+    name = "the correlation of neurons"
 
     def between(self, base: Floats, candidate: Floats) -> float:
         return spread(neuron_distances(base, candidate).distance, ()).median
@@ -162,6 +167,8 @@ class GeometryDistance:
     that of the estimate over all prompts (delete-half jackknife, Shao & Wu 1989, Annals of
     Statistics 17).
     """
+
+    name = "CKA"
 
     def between(self, base: Floats, candidate: Floats) -> float:
         return 1 - cka_between(base, candidate)

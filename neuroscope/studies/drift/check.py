@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.errors import HeadlessError
+from neuroscope.errors import ExperimentError, HeadlessError, ResourceError
 from neuroscope.extraction.batching import tokenise
-from neuroscope.extraction.differences import CheckpointDifferences, compare_checkpoints
+from neuroscope.extraction.differences import (
+    CheckpointDifferences,
+    compare_checkpoints,
+    compare_with_digests,
+)
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.pair_changes import (
     Passes,
@@ -20,11 +24,19 @@ from neuroscope.extraction.pair_changes import (
     run_pair,
     spread_evenly,
 )
+from neuroscope.extraction.recorded_outputs import (
+    RecordedOutputs,
+    compare_outputs,
+    fits,
+    record_outputs,
+)
+from neuroscope.labels import counted
 from neuroscope.options import Attention, Dtype
 from neuroscope.sites import Site
 from neuroscope.stats.moments import Doubles
 from neuroscope.storage.activation_store import read_activations, store_folder
 from neuroscope.studies.drift.agreement import Distance, Values
+from neuroscope.studies.drift.baseline import Baseline
 from neuroscope.studies.drift.experiment import DriftExperiment
 from neuroscope.studies.drift.replicate_files import (
     read_replicates,
@@ -43,7 +55,9 @@ from neuroscope.studies.drift.rewording import rewording_distances
 from neuroscope.studies.drift.subjects import Pair, extraction_of, load
 from neuroscope.studies.store.store import store_activations
 from neuroscope.studies.subjects import Subject
+from neuroscope.tokens import TokenBlock
 
+_AT_ONCE = 100  # replicates after which they are stored, so that an interrupted check keeps them
 PATCHED_PROMPTS = 64
 """Number of prompts on which residual streams are patched."""
 
@@ -80,6 +94,9 @@ class Patches:
 
 def compare_files(pair: Pair) -> CheckpointDifferences:
     """Compare the files of both models."""
+    if pair.baseline:
+        digests = pair.baseline.digests
+        return compare_with_digests(pair.base.checkpoint, digests, pair.candidate.checkpoint)
     return compare_checkpoints(pair.base.checkpoint, pair.candidate.checkpoint)
 
 
@@ -106,9 +123,9 @@ def replicate(
         conditions = draw_conditions(experiment, min(count, BOUNDING))
         found = _first_replicates(experiment, base, stored, distance, conditions)
         write_replicates(stored, name, found)
-    if len(found) < count:
-        conditions = draw_conditions(experiment, count)[len(found) :]
-        usual = UsualBase(_deciding(experiment, base, stored), topic_numbers(experiment), None)
+    usual = UsualBase(_deciding(experiment, base, stored), topic_numbers(experiment), None)
+    while len(found) < count:
+        conditions = draw_conditions(experiment, min(count, len(found) + _AT_ONCE))[len(found) :]
         more = _run(experiment, base, conditions, usual, distance, head=False)
         found = found.followed_by(more.distances)
         write_replicates(stored, name, found)
@@ -170,14 +187,86 @@ def _deciding(experiment: DriftExperiment, base: Subject, stored: Path) -> Value
     return {site: read[site] for site in sites}
 
 
+def recorded_replicates(
+    experiment: DriftExperiment, baseline: Baseline, distance: Distance, count: int
+) -> Replicates:
+    """Return the replicates of a baseline.
+
+    Raises:
+        ExperimentError: the baseline has fewer, or none for models of this shape.
+    """
+    name = replicates_name(experiment, distance, min(count, BOUNDING))
+    found = read_replicates(baseline.activations, name)
+    if found is None or len(found) < count:
+        held = baseline.header["replicates"] if found is None else len(found)
+        raise ExperimentError(
+            f"the decision needs {counted(count, 'replicate')} of the base, compared by"
+            f" {distance.name}; the baseline {baseline.name} has {held}, compared by"
+            f" {baseline.header['distance']}",
+            remedy="make a baseline with more replicates, or name the base itself",
+        )
+    return found.first(count)
+
+
+def record_base(experiment: DriftExperiment, base: Subject) -> RecordedOutputs:
+    """Run the base over the prompts, and return what a baseline keeps of its outputs."""
+    return _outputs(experiment, load_with_head(experiment, base, experiment.dtype))
+
+
+def _outputs(experiment: DriftExperiment, model: Model) -> RecordedOutputs:
+    block = tokenise(model, experiment.prompt_set.prompts, truncate=experiment.truncate)
+    return record_outputs(model, block, topic_numbers(experiment))
+
+
+def run_candidate(experiment: DriftExperiment, pair: Pair, baseline: Baseline) -> Passes | None:
+    """Run the candidate over the prompts, and compare its outputs with those of a baseline.
+
+    Returns:
+        None if the models do not read the same tokens, or their outputs cannot be compared.
+    """
+    tokens = read_activations(baseline.activations, []).tokens
+    return _compared_to(experiment, pair, baseline.outputs, tokens)
+
+
+def _compared_to(
+    experiment: DriftExperiment, pair: Pair, outputs: RecordedOutputs, tokens: TokenBlock | None
+) -> Passes | None:
+    """Run the candidate, and compare its outputs with those of the base.
+
+    Args:
+        experiment: experiment of the check.
+        pair: base and candidate.
+        outputs: outputs of the base.
+        tokens: tokens that the base has read; None if they are known to be the same.
+    """
+    dtype = candidate_dtype(experiment)
+    candidate = load_with_head(experiment, pair.candidate, dtype)
+    block = tokenise(candidate, experiment.prompt_set.prompts, truncate=experiment.truncate)
+    if tokens is not None and not np.array_equal(block.ids, tokens.ids):
+        return None
+    if outputs.expected is None and candidate.has_head:
+        candidate = load(experiment, pair.candidate, dtype)
+    if not fits(outputs, candidate):
+        return None
+    return compare_outputs(outputs, candidate, block, topic_numbers(experiment))
+
+
 def run_both(experiment: DriftExperiment, pair: Pair) -> tuple[Passes | None, Patches | None]:
     """Run both models over the prompts, and the candidate with old residual streams put in.
 
+    If both do not fit into memory with their heads, they run one after the other.
+
     Returns:
         No passes if the models do not read the same tokens, or have neither heads nor the same
-        width; and no patches if they differ in shape, or if the candidate is streamed.
+        width; and no patches if they differ in shape, run one after the other, or if the candidate
+        is streamed.
     """
     base, candidate = _both(experiment, pair)
+    if base.has_head and candidate.streamed:
+        del candidate
+        outputs = _outputs(experiment, base)
+        del base
+        return _compared_to(experiment, pair, outputs, None), None
     prompts = experiment.prompt_set
     block = tokenise(base, prompts.prompts, truncate=experiment.truncate)
     other = tokenise(candidate, prompts.prompts, truncate=experiment.truncate)
@@ -217,10 +306,12 @@ def topic_numbers(experiment: DriftExperiment) -> NDArray[np.int64]:
 
 
 def load_with_head(experiment: DriftExperiment, subject: Subject, dtype: Dtype) -> Model:
-    """Load a model with its language-model head, if its files have one."""
+    """Load a model with its language-model head, if its files have one and it fits into memory."""
+    if experiment.memory == "stream":  # a model with its head cannot be streamed
+        return load(experiment, subject, dtype)
     try:
         return load(experiment, subject, dtype, head=True)
-    except HeadlessError:
+    except (HeadlessError, ResourceError):
         return load(experiment, subject, dtype)
 
 

@@ -26,7 +26,7 @@ VERSION_TAG, BASE_VERSION_TAG = "neuroscope.drift.version", "neuroscope.drift.ba
 """Tags with the numbers of the candidate and of the base."""
 LOOK_TAG = "neuroscope.drift.look"
 """Tag with the number of the check among all checks of the model on these prompts."""
-HISTORY = "drift-history"
+HISTORY = "monitor"
 """Kind of the runs whose metrics have step = version."""
 
 HISTORY_FIGURE = "history.png"

@@ -7,6 +7,7 @@ import numpy as np
 
 from neuroscope.extraction.differences import CheckpointDifferences
 from neuroscope.extraction.pair_changes import Behaviour, Passes
+from neuroscope.extraction.recorded_outputs import KEPT_TOKENS
 from neuroscope.stats.divergence import KLSummary, summarise_kl
 from neuroscope.stats.moments import Doubles
 from neuroscope.studies.drift.agreement import (
@@ -163,6 +164,21 @@ def left_out(pair: Pair, passes: Passes | None, read: Sequence[Reader]) -> list[
         notes.append(
             "the models read other tokens of the prompts, or have outputs that cannot be compared:"
             " behaviour was left out, and so were local distances and patching"
+        )
+    if pair.baseline:
+        notes.append(
+            "the base is a baseline without weights: local distances, patching and the norms of the"
+            " changes of the weights were left out"
+        )
+    elif passes and pair.same_shape and not passes.local:
+        notes.append(
+            "the models do not fit into memory together, or are streamed: local distances and"
+            " patching were left out"
+        )
+    if passes and passes.bounded:
+        notes.append(
+            f"the outputs of the base were recorded: a KL divergence is that over the base's"
+            f" {KEPT_TOKENS} most probable tokens and all others together, which is a lower bound"
         )
     if not read:
         notes.append("the layers differ in width: readers of the old activations were left out")

@@ -187,7 +187,7 @@ class _Monitor:
                 newest = report.checked[-1] if report.checked else None
                 if newest and newest.version == entry.number and newest.verdict != "identical":
                     look += 1
-        if report.checked or report.known:
+        if report.known and not report.checked:  # the last monitor may have been interrupted
             history = record_history(self.tracker, self.watch.name, report.prompts)
             report = replace(report, history_run=history)
         return report
@@ -203,6 +203,8 @@ class _Monitor:
         report = replace(report, checked=(*report.checked, result))
         if not self._tag(result):
             report = replace(report, deleted=(*report.deleted, version))
+        history = record_history(self.tracker, report.name, report.prompts)
+        report = replace(report, history_run=history)
         self.on_checked(result)
         return report
 

@@ -6,10 +6,12 @@ from neuroscope.errors import ModelError, Option
 from neuroscope.experiment_faults import about
 from neuroscope.extraction.checkpoints import Checkpoint
 from neuroscope.extraction.models import Model, load_model
+from neuroscope.files import absolute
 from neuroscope.labels import distinct_labels
 from neuroscope.options import Attention, Dtype
 from neuroscope.sites import Site, parse_site, resolve_sites
 from neuroscope.studies.drift.agreement import Distance, GeometryDistance, NeuronDistance
+from neuroscope.studies.drift.baseline import Baseline, open_baseline
 from neuroscope.studies.drift.experiment import DriftExperiment
 from neuroscope.studies.models import find_model
 from neuroscope.studies.store.spec import ExtractionSpec
@@ -24,6 +26,8 @@ class Pair:
 
     base: Subject
     candidate: Subject
+    baseline: Baseline | None = None
+    """File that stands for the base; None if the base itself is present."""
 
     @property
     def matches(self) -> dict[Site, Site]:
@@ -52,14 +56,17 @@ def pair_of(experiment: DriftExperiment) -> Pair:
     """Return the models of a check, without loading them.
 
     Raises:
+        StoreError, ExperimentError: a baseline is damaged, or was made with other settings.
         ModelError, SiteError: a model or a layer does not exist, or both names stand for one model
             that is computed in one number format.
     """
-    checkpoints = []
-    for index, name in enumerate(experiment.models):
-        with about("models", index):
-            checkpoints.append(find_model(name))
-    base, candidate = checkpoints
+    with about("models", 0):
+        baseline = find_baseline(experiment.models[0])
+        base = baseline.checkpoint if baseline else find_model(experiment.models[0])
+    with about("models", 1):
+        candidate = find_model(experiment.models[1])
+    if baseline:
+        baseline.check(experiment)
     dtypes = experiment.dtype, experiment.candidate_dtype or experiment.dtype
     if base.pinned_name == candidate.pinned_name and dtypes[0] == dtypes[1]:
         with about("models", 1):
@@ -68,14 +75,25 @@ def pair_of(experiment: DriftExperiment) -> Pair:
                 options=[Option("candidate_dtype", "bfloat16", "compare two number formats of it")],
                 remedy="name another candidate",
             )
-    labels = distinct_labels([label_source(checkpoint) for checkpoint in checkpoints])
+    own_label = baseline.label if baseline else label_source(base)
+    labels = distinct_labels([own_label, label_source(candidate)])
     if dtypes[0] != dtypes[1]:
         labels = [f"{label} {dtype}" for label, dtype in zip(labels, dtypes, strict=True)]
     pair = Pair(
         Subject(labels[0], base, _sites(experiment, base)), Subject(labels[1], candidate, ())
     )
     matched = tuple(dict.fromkeys(pair.matches.values()))
-    return Pair(pair.base, Subject(labels[1], candidate, matched))
+    return Pair(pair.base, Subject(labels[1], candidate, matched), baseline)
+
+
+def find_baseline(name: str) -> Baseline | None:
+    """Return the baseline that a name stands for; None if it names no file.
+
+    Raises:
+        StoreError: the file is not a baseline, or is damaged.
+    """
+    path = absolute(name)
+    return open_baseline(path) if path.is_file() else None
 
 
 def extraction_of(experiment: DriftExperiment, subject: Subject, dtype: Dtype) -> ExtractionSpec:
@@ -105,7 +123,7 @@ def load(
         device=experiment.device,
         dtype=dtype,
         attention=attention or experiment.attention,
-        memory="resident" if head else experiment.memory,
+        memory=experiment.memory,
         head=head,
     )
 
