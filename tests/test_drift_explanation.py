@@ -40,8 +40,9 @@ def prompts(tmp_path):
     return path
 
 
-def drift(base, candidate, prompts, tracker=None):
-    experiment = drift_experiment(str(base), str(candidate), {"file": str(prompts)}, **QUICK)
+def drift(base, candidate, prompts, tracker=None, **settings):
+    settings = QUICK | settings
+    experiment = drift_experiment(str(base), str(candidate), {"file": str(prompts)}, **settings)
     (result,) = run_drift(experiment, tracker)
     return result
 
@@ -75,6 +76,18 @@ def test_a_changed_position_is_found(tmp_path, prompts):
     assert np.shape(document["change"]) == (2, 4, 5) and len(document["topics"]) == 3
     assert "None of the layers" in result.summary
     assert result.explanation.topic_tokens == () and "words" not in result.summary
+
+
+def test_streamed_models_are_explained_by_their_outputs(tmp_path, prompts):
+    base = make_model("bert", tmp_path / "base", layers=2)
+    candidate = changed(base, "position_embeddings.weight", lambda weight: weight[3].mul_(-2))
+    resident = drift(base, candidate, prompts).explanation
+    streamed = drift(base, candidate, prompts, memory="stream").explanation
+    assert streamed.positions.sites == () and streamed.patching is None
+    np.testing.assert_allclose(
+        streamed.positions.divergence, resident.positions.divergence, rtol=1e-3, atol=1e-6
+    )
+    assert [row.id for row in streamed.prompts] == [row.id for row in resident.prompts]
 
 
 def test_a_word_that_is_made_probable_leads_on_every_topic(tmp_path, prompts, database):

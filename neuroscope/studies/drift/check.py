@@ -254,7 +254,7 @@ def _compared_to(
 def run_both(experiment: DriftExperiment, pair: Pair) -> tuple[Passes | None, Patches | None]:
     """Run both models over the prompts, and the candidate with old residual streams put in.
 
-    If both do not fit into memory with their heads, they run one after the other.
+    If both do not fit into memory, or are streamed, they run one after the other.
 
     Returns:
         No passes if the models do not read the same tokens, or have neither heads nor the same
@@ -262,7 +262,7 @@ def run_both(experiment: DriftExperiment, pair: Pair) -> tuple[Passes | None, Pa
         is streamed.
     """
     base, candidate = _both(experiment, pair)
-    if base.has_head and candidate.streamed:
+    if base.streamed or candidate.streamed:
         del candidate
         outputs = _outputs(experiment, base)
         del base
