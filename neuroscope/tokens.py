@@ -112,8 +112,8 @@ class Vocabulary:
     def spelled(self, id: int) -> str:
         """Return a token as it reads in a text, with a space before a word.
 
-        >>> vocabulary.texts[5], vocabulary.spelled(5)
-        ('Ġcoach', ' coach')
+        >>> Vocabulary(("Ġcoach", "ing"), frozenset(), None).spelled(0)
+        ' coach'
         """
         token, marker = self.texts[id], self.word_marker
         if id in self.special:
@@ -131,7 +131,8 @@ class Vocabulary:
     def display(self, id: int) -> str:
         """Return a token for a list of words: a hyphen marks the middle or end of a word.
 
-        >>> [vocabulary.display(id) for id in (5, 6, 7)]
+        >>> vocabulary = Vocabulary(("Ġcoach", "ing", "Ċ"), frozenset(), None)
+        >>> [vocabulary.display(id) for id in (0, 1, 2)]
         ['coach', '-ing', '↵']
         """
         text = self.spelled(id).replace("\n", "↵").replace("\t", "→").replace("\r", "")

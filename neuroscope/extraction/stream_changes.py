@@ -55,10 +55,7 @@ class StreamSums:
 class StreamChange:
     """Change of the residual stream, added up batch by batch.
 
-    >>> change = StreamChange(sites, groups, count=3, longest=64)
-    >>> change.add(batch, {site: change.reduce(batch, base, candidate)})
-    >>> change.relative().shape   # (sites, groups + 1, buckets)
-    (12, 4, 9)
+    Each site of a batch is reduced inside the pass of the candidate, and added after the pass.
 
     Args:
         sites: sites that are compared, whose neurons correspond in both models.

@@ -54,8 +54,8 @@ def drift_figures(result: DriftResult) -> Iterator[NamedFigure]:
         )
     yield NamedFigure(
         GEOMETRY,
-        "Similarity of the layers without matching neurons: debiased CKA, and the share of common"
-        " nearest neighbours of a prompt; 1 at most.",
+        "Distance of the layers without matching neurons: 1 - debiased CKA, and the share of a"
+        " prompt's nearest neighbours that are others in the candidate.",
         plot_curves(
             [_geometry_panels(result)],
             title=f"How the representations changed: {result.site} by layer",

@@ -101,6 +101,7 @@ def write_outputs(
         links=links,
         result=result,
         decision=decision_table(result),
+        has_local=any(row.local == row.local for row in result.sites),
         layers=replace(summary_table(result), title="", notes=()),
         behaviour=behaviour_table(result),
         readers=readers_table(result),

@@ -22,7 +22,9 @@ METRICS = {
         ),
         Metric("cka", "CKA", "debiased CKA of standardised neurons, 1 at most", "high"),
         Metric("neighbours", "k-NN", "share of common nearest neighbours of a prompt", "high"),
-        Metric("null_high", "benign", "largest 1 - r of a benign replicate of the base", digits=6),
+        Metric(
+            "null_high", "benign", "largest distance of a benign replicate of the base", digits=6
+        ),
     )
 }
 """Metrics of the table of layers."""
