@@ -10,14 +10,18 @@ from flows.cli.app import app
 from flows.cli.options import (
     MODEL_NAMES,
     AttentionOption,
+    ChangesLabel,
     Device,
     DtypeOption,
     Json,
     Layers,
+    Margin,
     MemoryOption,
     Name,
     NoRecord,
     Note,
+    PromptsOption,
+    Seed,
     Site,
     TextColumn,
     Truncate,
@@ -38,23 +42,16 @@ def drift(
         str, typer.Argument(help=f"The old model, or a file from --save-baseline. {MODEL_NAMES}")
     ],
     candidate: Annotated[str, typer.Argument(help="The new model, named in the same way.")],
-    prompts: Annotated[
-        Path, typer.Option(help="File of prompts: .txt, .csv, .tsv, .jsonl or .parquet.")
-    ],
+    prompts: PromptsOption,
     text_column: TextColumn = "text",
-    label: Annotated[
-        str,
-        typer.Option(help="Label to explain changes by. [default: the only label column, if any]"),
-    ] = "",
+    label: ChangesLabel = "",
     site: Site = "mlp_act",
     layers: Layers = "all",
     pool: Annotated[
         Literal["mean", "max", "last", "first"],
         typer.Option(help="Way to pool the tokens of a prompt."),
     ] = "mean",
-    margin: Annotated[
-        float, typer.Option(min=0, max=2, help="Largest acceptable statistic, 1 - r.")
-    ] = 0.05,
+    margin: Margin = 0.05,
     alpha: Annotated[float, typer.Option(help="Rate of false alarms.")] = 0.05,
     replicates: Annotated[
         int | None,
@@ -64,7 +61,7 @@ def drift(
             " [default: 19; more where alpha requires it]",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of replicates and resamples.")] = 0,
+    seed: Seed = 0,
     name: Name = "",
     note: Note = "",
     truncate: Truncate = False,

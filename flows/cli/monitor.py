@@ -1,6 +1,5 @@
 """The commands `neuroscope monitor` and `neuroscope drift history`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,10 +7,14 @@ import typer
 from flows.cli.app import app
 from flows.cli.options import (
     AttentionOption,
+    ChangesLabel,
     Device,
     DtypeOption,
     Json,
     Layers,
+    Margin,
+    PromptsOption,
+    Seed,
     Site,
     TextColumn,
     Truncate,
@@ -30,26 +33,19 @@ _NAME = "Name of a model that is registered in MLflow."
 @interruptible(kept)
 def monitor(
     name: Annotated[str, typer.Argument(help=_NAME)],
-    prompts: Annotated[
-        Path, typer.Option(help="File of prompts: .txt, .csv, .tsv, .jsonl or .parquet.")
-    ],
+    prompts: PromptsOption,
     alias: Annotated[
         str, typer.Option(help="Alias of the version with which the others are compared.")
     ] = "champion",
     text_column: TextColumn = "text",
-    label: Annotated[
-        str,
-        typer.Option(help="Label to explain changes by. [default: the only label column, if any]"),
-    ] = "",
+    label: ChangesLabel = "",
     site: Site = "mlp_act",
     layers: Layers = "all",
-    margin: Annotated[
-        float, typer.Option(min=0, max=2, help="Largest acceptable statistic, 1 - r.")
-    ] = 0.05,
+    margin: Margin = 0.05,
     alpha: Annotated[
         float, typer.Option(help="Rate of false alarms of all checks together.")
     ] = 0.05,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of replicates and resamples.")] = 0,
+    seed: Seed = 0,
     truncate: Truncate = False,
     device: Device = "auto",
     dtype: DtypeOption = "float32",

@@ -69,6 +69,22 @@ MemoryOption = Annotated[
 PromptsFile = Annotated[
     Path, typer.Argument(help="File of prompts: .txt, .csv, .tsv, .jsonl or .parquet.")
 ]
+PromptsOption = Annotated[
+    Path,
+    typer.Option("--prompts", help="File of prompts: .txt, .csv, .tsv, .jsonl or .parquet."),
+]
+ChangesLabel = Annotated[
+    str,
+    typer.Option(
+        "--label", help="Label to explain changes by. [default: the only label column, if any]"
+    ),
+]
+Margin = Annotated[
+    float, typer.Option("--margin", min=0, max=2, help="Largest acceptable statistic, 1 - r.")
+]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, help="Seed of replicates, resamples and splits.")
+]
 TextColumn = Annotated[str, typer.Option(help="Column of the file that contains the prompts.")]
 Name = Annotated[
     str, typer.Option(help="Name of the experiment. [default: from the file or the prompts]")
