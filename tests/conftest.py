@@ -13,6 +13,7 @@ import pytest
 from compared import experiment_for
 from hypothesis import settings
 from mlflow import MlflowClient
+from mlflow_server import Server, serving
 from models import make_model
 from sqlalchemy import Engine, event
 
@@ -56,15 +57,20 @@ def unsynchronised() -> Iterator[None]:
     event.remove(Engine, "connect", synchronise_never)
 
 
+def isolate(home: Path, patch: pytest.MonkeyPatch) -> None:
+    """Set the home, and hide the user's settings."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PREFECT_API_URL", "PREFECT_PROFILE"):
+        patch.delenv(name, raising=False)
+    patch.setenv("NEUROSCOPE_HOME", str(home))
+    patch.setenv("HF_HUB_OFFLINE", "1")
+    patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Give a test a home of its own, hide the user's settings, and restore the environment."""
     original = dict(os.environ)
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PREFECT_API_URL", "PREFECT_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NEUROSCOPE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    isolate(tmp_path / "home", monkeypatch)
     yield tmp_path / "home"
     os.environ.clear()
     os.environ.update(original)
@@ -106,13 +112,32 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "acts"
 
 
-@pytest.fixture
-def recorded(family_folder, database):
+@pytest.fixture(scope="session")
+def recorded_home(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+    """Return the home in which `recorded` records."""
+    home = tmp_path_factory.mktemp("recorded")
+    shutil.copy(empty_database, home / "mlflow.db")
+    return home
+
+
+@pytest.fixture(scope="session")
+def recorded(family_folder, recorded_home):
     """Record a comparison in two models; return the results and a client of MLflow."""
-    tracker = Tracker.open()
     experiment = experiment_for(family_folder("bert"), family_folder("llama"), note="why")
-    comparisons = run_comparison(experiment, tracker)
+    with pytest.MonkeyPatch.context() as patch:
+        isolate(recorded_home, patch)
+        tracker = Tracker.open()
+        comparisons = run_comparison(experiment, tracker)
     return comparisons, MlflowClient(tracking_uri=tracker.uri)
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(
+    tmp_path_factory: pytest.TempPathFactory, empty_database: Path
+) -> Iterator[Server]:
+    """Return an MLflow server that keeps the runs of all tests that use it."""
+    with serving(tmp_path_factory.mktemp("server"), empty_database) as server:
+        yield server
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from mlflow_server import serving
 
 from flows import cli
 from flows.output import result_stream, results_only
@@ -35,16 +34,15 @@ def shell(command, *arguments, **environment):
 
 @pytest.mark.slow
 def test_the_document_of_a_run_on_a_server_is_all_that_is_printed(
-    family_folder, home, tmp_path, empty_database
+    family_folder, home, mlflow_server
 ):
-    with serving(tmp_path, empty_database) as server:
-        process = shell(
-            "", *COMPARE, family_folder("bert"), MLFLOW_TRACKING_URI=server.address,
-            MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="false",
-        )  # fmt: skip
-        assert process.returncode == 0, process.stderr
-        (entry,) = json.loads(process.stdout)["runs"]
-        assert entry["address"].startswith(server.address)
+    process = shell(
+        "", *COMPARE, family_folder("bert"), MLFLOW_TRACKING_URI=mlflow_server.address,
+        MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="false",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    (entry,) = json.loads(process.stdout)["runs"]
+    assert entry["address"].startswith(mlflow_server.address)
 
 
 @pytest.mark.slow
