@@ -18,6 +18,7 @@ from models import make_model
 from sqlalchemy import Engine, event
 
 from neuroscope import Tracker, run_comparison
+from neuroscope.studies.steps import InlineExecutor
 
 # tiny models gain nothing from threads, and lose much when other processes need the cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -144,9 +145,13 @@ def mlflow_server(
 def run_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Any]:
-    """Return a function that runs a command here and returns its exit code and its output."""
+    """Return a function that runs a command here and returns its exit code and its output.
 
+    Studies load models here too: a second process would import torch for seconds.
+    """
     from flows import cli
+
+    monkeypatch.setattr("flows.second_process.SecondProcessExecutor", InlineExecutor)
 
     def run(*arguments: object) -> Any:
         monkeypatch.setattr(sys, "argv", ["neuroscope", *map(str, arguments)])
