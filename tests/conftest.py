@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,9 +13,12 @@ import pytest
 from compared import experiment_for
 from hypothesis import settings
 from mlflow import MlflowClient
+from mlflow_server import Server, serving
 from models import make_model
+from sqlalchemy import Engine, event
 
 from neuroscope import Tracker, run_comparison
+from neuroscope.studies.steps import InlineExecutor
 
 # tiny models gain nothing from threads, and lose much when other processes need the cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -39,15 +43,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unsynchronised() -> Iterator[None]:
+    """Do not wait for the disk: no test examines what a power failure leaves."""
+
+    def synchronise_never(connection: object, _: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", synchronise_never)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+    event.remove(Engine, "connect", synchronise_never)
+
+
+def isolate(home: Path, patch: pytest.MonkeyPatch) -> None:
+    """Set the home, and hide the user's settings."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PREFECT_API_URL", "PREFECT_PROFILE"):
+        patch.delenv(name, raising=False)
+    patch.setenv("NEUROSCOPE_HOME", str(home))
+    patch.setenv("HF_HUB_OFFLINE", "1")
+    patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Give a test a home of its own, hide the user's settings, and restore the environment."""
     original = dict(os.environ)
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PREFECT_API_URL", "PREFECT_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NEUROSCOPE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    isolate(tmp_path / "home", monkeypatch)
     yield tmp_path / "home"
     os.environ.clear()
     os.environ.update(original)
@@ -89,22 +113,45 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "acts"
 
 
-@pytest.fixture
-def recorded(family_folder, database):
+@pytest.fixture(scope="session")
+def recorded_home(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+    """Return the home in which `recorded` records."""
+    home = tmp_path_factory.mktemp("recorded")
+    shutil.copy(empty_database, home / "mlflow.db")
+    return home
+
+
+@pytest.fixture(scope="session")
+def recorded(family_folder, recorded_home):
     """Record a comparison in two models; return the results and a client of MLflow."""
-    tracker = Tracker.open()
     experiment = experiment_for(family_folder("bert"), family_folder("llama"), note="why")
-    comparisons = run_comparison(experiment, tracker)
+    with pytest.MonkeyPatch.context() as patch:
+        isolate(recorded_home, patch)
+        tracker = Tracker.open()
+        comparisons = run_comparison(experiment, tracker)
     return comparisons, MlflowClient(tracking_uri=tracker.uri)
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(
+    tmp_path_factory: pytest.TempPathFactory, empty_database: Path
+) -> Iterator[Server]:
+    """Return an MLflow server that keeps the runs of all tests that use it."""
+    with serving(tmp_path_factory.mktemp("server"), empty_database) as server:
+        yield server
 
 
 @pytest.fixture
 def run_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Any]:
-    """Return a function that runs a command here and returns its exit code and its output."""
+    """Return a function that runs a command here and returns its exit code and its output.
 
+    Studies load models here too: a second process would import torch for seconds.
+    """
     from flows import cli
+
+    monkeypatch.setattr("flows.second_process.SecondProcessExecutor", InlineExecutor)
 
     def run(*arguments: object) -> Any:
         monkeypatch.setattr(sys, "argv", ["neuroscope", *map(str, arguments)])

@@ -17,9 +17,10 @@ from neuroscope.reporting.tracking_server import SERVER_SETTINGS, server_argumen
 
 
 class Server:
-    """Running server; `stop` ends it and the processes that it started."""
+    """Running server, its address and its folder; `stop` ends it and the processes it started."""
 
     def __init__(self, folder: Path, port: int, arguments: list[str]):
+        self.folder = folder
         self.address = f"http://127.0.0.1:{port}"
         self._log = folder / "server.log"
         with self._log.open("wb") as log:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Locator, Page, Response
+from playwright.sync_api import Locator, Page, Request, Response
 
 
 def open_run_form(page: Page, address: str) -> None:
@@ -67,17 +67,32 @@ def open_artifact(page: Page, ui: str, flow_run: str, run: str) -> None:
     page.get_by_role("table").first.wait_for()
 
 
-def other_hosts(page: Page, address: str, shown: str) -> set[str]:
-    """Open a page until a text is shown; return the hosts that it asks, but for this machine."""
-    hosts: set[str] = set()
+def other_hosts(page: Page, addresses: dict[str, str]) -> dict[str, set[str]]:
+    """Open addresses in tabs until their texts are shown; return the hosts each asks.
 
-    def add(request: object) -> None:
-        hosts.add(urlsplit(request.url).hostname or "")  # type: ignore[attr-defined]
+    Args:
+        page: page whose profile the tabs use.
+        addresses: address -> text that it shows.
 
-    page.on("request", add)
-    page.goto("about:blank")
-    page.goto(address)
-    page.get_by_text(shown).first.wait_for()
+    Returns:
+        address -> hosts, but for this machine.
+    """
+    tabs = {address: page.context.new_page() for address in addresses}
+    hosts: dict[str, set[str]] = {address: set() for address in addresses}
+
+    def visit(address: str) -> None:
+        def add(request: Request) -> None:
+            hosts[address].add(urlsplit(request.url).hostname or "")
+
+        tabs[address].on("request", add)
+        tabs[address].set_default_timeout(60_000)
+        tabs[address].goto(address, wait_until="commit")
+
+    for address in addresses:
+        visit(address)
+    for address, shown in addresses.items():
+        tabs[address].get_by_text(shown).first.wait_for()
     page.wait_for_timeout(2000)  # what a page asks for once it is shown
-    page.remove_listener("request", add)
-    return hosts - {"", "127.0.0.1"}
+    for tab in tabs.values():
+        tab.close()
+    return {address: asked - {"", "127.0.0.1"} for address, asked in hosts.items()}

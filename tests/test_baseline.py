@@ -16,15 +16,15 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_baseline_is_computed_again(damage, family_folder, database, home):
+def test_a_damaged_baseline_is_computed_again(damage, family_folder, home):
     group = {"texts": ["the cat sits .", "the dog sits ."]}
     experiment = compare_experiment([str(family_folder("bert"))], group)
-    (first,) = ns.run_comparison(experiment, ns.Tracker.open())
+    (first,) = ns.run_comparison(experiment)
     (path,) = (home / "baseline").iterdir()
     content = path.read_bytes()
     path.write_bytes(damage(content))
     assert not is_complete(path)
-    (second,) = ns.run_comparison(experiment, ns.Tracker.open())
+    (second,) = ns.run_comparison(experiment)
     assert is_complete(path)
     assert second.rows == first.rows
 

@@ -115,9 +115,15 @@ def one_matrix() -> Figure:
     return plot_matrix(np.eye(3), ["a", "b", "c"], range(3), metric=COSINE, title="bert")
 
 
-@pytest.mark.parametrize(
-    "draw", [one_matrix, *(lambda k=k: every_figure("Paris")[k] for k in (0, 3))]
-)
+def one_activation() -> Figure:
+    return plot_activations(np.linspace(-1, 2, 16), prompt="Paris", model="bert", site="mlp_act.3")
+
+
+def two_rows_of_curves() -> Figure:
+    return plot_curves(panels("Paris", COSINE, 2), title="bert")
+
+
+@pytest.mark.parametrize("draw", [one_matrix, one_activation, two_rows_of_curves])
 def test_equal_figures_give_equal_png_files(draw: Callable[[], Figure]) -> None:
     first, second = io.BytesIO(), io.BytesIO()
     save_png(draw(), first)

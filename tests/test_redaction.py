@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from mlflow_server import free_port, serving
+from mlflow_server import free_port
 
 from flows.environment import prepare_environment
 from neuroscope.errors import TrackingError
@@ -113,19 +113,18 @@ def files_with(secret, folder):
 
 
 @pytest.mark.slow
-def test_a_recorded_run_reveals_no_password(family_folder, home, tmp_path, empty_database):
-    with serving(tmp_path, empty_database) as server:
-        address = server.address.replace("://", f"://me:{SECRET}@")
-        models = ["--model", str(family_folder("bert")), "--model", str(family_folder("llama"))]
-        for arguments in ((), ("--json",)):
-            process = run(
-                "compare", "the cat", "the dog", *models, *arguments, MLFLOW_TRACKING_URI=address
-            )
-            assert process.returncode == 0, process.stderr
-            assert SECRET not in process.stdout + process.stderr
-            assert f"{server.address}/#/experiments" in process.stdout
-    assert files_with(SECRET, tmp_path) == []
-    assert files_with(server.address, tmp_path)  # the link in the report
+def test_a_recorded_run_reveals_no_password(family_folder, home, tmp_path, mlflow_server):
+    address = mlflow_server.address.replace("://", f"://me:{SECRET}@")
+    models = ["--model", str(family_folder("bert")), "--model", str(family_folder("llama"))]
+    for arguments in ((), ("--json",)):
+        process = run(
+            "compare", "the cat", "the dog", *models, *arguments, MLFLOW_TRACKING_URI=address
+        )
+        assert process.returncode == 0, process.stderr
+        assert SECRET not in process.stdout + process.stderr
+        assert f"{mlflow_server.address}/#/experiments" in process.stdout
+    assert files_with(SECRET, tmp_path) == files_with(SECRET, mlflow_server.folder) == []
+    assert files_with(mlflow_server.address, mlflow_server.folder)  # the link in the report
 
 
 @pytest.mark.slow

@@ -1,11 +1,9 @@
 """Models that are registered at a real MLflow server, which alone can read their files."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-from mlflow_server import serving
 from registered import Register
 
 import neuroscope as ns
@@ -16,22 +14,10 @@ from neuroscope.reporting.artifacts import ArtifactFolder
 from neuroscope.studies.models import find_model
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """Return the folder in which the server keeps its files."""
-    return tmp_path_factory.mktemp("server")
-
-
-@pytest.fixture(scope="module")
-def server(served, empty_database):
-    with serving(served, empty_database) as server:
-        yield server
-
-
 @pytest.fixture
-def register(server, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
-    return Register(server.address)
+def register(mlflow_server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.address)
+    return Register(mlflow_server.address)
 
 
 @pytest.fixture
@@ -146,10 +132,10 @@ def test_a_disk_that_fills_during_the_download_is_refused(register, folder, home
         find_model(f"models:/filling/{version}")
 
 
-def test_a_version_whose_files_the_server_lacks_is_refused(register, folder, served):
+def test_a_version_whose_files_the_server_lacks_is_refused(register, folder, mlflow_server):
     version = register.upload(folder, "gone")
     source = register.client.get_model_version("gone", str(version)).source
-    shutil.rmtree(served / "served" / Path(source.removeprefix("mlflow-artifacts:/")))
+    shutil.rmtree(mlflow_server.folder / "served" / source.removeprefix("mlflow-artifacts:/"))
     with pytest.raises(ModelError, match=rf"version {version}.*'gone'.*{source}"):
         find_model(f"models:/gone/{version}")
 

@@ -7,18 +7,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
-from mlflow_server import serving
 
 from neuroscope.errors import NeuroscopeError, TrackingError
 from neuroscope.reporting import artifacts, recorded
 from neuroscope.reporting.run import Point
 from neuroscope.reporting.tracking import Tracker
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory, empty_database):
-    with serving(tmp_path_factory.mktemp("server"), empty_database) as server:
-        yield server
 
 
 @pytest.fixture
@@ -27,8 +20,8 @@ def tracker(database):
 
 
 @pytest.fixture
-def remote(server, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+def remote(mlflow_server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.address)
     return Tracker.open()
 
 
@@ -181,12 +174,12 @@ def test_a_run_without_a_report_is_reported(tracker):
         tracker.report_location(run_id)
 
 
-def test_runs_are_read_through_a_server(remote, server, outputs, home, capsys):
+def test_runs_are_read_through_a_server(remote, mlflow_server, outputs, home, capsys):
     with remote.run("layers", "x", group="it's one", tags={"a.b": "1"}) as run:
         run.log_points([Point("cosine", 0.5, 3)])
         run.log_folder(outputs)
     (recorded_run,) = remote.find_runs("layers", {"neuroscope.group": "it's one", "a.b": "1"})
-    assert recorded_run.id == run.id and recorded_run.address.startswith(server.address)
+    assert recorded_run.id == run.id and recorded_run.address.startswith(mlflow_server.address)
     assert remote.metrics(run.id) == {"cosine": {3: 0.5}}
     table = remote.artifact(run.id, "tables/a.csv")
     assert table.read_text() == "x\n1\n" and table.is_relative_to(home / "artifact_copies")
