@@ -20,6 +20,8 @@ from sqlalchemy import Engine, event
 from neuroscope import Tracker, run_comparison
 from neuroscope.studies.steps import InlineExecutor
 
+pytest_plugins = ["drifting"]
+
 # tiny models gain nothing from threads, and lose much when other processes need the cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -6,71 +6,25 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from layered import labelled_prompts
+from drifting import CHANGED, at, changed, drift
 from mlflow import MlflowClient
 from models import copy_with_weights, make_model
 
 import neuroscope as ns
 from neuroscope.errors import ExperimentError, ModelError, NonfiniteError
 from neuroscope.reporting.tracking import Tracker
-from neuroscope.studies.drift.experiment import drift_experiment
 from neuroscope.studies.drift.replicates import run_replicates
-from neuroscope.studies.drift.study import run_drift
-
-CHANGED = 1
 
 
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory):
-    """Return a file of 72 prompts on three topics."""
-    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
-    rows = ({"text": prompt.text, **prompt.labels} for prompt in labelled_prompts())
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-@pytest.fixture(params=["bert", "llama"])
-def base(request, tmp_path):
-    """Return the folder of a model of three layers, with a language-model head in llama."""
-    head = request.param == "llama"
-    return make_model(request.param, tmp_path / "base", layers=3, head=head)
-
-
-def changed(folder, scale, pattern=f".{CHANGED}.", name="candidate"):
-    """Copy a model and add noise to the matrices whose names contain a pattern."""
-
-    def change(weights):
-        torch.manual_seed(1)
-        return {
-            key: values + scale * values.std() * torch.randn_like(values)
-            if pattern in key and values.ndim == 2
-            else values
-            for key, values in weights.items()
-        }
-
-    return copy_with_weights(folder, folder.parent / name, change)
-
-
-def drift(base, candidate, prompts, tracker=None, **settings):
-    options = {"replicates": 3, "alpha": 0.25, "resamples": 100} | settings
-    experiment = drift_experiment(str(base), str(candidate), {"file": str(prompts)}, **options)
-    (result,) = run_drift(experiment, tracker)
-    return result
-
-
-def at(result, component="mlp_act"):
-    return [row for row in result.sites if row.component == component]
-
-
-def test_equal_files_are_identical_and_no_model_is_loaded(base, prompts, tmp_path, monkeypatch):
+def test_equal_files_are_identical_and_no_model_is_loaded(base, labelled, tmp_path, monkeypatch):
     monkeypatch.setattr("neuroscope.studies.drift.subjects.load_model", None)
-    result = drift(base, shutil.copytree(base, tmp_path / "copy"), prompts)
+    result = drift(base, shutil.copytree(base, tmp_path / "copy"), labelled)
     assert (result.decision.verdict, result.decision.statistic) == ("identical", 0.0)
     assert result.basis == "files" and result.sites == ()
 
 
-def test_only_the_changed_layer_has_a_local_distance(base, prompts):
-    result = drift(base, changed(base, 0.5), prompts, margin=0.001)
+def test_only_the_changed_layer_has_a_local_distance(base, labelled):
+    result = drift(base, changed(base, 0.5), labelled, margin=0.001)
     for component in ("mlp_act", "resid_post"):
         local = [row.local for row in at(result, component)]
         assert local[CHANGED] > 1e-4
@@ -82,21 +36,21 @@ def test_only_the_changed_layer_has_a_local_distance(base, prompts):
     assert "layer 1 changed" in " ".join(result.differences)
 
 
-def test_the_verdict_follows_the_margin(base, prompts):
+def test_the_verdict_follows_the_margin(base, labelled):
     candidate = changed(base, 0.5)
-    statistic = drift(base, candidate, prompts).decision.statistic
+    statistic = drift(base, candidate, labelled).decision.statistic
     settings = {"replicates": 19, "alpha": 0.05, "benign": ["batches", "padding"]}
-    drifted = drift(base, candidate, prompts, margin=statistic / 4, **settings).decision
+    drifted = drift(base, candidate, labelled, margin=statistic / 4, **settings).decision
     assert (drifted.verdict, drifted.p_value) == ("drifted", 0.05)
     assert drifted.lower < drifted.statistic < 1.5 * drifted.upper
-    compatible = drift(base, candidate, prompts, margin=min(2.0, statistic * 4)).decision
+    compatible = drift(base, candidate, labelled, margin=min(2.0, statistic * 4)).decision
     assert compatible.verdict == "compatible"
-    close = drift(base, candidate, prompts, margin=statistic).decision
+    close = drift(base, candidate, labelled, margin=statistic).decision
     assert close.verdict == "inconclusive" and close.lower < statistic < close.upper
 
 
-def test_patching_finds_the_changed_layer(base, prompts):
-    patching = drift(base, changed(base, 0.5), prompts).explanation.patching
+def test_patching_finds_the_changed_layer(base, labelled):
+    patching = drift(base, changed(base, 0.5), labelled).explanation.patching
     returned = dict(zip(patching.sites, patching.returned, strict=True))
     assert returned["resid_pre.0"] == pytest.approx(0, abs=1e-6)
     assert returned["resid_post.0"] == pytest.approx(0, abs=1e-6)
@@ -104,8 +58,8 @@ def test_patching_finds_the_changed_layer(base, prompts):
     assert returned["resid_post.2"] == pytest.approx(1, abs=1e-6)
 
 
-def test_behaviour_is_that_of_the_head_or_of_the_final_representation(base, prompts):
-    result = drift(base, changed(base, 0.5), prompts)
+def test_behaviour_is_that_of_the_head_or_of_the_final_representation(base, labelled):
+    result = drift(base, changed(base, 0.5), labelled)
     entry = result.to_dict()["behaviour"]
     if json.loads((base / "config.json").read_text())["model_type"] == "llama":
         assert entry["mean"] > 0 and 0 < entry["same_top"] < 1
@@ -114,46 +68,46 @@ def test_behaviour_is_that_of_the_head_or_of_the_final_representation(base, prom
         assert set(entry) == {"mean", "median", "q99", "maximum"} and entry["mean"] > 0
 
 
-def test_distances_grow_with_the_change(base, prompts):
+def test_distances_grow_with_the_change(base, labelled):
     statistics = [
-        drift(base, changed(base, scale, name=str(scale)), prompts).decision.statistic
+        drift(base, changed(base, scale, name=str(scale)), labelled).decision.statistic
         for scale in (0.01, 0.1, 0.5)
     ]
     assert statistics == sorted(statistics) and statistics[0] > 0
 
 
-def test_one_model_in_two_number_formats(base, prompts):
+def test_one_model_in_two_number_formats(base, labelled):
     with pytest.raises(ModelError, match="same model"):
-        drift(base, base, prompts)
-    result = drift(base, base, prompts, candidate_dtype="bfloat16")
+        drift(base, base, labelled)
+    result = drift(base, base, labelled, candidate_dtype="bfloat16")
     assert 0 < result.decision.statistic < 0.01
     assert result.decision.verdict == "compatible"
 
 
-def test_few_prompts_and_unknown_labels_are_refused(base, tmp_path, prompts):
+def test_few_prompts_and_unknown_labels_are_refused(base, tmp_path, labelled):
     few = tmp_path / "few.txt"
     few.write_text("the cat sits\nthe dog sits\n")
     with pytest.raises(ExperimentError, match=r"20.*2"):
         drift(base, changed(base, 0.1), few)
     with pytest.raises(ExperimentError, match=r"2 replicates.*19"):
-        drift(base, changed(base, 0.1), prompts, replicates=2, alpha=0.05)
+        drift(base, changed(base, 0.1), labelled, replicates=2, alpha=0.05)
     with pytest.raises(ExperimentError, match=r"'no'.*topic"):
-        drift(base, changed(base, 0.1), prompts, label="no")
+        drift(base, changed(base, 0.1), labelled, label="no")
 
 
-def test_nan_in_the_candidate_is_named(base, prompts):
+def test_nan_in_the_candidate_is_named(base, labelled):
     def spoil(weights):
         name = next(key for key in weights if f".{CHANGED}." in key and weights[key].ndim == 2)
         return weights | {name: torch.full_like(weights[name], np.nan)}
 
     candidate = copy_with_weights(base, base.parent / "nan", spoil)
     with pytest.raises(NonfiniteError, match="nan"):
-        drift(base, candidate, prompts)
+        drift(base, candidate, labelled)
 
 
-def test_a_run_is_recorded_with_its_verdict_and_both_models(base, prompts, database):
+def test_a_run_is_recorded_with_its_verdict_and_both_models(base, labelled, database):
     tracker = Tracker.open()
-    result = drift(base, changed(base, 0.5), prompts, tracker)
+    result = drift(base, changed(base, 0.5), labelled, tracker)
     run = MlflowClient(tracking_uri=tracker.uri).get_run(result.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["neuroscope.drift.verdict"] == result.decision.verdict
@@ -169,12 +123,12 @@ def test_a_run_is_recorded_with_its_verdict_and_both_models(base, prompts, datab
 
 
 @pytest.mark.parametrize("shape", [{"layers": 5}, {"intermediate_size": 64}, {"hidden_size": 48}])
-def test_models_of_another_shape_are_compared_by_geometry(shape, tmp_path, prompts, database):
+def test_models_of_another_shape_are_compared_by_geometry(shape, tmp_path, labelled, database):
     base = make_model("llama", tmp_path / "base", layers=3, head=True)
     candidate = make_model(
         "llama", tmp_path / "other", head=True, seed=1, **({"layers": 3} | shape)
     )
-    result = drift(base, candidate, prompts, Tracker.open(), margin=0.1)
+    result = drift(base, candidate, labelled, Tracker.open(), margin=0.1)
     assert result.basis == "representations" and result.decision.verdict == "drifted"
     assert result.decision.statistic == pytest.approx(1 - min(row.cka for row in at(result)))
     assert result.decision.lower < result.decision.statistic < result.decision.upper
@@ -186,7 +140,7 @@ def test_models_of_another_shape_are_compared_by_geometry(shape, tmp_path, promp
     assert "shape" in result.notes[0]
 
 
-def test_a_candidate_with_added_tokens_keeps_its_basis(tmp_path, prompts):
+def test_a_candidate_with_added_tokens_keeps_its_basis(tmp_path, labelled):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     base = make_model("llama", tmp_path / "base", layers=3, head=True)
@@ -197,13 +151,13 @@ def test_a_candidate_with_added_tokens_keeps_its_basis(tmp_path, prompts):
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.save_pretrained(candidate)
     tokenizer.save_pretrained(candidate)
-    result = drift(base, candidate, prompts)
+    result = drift(base, candidate, labelled)
     assert result.basis == "neurons" and result.decision.verdict == "compatible"
     assert result.decision.statistic < 1e-9 and result.behaviour.mean < 1e-9
     assert "1 token added" in " ".join(result.differences)
 
 
-def test_other_tokens_leave_behaviour_out(tmp_path, prompts):
+def test_other_tokens_leave_behaviour_out(tmp_path, labelled):
     base = make_model("llama", tmp_path / "base", layers=3, head=True)
     candidate = shutil.copytree(base, tmp_path / "candidate")
     file = candidate / "tokenizer.json"
@@ -211,15 +165,15 @@ def test_other_tokens_leave_behaviour_out(tmp_path, prompts):
     vocabulary = content["model"]["vocab"]
     vocabulary["cat"], vocabulary["dog"] = vocabulary["dog"], vocabulary["cat"]
     file.write_text(json.dumps(content))
-    result = drift(base, candidate, prompts)
+    result = drift(base, candidate, labelled)
     assert result.behaviour is None and result.basis == "neurons"
     assert any("tokens" in note for note in result.notes)
     assert result.decision.statistic > 0.01
 
 
-def test_replicates_are_stored_and_only_missing_ones_are_computed(base, prompts, monkeypatch):
+def test_replicates_are_stored_and_only_missing_ones_are_computed(base, labelled, monkeypatch):
     settings = {"benign": ["batches", "padding"], "alpha": 0.05}
-    first = drift(base, changed(base, 0.5), prompts, replicates=19, **settings)
+    first = drift(base, changed(base, 0.5), labelled, replicates=19, **settings)
     computed = []
 
     def counted(load, conditions, *arguments, **options):
@@ -227,18 +181,18 @@ def test_replicates_are_stored_and_only_missing_ones_are_computed(base, prompts,
         return run_replicates(load, conditions, *arguments, **options)
 
     monkeypatch.setattr("neuroscope.studies.drift.check.run_replicates", counted)
-    again = drift(base, changed(base, 0.5, name="again"), prompts, replicates=19, **settings)
+    again = drift(base, changed(base, 0.5, name="again"), labelled, replicates=19, **settings)
     assert computed == [] and again.decision == first.decision
     assert again.rewordings == first.rewordings
-    more = drift(base, changed(base, 0.5, name="more"), prompts, replicates=22, **settings)
+    more = drift(base, changed(base, 0.5, name="more"), labelled, replicates=22, **settings)
     assert computed == [3] and more.decision.replicates == 22
 
 
-def test_python_gives_the_result_of_the_experiment(base, prompts):
+def test_python_gives_the_result_of_the_experiment(base, labelled):
     candidate, settings = changed(base, 0.5), {"replicates": 3, "alpha": 0.25, "resamples": 100}
-    result = ns.drift(str(base), str(candidate), ns.read_prompts(str(prompts)), **settings)
-    assert result.decision == drift(base, candidate, prompts).decision
-    texts = [prompt.text for prompt in ns.read_prompts(str(prompts))]
+    result = ns.drift(str(base), str(candidate), ns.read_prompts(str(labelled)), **settings)
+    assert result.decision == drift(base, candidate, labelled).decision
+    texts = [prompt.text for prompt in ns.read_prompts(str(labelled))]
     unlabelled = ns.drift(str(base), str(candidate), texts, **settings)
     assert unlabelled.decision.statistic == result.decision.statistic
     assert unlabelled.explanation.topics is None

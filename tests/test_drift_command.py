@@ -5,7 +5,6 @@ import shutil
 from xml.etree import ElementTree
 
 import pytest
-from layered import labelled_prompts
 from models import copy_with_weights, make_model
 
 QUICK = ["--replicates", "3", "--alpha", "0.25"]
@@ -24,20 +23,12 @@ def models(tmp_path):
     return base, copy_with_weights(base, tmp_path / "candidate", change)
 
 
-@pytest.fixture
-def prompts(tmp_path):
-    path = tmp_path / "prompts.jsonl"
-    rows = ({"text": prompt.text, **prompt.labels} for prompt in labelled_prompts())
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 def test_the_exit_code_and_the_document_give_the_verdict(
-    run_command, database, models, prompts, tmp_path
+    run_command, database, models, labelled, tmp_path
 ):
     base, candidate = map(str, models)
     junit = tmp_path / "drift.xml"
-    common = ["--prompts", str(prompts), "--json", "--junit", str(junit)]
+    common = ["--prompts", str(labelled), "--json", "--junit", str(junit)]
     for margin, code, verdict in (("0.0001", 1, "drifted"), ("2", 0, "compatible")):
         status, printed = run_command("drift", base, candidate, *common, *QUICK, "--margin", margin)
         document = json.loads(printed.out)
@@ -66,7 +57,7 @@ def test_the_exit_code_and_the_document_give_the_verdict(
         (["--label", "no"], ["'no'", "topic"]),
     ],
 )
-def test_errors_come_before_any_work(run_command, home, models, prompts, options, settings):
-    code, printed = run_command("drift", *map(str, models), "--prompts", str(prompts), *options)
+def test_errors_come_before_any_work(run_command, home, models, labelled, options, settings):
+    code, printed = run_command("drift", *map(str, models), "--prompts", str(labelled), *options)
     assert code in (2, 74) and not home.exists()
     assert all(setting in printed.err for setting in settings), printed.err

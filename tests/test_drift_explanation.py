@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from drifting import drift
 from html_page import HtmlPage
 from layered import labelled_prompts
 from models import WORDS, copy_with_weights, make_model
@@ -12,7 +13,6 @@ from models import WORDS, copy_with_weights, make_model
 from neuroscope.extraction.behaviour import TokenPredictions
 from neuroscope.extraction.pair_changes import Behaviour
 from neuroscope.reporting.tracking import Tracker
-from neuroscope.studies.drift.experiment import drift_experiment
 from neuroscope.studies.drift.explanation import (
     MOST_TOPICS,
     TopicDrift,
@@ -22,10 +22,7 @@ from neuroscope.studies.drift.explanation import (
 )
 from neuroscope.studies.drift.headline import explanation_sentences, times
 from neuroscope.studies.drift.result import Explanation, Topics
-from neuroscope.studies.drift.study import run_drift
 from neuroscope.tokens import Vocabulary
-
-QUICK = {"replicates": 3, "alpha": 0.25, "resamples": 100, "benign": ["batches", "padding"]}
 
 
 @pytest.fixture
@@ -38,13 +35,6 @@ def prompts(tmp_path):
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
-
-
-def drift(base, candidate, prompts, tracker=None, **settings):
-    settings = QUICK | settings
-    experiment = drift_experiment(str(base), str(candidate), {"file": str(prompts)}, **settings)
-    (result,) = run_drift(experiment, tracker)
-    return result
 
 
 def changed(base, name, change):

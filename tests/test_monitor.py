@@ -1,19 +1,13 @@
 """Monitoring of a registered model, with a real registry in SQLite."""
 
-import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from layered import labelled_prompts
-from models import make_model
-from registered import Register
-from test_drift import changed
 
 from neuroscope.errors import ModelError
 from neuroscope.reporting.registered_model import RegisteredModel
 from neuroscope.reporting.tracking import Tracker
-from neuroscope.reporting.tracking_server import embedded_database
 from neuroscope.stats.decision import least_replicates, spent_alpha
 from neuroscope.studies.drift.history import HISTORY, recorded_checks
 from neuroscope.studies.drift.monitor import Watch, check_versions
@@ -22,33 +16,8 @@ from neuroscope.studies.drift.study import run_drift
 SETTINGS = {"alpha": 0.4, "resamples": 100, "benign": ["batches"], "margin": 0.001}
 
 
-@pytest.fixture
-def register(database, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)  # MLflow puts artifacts below the working directory
-    monkeypatch.setattr("neuroscope.reporting.registered_model._SETTLE", 0.02)
-    return Register(embedded_database(database.parent))
-
-
-@pytest.fixture
-def prompts(tmp_path):
-    path = tmp_path / "prompts.jsonl"
-    rows = ({"text": prompt.text, **prompt.labels} for prompt in labelled_prompts())
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-@pytest.fixture
-def news(register, tmp_path):
-    """Register three versions: the champion, one that is hardly changed, and one that is."""
-    base = make_model("bert", tmp_path / "base", layers=2)
-    for folder in (base, changed(base, 1e-4, name="close"), changed(base, 2.0, name="far")):
-        register.point_to(str(folder), "news")
-    register.client.set_registered_model_alias("news", "champion", "1")
-    return register
-
-
-def watch(prompts, **settings):
-    return Watch("news", {"file": str(prompts)}, settings=SETTINGS | settings)
+def watch(labelled, **settings):
+    return Watch("news", {"file": str(labelled)}, settings=SETTINGS | settings)
 
 
 def tags_of(register, version):
@@ -62,9 +31,9 @@ def open_runs(tracker):
     ]
 
 
-def test_each_version_is_checked_once_and_tagged(news, prompts):
+def test_each_version_is_checked_once_and_tagged(news, labelled):
     tracker, seen = Tracker.open(), []
-    report = check_versions(watch(prompts), tracker, on_checked=seen.append)
+    report = check_versions(watch(labelled), tracker, on_checked=seen.append)
     verdicts = {check.version: check.verdict for check in report.checked}
     assert verdicts == {2: "compatible", 3: "drifted"} and report.base == 1
     assert seen == list(report.checked)
@@ -73,15 +42,15 @@ def test_each_version_is_checked_once_and_tagged(news, prompts):
         assert tags["verdict"] == check.verdict and tags["base"] == "1"
         assert float(tags["statistic"]) == pytest.approx(check.statistic, rel=1e-4)
         assert (tags["run_id"], tags["prompts"]) == (check.run_id, report.prompts)
-    again = check_versions(watch(prompts), tracker, on_checked=seen.append)
+    again = check_versions(watch(labelled), tracker, on_checked=seen.append)
     assert again.checked == () and [check.version for check in again.known] == [2, 3]
     assert len(seen) == 2 and len(tracker.find_runs("drift")) == 2
     assert not open_runs(tracker)
     assert not news.client.get_registered_model("news").tags  # the claim is released
 
 
-def test_alpha_is_spent_over_the_checks(news, prompts):
-    report = check_versions(watch(prompts), Tracker.open())
+def test_alpha_is_spent_over_the_checks(news, labelled):
+    report = check_versions(watch(labelled), Tracker.open())
     assert [check.look for check in report.checked] == [1, 2] and report.looks == 2
     for check in report.checked:
         assert check.alpha == pytest.approx(spent_alpha(0.4, check.look))
@@ -90,40 +59,40 @@ def test_alpha_is_spent_over_the_checks(news, prompts):
     assert drifted.replicates >= least_replicates(drifted.alpha)
 
 
-def test_a_moved_alias_means_new_pairs_and_a_history_against_the_new_base(news, prompts):
+def test_a_moved_alias_means_new_pairs_and_a_history_against_the_new_base(news, labelled):
     tracker = Tracker.open()
-    first = check_versions(watch(prompts), tracker)
+    first = check_versions(watch(labelled), tracker)
     history = tracker.metrics(first.history_run)["statistic"]
     assert history == {check.version: pytest.approx(check.statistic) for check in first.checked}
     news.client.set_registered_model_alias("news", "champion", "3")
-    moved = check_versions(watch(prompts), tracker)
+    moved = check_versions(watch(labelled), tracker)
     assert [(check.base, check.version) for check in moved.checked] == [(3, 1), (3, 2)]
     assert tags_of(news, 2)["base"] == "3" and moved.looks == 4
     (run,) = tracker.find_runs(HISTORY)
     assert run.id == moved.history_run
     assert set(tracker.metrics(run.id)["statistic"]) == {1, 2, 3}
     news.client.set_registered_model_alias("news", "champion", "1")
-    back = check_versions(watch(prompts), tracker)
+    back = check_versions(watch(labelled), tracker)
     assert back.checked == () and tags_of(news, 2)["base"] == "1"
 
 
-def test_identical_versions_spend_no_alpha(news, prompts, tmp_path):
+def test_identical_versions_spend_no_alpha(news, labelled, tmp_path):
     news.point_to(str(shutil.copytree(tmp_path / "base", tmp_path / "copy")), "news")
     news.point_to(str(tmp_path / "base"), "news")
-    report = check_versions(watch(prompts), Tracker.open())
+    report = check_versions(watch(labelled), Tracker.open())
     assert [check.verdict for check in report.checked[2:]] == ["identical", "identical"]
     assert [check.look for check in report.checked] == [1, 2, 3, 3]
 
 
-def test_a_version_that_was_checked_but_not_tagged_is_tagged(news, prompts):
+def test_a_version_that_was_checked_but_not_tagged_is_tagged(news, labelled):
     tracker = Tracker.open()
-    check_versions(watch(prompts), tracker)
+    check_versions(watch(labelled), tracker)
     news.client.delete_model_version_tag("news", "3", "neuroscope.drift.verdict")
-    report = check_versions(watch(prompts), tracker)
+    report = check_versions(watch(labelled), tracker)
     assert report.checked == () and tags_of(news, 3)["verdict"] == "drifted"
 
 
-def test_a_version_deleted_during_its_check_is_reported(news, prompts, monkeypatch):
+def test_a_version_deleted_during_its_check_is_reported(news, labelled, monkeypatch):
     def run_then_delete(*arguments):
         results = run_drift(*arguments)
         if "news/2" in results[0].model:
@@ -131,39 +100,39 @@ def test_a_version_deleted_during_its_check_is_reported(news, prompts, monkeypat
         return results
 
     monkeypatch.setattr("neuroscope.studies.drift.monitor.run_drift", run_then_delete)
-    report = check_versions(watch(prompts), Tracker.open())
+    report = check_versions(watch(labelled), Tracker.open())
     assert report.deleted == (2,) and tags_of(news, 3)["verdict"] == "drifted"
     assert not open_runs(Tracker.open())
 
 
-def test_a_version_that_cannot_be_checked_does_not_stop_the_others(news, prompts, tmp_path):
+def test_a_version_that_cannot_be_checked_does_not_stop_the_others(news, labelled, tmp_path):
     (tmp_path / "close" / "config.json").unlink()
-    report = check_versions(watch(prompts), Tracker.open())
+    report = check_versions(watch(labelled), Tracker.open())
     (failure,) = report.failed
     assert failure.version == 2 and "config.json" in failure.error
     assert [check.version for check in report.checked] == [3] and "verdict" not in tags_of(news, 2)
 
 
-def test_a_reused_name_does_not_inherit_checks(news, prompts, tmp_path):
+def test_a_reused_name_does_not_inherit_checks(news, labelled, tmp_path):
     tracker = Tracker.open()
-    check_versions(watch(prompts), tracker)
+    check_versions(watch(labelled), tracker)
     news.client.delete_registered_model("news")
     for folder in ("base", "far"):
         news.point_to(str(tmp_path / folder), "news")
     news.client.set_registered_model_alias("news", "champion", "1")
-    assert [check.version for check in check_versions(watch(prompts), tracker).checked] == [2]
+    assert [check.version for check in check_versions(watch(labelled), tracker).checked] == [2]
 
 
-def test_two_monitors_at_once_do_the_work_once(news, prompts):
+def test_two_monitors_at_once_do_the_work_once(news, labelled):
     with ThreadPoolExecutor(2) as pool:
-        calls = [pool.submit(check_versions, watch(prompts), Tracker.open()) for _ in range(2)]
+        calls = [pool.submit(check_versions, watch(labelled), Tracker.open()) for _ in range(2)]
         reports = [call.result() for call in calls]
     checked = [check for report in reports for check in report.checked]
     assert sorted(check.version for check in checked) == [2, 3]
     assert len(recorded_checks(Tracker.open(), "news")) == 2
 
 
-def test_the_claim_of_another_machine_is_respected_until_it_expires(news, prompts):
+def test_the_claim_of_another_machine_is_respected_until_it_expires(news, labelled):
     model, key = RegisteredModel.connect("news"), "neuroscope.drift.monitor.x"
     for since, holder in (
         ("2999-01-01T00:00:00+00:00", "elsewhere 1 2.00"),
@@ -176,13 +145,13 @@ def test_the_claim_of_another_machine_is_respected_until_it_expires(news, prompt
 
 
 @pytest.mark.parametrize("name", ["models:/news", "news@champion", ""])
-def test_a_name_with_an_address_is_refused(name, prompts):
+def test_a_name_with_an_address_is_refused(name, labelled):
     with pytest.raises(ModelError, match="not the name of a registered model"):
-        Watch(name, {"file": str(prompts)})
+        Watch(name, {"file": str(labelled)})
 
 
-def test_unknown_models_and_aliases_are_named(news, prompts):
+def test_unknown_models_and_aliases_are_named(news, labelled):
     with pytest.raises(ModelError, match=r"no alias 'best'.*champion"):
-        check_versions(Watch("news", {"file": str(prompts)}, alias="best"), Tracker.open())
+        check_versions(Watch("news", {"file": str(labelled)}, alias="best"), Tracker.open())
     with pytest.raises(ModelError, match=r"no model 'nws'.*news"):
-        check_versions(Watch("nws", {"file": str(prompts)}), Tracker.open())
+        check_versions(Watch("nws", {"file": str(labelled)}), Tracker.open())

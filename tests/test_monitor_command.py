@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from test_monitor import news, prompts, register  # noqa: F401  fixtures
 
 from neuroscope.reporting.tracking import Tracker
 
@@ -11,9 +10,9 @@ SETTINGS = ["--alpha", 0.4, "--margin", 0.001]
 
 
 def test_a_monitor_reports_its_checks_and_the_history_lists_them(
-    news, prompts, run_command, run_json
+    news, labelled, run_command, run_json
 ):
-    monitor = ["monitor", "news", "--prompts", prompts, *SETTINGS]
+    monitor = ["monitor", "news", "--prompts", labelled, *SETTINGS]
     code, printed = run_command(*monitor)
     assert code == 1, printed.err
     assert "version 2 compatible, version 3 drifted" in printed.out
@@ -40,15 +39,18 @@ def test_a_monitor_reports_its_checks_and_the_history_lists_them(
         (["drift", "history", "news"], "no check of a registered model 'news'"),
     ],
 )
-def test_bad_input_is_refused_before_a_run_is_opened(arguments, words, news, prompts, run_command):  # noqa: F811
-    code, printed = run_command(*[prompts if word == "PROMPTS" else word for word in arguments])
+def test_bad_input_is_refused_before_a_run_is_opened(arguments, words, news, labelled, run_command):
+    code, printed = run_command(*[labelled if word == "PROMPTS" else word for word in arguments])
     assert code == 2 and words in printed.err and "Traceback" not in printed.err
     assert Tracker.connect().find_runs("drift", status=["RUNNING", "FAILED", "FINISHED"]) == []
     assert not news.client.get_registered_model("news").tags
 
 
-def test_a_registry_that_is_down_is_named(prompts, run_command, monkeypatch):  # noqa: F811
+def test_a_registry_that_is_down_is_named(labelled, run_command, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    for arguments in (["monitor", "news", "--prompts", prompts], ["drift", "history", "news"]):
+    for arguments in (
+        ["monitor", "news", "--prompts", labelled],
+        ["drift", "history", "news"],
+    ):
         code, printed = run_command(*arguments)
         assert code == 69 and "127.0.0.1:9" in printed.err and "Traceback" not in printed.err

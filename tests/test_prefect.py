@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from drifting import changed
 from layered import labelled_prompts
 from models import make_model
 from prefect import flow
@@ -24,7 +25,6 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.testing.utilities import prefect_test_harness
 from registered import Register
 from ruamel.yaml import YAML
-from test_drift import changed
 
 from flows.executor import PrefectExecutor
 from flows.monitor import CHECKED, monitor
