@@ -9,6 +9,7 @@ from typing import Any
 
 _HARMLESS = re.compile(
     r"LOAD REPORT"  # names of weights, which `check_fit` has compared
+    r"|both are absent from the checkpoint"  # weights of a head, which are compared as well
     r"|`torch_dtype` is deprecated"
     r"|incompatible to the `id2label` map"
     r"|`loss_type="

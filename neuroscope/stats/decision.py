@@ -67,28 +67,32 @@ def decide(lower: float, upper: float, margin: float, p: float, alpha: float) ->
     return "drifted" if lower > margin and p <= alpha else "inconclusive"
 
 
-def limits(resampled: Array, confidence: float = 0.95) -> Limits:
-    """Return the one-sided lower and upper percentile limits of a bootstrapped statistic.
+def limits(statistic: float, resampled: Array, confidence: float = 0.95) -> Limits:
+    """Return the one-sided lower and upper limits of a statistic that cannot be negative.
 
-    They are the (1 - confidence) and confidence quantiles of the resamples (Efron & Tibshirani
-    1993, An Introduction to the Bootstrap, chapter 13); together they are a two-sided interval of
-    confidence 2 confidence - 1. Percentile limits do not correct for a bias of the statistic.
-    The median distance over neurons is covered near the nominal level if the neurons share half of
-    their variance or more. The more neurons vary independently, the smaller is its sampling error;
-    once that is no larger than the bias, the upper limit is too low and the lower one cautious.
+    They are the basic bootstrap limits, 2 t - q, with t the statistic and q the `confidence` and
+    1 - `confidence` quantiles of the resamples (Davison & Hinkley 1997, Bootstrap Methods and their
+    Application, section 5.2); together they are a two-sided interval of confidence
+    2 confidence - 1. Unlike percentiles of the resamples, they correct for the bias that the
+    resamples show: the distance of a neuron in a sample is on average a little smaller than in the
+    population, and a bootstrap sample repeats this. With many neurons, whose median hardly varies,
+    percentiles would nearly always miss the true value.
 
     Args:
-        resampled: (resamples,) the statistic of each bootstrap resample.
+        statistic: the statistic of all prompts.
+        resampled: (resamples,) the statistic of each resample.
         confidence: confidence of each limit, between 0.5 and 1.
 
     Raises:
         ValueError: there is no resample; a value is NaN; `confidence` is out of range.
     """
-    if resampled.ndim != 1 or len(resampled) == 0 or np.isnan(resampled).any():
-        raise ValueError("resampled must be (resamples,), at least one, and none of them NaN")
+    missing = math.isnan(statistic) or np.isnan(resampled).any()
+    if resampled.ndim != 1 or len(resampled) == 0 or missing:
+        raise ValueError("resampled must be (resamples,), at least one, and no value may be NaN")
     if not 0.5 <= confidence < 1:
         raise ValueError(f"confidence must be at least 0.5 and below 1; it is {confidence}")
-    return Limits(*np.quantile(resampled, [1 - confidence, confidence]).tolist())
+    ends = 2 * statistic - np.quantile(resampled, [confidence, 1 - confidence])
+    return Limits(*np.maximum(ends, 0.0).tolist())
 
 
 def spent_alpha(alpha: float, look: int) -> float:

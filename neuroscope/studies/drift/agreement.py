@@ -179,8 +179,7 @@ class GeometryDistance:
         for index in range(resamples):
             half = rng.permutation(prompts)[: prompts // 2]
             distances[index] = self.between(base[half], candidate[half])
-        centred: Doubles = self.between(base, candidate) + distances - distances.mean()
-        return np.maximum(centred, 0.0, out=centred)
+        return distances
 
 
 @dataclass(frozen=True)
@@ -211,9 +210,8 @@ def estimate_drift(
     """
     layers = list(zip(base, candidate, strict=True))
     resampled = [distance.resampled(*layer, resamples, seed) for layer in layers]
-    return Estimate(
-        max(distance.between(*layer) for layer in layers), limits(np.max(resampled, axis=0))
-    )
+    statistic = max(distance.between(*layer) for layer in layers)
+    return Estimate(statistic, limits(statistic, np.max(resampled, axis=0)))
 
 
 def decide_drift(estimate: Estimate, null: Doubles, *, margin: float, alpha: float) -> Decision:
