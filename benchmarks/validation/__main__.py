@@ -23,6 +23,7 @@ from benchmarks.validation.subjects import (
     given_versions,
 )
 from benchmarks.validation.synthetic import write_labelled
+from neuroscope.extraction.checkpoints import find_checkpoint
 
 PAGE = Path(__file__).parents[2] / "docs" / "validation.md"
 
@@ -102,9 +103,9 @@ class Validation:
         """Return where the change of each layer is located."""
         rows = []
         for subject in (self.encoder, self.causal):
-            rows += one_layer.locate(
-                subject.base, subject.label, subject.source, self._folder / "one-layer"
-            )
+            layers = range(find_checkpoint(subject.base.model).layer_count)
+            folder = self._folder / f"one-layer-{subject.causal}"
+            rows += one_layer.locate(subject.base, subject.label, subject.source, folder, layers)
         return one_layer.outcome(rows)
 
     def train_one_topic(self) -> Outcome:

@@ -9,7 +9,6 @@ from benchmarks.tables import table
 from benchmarks.validation.changes import add_noise, copy_model
 from benchmarks.validation.checks import FEW, Base
 from benchmarks.validation.outcome import Outcome, figure
-from neuroscope.extraction.checkpoints import find_checkpoint
 from neuroscope.studies.drift.result import DriftResult, Patching
 
 NOISE = 0.3
@@ -62,17 +61,20 @@ class Located:
         return [self.model, str(self.layer), *distances, str(self.patched), *shares]
 
 
-def locate(base: Base, label: str, source: Path, folder: Path) -> list[Located]:
-    """Change each layer of a model in turn, and return what a check says.
+def locate(
+    base: Base, label: str, source: Path, folder: Path, layers: Sequence[int]
+) -> list[Located]:
+    """Change one layer of a model at a time, and return what a check says.
 
     Args:
         base: the model, with the prompts.
         label: name of the model in the table.
         source: folder of its files.
         folder: folder for the changed copies, each of which is deleted after its check.
+        layers: layers to change.
     """
     rows = []
-    for layer in range(find_checkpoint(base.model).layer_count):
+    for layer in layers:
         candidate = copy_model(source, folder / f"layer-{layer}", add_noise(NOISE), layer)
         rows.append(located(label, layer, base.check(candidate, **FEW)))
         shutil.rmtree(candidate)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.tables import table
 from benchmarks.validation.checks import Base
@@ -44,7 +45,13 @@ class Told:
 
 
 def examine(
-    base: str, candidate: str, prompts: Labelled, topic: str, words: Collection[str], folder: Path
+    base: str,
+    candidate: str,
+    prompts: Labelled,
+    topic: str,
+    words: Collection[str],
+    folder: Path,
+    **settings: Any,
 ) -> Told:
     """Check a candidate with and without prompts on a topic.
 
@@ -55,12 +62,13 @@ def examine(
         topic: topic that is left out of the second check.
         words: words of that topic.
         folder: existing folder for files of prompts.
+        settings: settings of the checks, other than the default ones.
     """
     others = [(text, label) for text, label in prompts if label != topic]
     every = write_labelled(folder / "all-topics.csv", prompts)
     rest = write_labelled(folder / "other-topics.csv", others)
-    result = Base(base, every).check(Path(candidate))
-    elsewhere = Base(base, rest).check(Path(candidate))
+    result = Base(base, every).check(Path(candidate), **settings)
+    elsewhere = Base(base, rest).check(Path(candidate), **settings)
     assert elsewhere.explanation is not None
     preferred = [plain(row.token) for row in elsewhere.explanation.tokens_up]
     return Told(result, elsewhere, tuple(word for word in preferred if word in words))

@@ -81,20 +81,23 @@ class Versions:
         )
 
 
-def create_versions(folder: Path, steps: int = _STEPS, further: int = _FURTHER) -> Versions:
+def create_versions(
+    folder: Path, steps: int = _STEPS, further: int = _FURTHER, rate: float = _FURTHER_RATE
+) -> Versions:
     """Train a small causal model, and two further versions of it.
 
     Args:
         folder: folder for the models.
         steps: number of steps of training.
         further: number of steps of training further.
+        rate: learning rate of training further.
     """
     mixture = texts_of(generate(6000, seed=1, topics=MIXTURE))
     planted = generate(1000, seed=2, topics=[PLANTED])
     start = make_untrained(folder / "untrained")
     base = trained(start, folder / "base", mixture, steps, rate=_RATE)
     same, other = (
-        trained(base, folder / name, texts, further, rate=_FURTHER_RATE, seed=1)
+        trained(base, folder / name, texts, further, rate=rate, seed=1)
         for name, texts in (("same", mixture), ("other", texts_of(planted)))
     )
     prompts = generate(PROMPTS, seed=3)

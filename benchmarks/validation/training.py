@@ -121,8 +121,11 @@ def _load(source: Path, *, causal: bool) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     auto = AutoModelForCausalLM if causal else AutoModel
-    return AutoTokenizer.from_pretrained(source), auto.from_pretrained(source, dtype=torch.float32)
+    return tokenizer, auto.from_pretrained(source, dtype=torch.float32)
 
 
 def _representations(model: Any, inputs: Any) -> "torch.Tensor":
