@@ -91,11 +91,11 @@ def test_a_version_trained_on_one_topic_names_it_and_its_words(tmp_path):
     versions = create_versions(tmp_path, steps=60, further=30, rate=2e-3)
     words = words_of(PLANTED)
     prompts = generate(80, seed=3)
-    told = one_topic.examine(
+    findings = one_topic.examine(
         str(versions.base), str(versions.other), prompts, PLANTED, words, tmp_path, **FEW
     )
-    assert told.ranking[0] == PLANTED
-    assert len(told.words) >= one_topic.LEAST_WORDS
+    assert findings.ranking[0] == PLANTED
+    assert len(findings.words) >= one_topic.LEAST_WORDS
 
 
 def test_words_that_are_typical_of_a_topic():

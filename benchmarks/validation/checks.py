@@ -1,6 +1,5 @@
 """Checks of drift against one base, whose own passes and replicates are computed once."""
 
-import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,18 +61,3 @@ class Base:
         stored = store_model(experiment, pair.base, experiment.dtype)
         replicates, rewordings = replicate(experiment, pair.base, stored, pair.distance)
         return replicates, rewording_unit(rewordings)
-
-
-@dataclass(frozen=True)
-class Timed:
-    """Result of a check, with the time that it took."""
-
-    result: DriftResult
-    seconds: float
-
-    @classmethod
-    def of(cls, base: Base, candidate: Path, **settings: Any) -> "Timed":
-        """Run a check and measure the time."""
-        start = time.perf_counter()
-        result = base.check(candidate, **settings)
-        return cls(result, time.perf_counter() - start)

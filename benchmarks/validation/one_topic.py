@@ -26,7 +26,7 @@ HEADER = ("", "trained further on all topics", "trained further on one topic")
 
 
 @dataclass(frozen=True)
-class Told:
+class Findings:
     """What checks say of one candidate."""
 
     result: DriftResult
@@ -52,7 +52,7 @@ def examine(
     words: Collection[str],
     folder: Path,
     **settings: Any,
-) -> Told:
+) -> Findings:
     """Check a candidate with and without prompts on a topic.
 
     Args:
@@ -71,7 +71,7 @@ def examine(
     elsewhere = Base(base, rest).check(Path(candidate), **settings)
     assert elsewhere.explanation is not None
     preferred = [plain(row.token) for row in elsewhere.explanation.tokens_up]
-    return Told(result, elsewhere, tuple(word for word in preferred if word in words))
+    return Findings(result, elsewhere, tuple(word for word in preferred if word in words))
 
 
 def plain(token: str) -> str:
@@ -93,7 +93,7 @@ def typical_words(texts: Labelled, topic: str) -> set[str]:
     }
 
 
-def outcome(same: Told, other: Told, topic: str) -> Outcome:
+def outcome(same: Findings, other: Findings, topic: str) -> Outcome:
     """Return the table and the properties that must hold.
 
     Args:
@@ -102,7 +102,7 @@ def outcome(same: Told, other: Told, topic: str) -> Outcome:
         topic: that topic.
     """
     rows = [[row[0], row[1](same), row[1](other)] for row in _ROWS]
-    statistics = [told.result.decision.statistic for told in (same, other)]
+    statistics = [findings.result.decision.statistic for findings in (same, other)]
     properties = {
         f"T of the former is at least {FAR} times smaller": FAR * statistics[0] <= statistics[1],
         "the latter is `drifted`": other.result.decision.verdict == "drifted",
@@ -116,43 +116,43 @@ def outcome(same: Told, other: Told, topic: str) -> Outcome:
     return Outcome("\n\n".join([table(HEADER, rows), "\n".join(lines)]), failures)
 
 
-def _statistic(told: Told) -> str:
-    decision = told.result.decision
+def _statistic(findings: Findings) -> str:
+    decision = findings.result.decision
     return f"{figure(decision.statistic)} ({figure(decision.lower)} to {figure(decision.upper)})"
 
 
-def _topic(told: Told) -> str:
-    explanation = told.result.explanation
+def _topic(findings: Findings) -> str:
+    explanation = findings.result.explanation
     assert explanation is not None and explanation.topics is not None
     gains = [f"{row.topic} {row.gain:+.3f}" for row in explanation.topics.rows]
     return ", ".join([*gains[:2], "...", gains[-1]])
 
 
-def _kl(told: Told) -> str:
-    behaviour = told.result.behaviour
+def _kl(findings: Findings) -> str:
+    behaviour = findings.result.behaviour
     assert isinstance(behaviour, KLSummary)
     return f"{behaviour.mean:.4f}, {behaviour.same_top:.0%}"
 
 
-def _words(told: Told) -> str:
-    return f"{len(told.words)}: {', '.join(told.words)}" if told.words else "0"
+def _words(findings: Findings) -> str:
+    return f"{len(findings.words)}: {', '.join(findings.words)}" if findings.words else "0"
 
 
-def _readers(value: Callable[[Reader], float]) -> Callable[[Told], str]:
+def _readers(value: Callable[[Reader], float]) -> Callable[[Findings], str]:
     """Return a function that prints a value of each reader."""
 
-    def cell(told: Told) -> str:
+    def cell(findings: Findings) -> str:
         return ", ".join(
             f"{reader.activations.removeprefix('candidate, ')} {value(reader):.3f}"
-            for reader in told.result.readers
+            for reader in findings.result.readers
         )
 
     return cell
 
 
-_ROWS: tuple[tuple[str, Callable[[Told], str]], ...] = (
+_ROWS: tuple[tuple[str, Callable[[Findings], str]], ...] = (
     ("T (limits)", _statistic),
-    ("verdict", lambda told: told.result.decision.verdict),
+    ("verdict", lambda findings: findings.result.decision.verdict),
     ("mean KL divergence in nats, same top token", _kl),
     ("gain by topic, nats per token: first, second, last", _topic),
     ("without prompts on the topic: its words among the 20 tokens up", _words),
