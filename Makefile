@@ -7,7 +7,7 @@ EDITABLE := --config-settings editable_mode=compat
 DOCS := README.md $(wildcard docs/*.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check format docs docs-tables docs-figures bench bench-memory lock chromium clean
+.PHONY: help demo test quick check format docs docs-tables docs-figures bench bench-memory validate lock chromium clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -44,12 +44,13 @@ docs-tables: $(VENV)/installed-test ## Write the tables of the docs that are mad
 docs-figures: $(VENV)/installed-test ## Draw the figures of the docs; needs `make chromium`
 	$(BIN)/python -m docs.figures
 
-# make bench PROMPTS=prompts.csv SPEED="--count 500" VOLUME="--sizes 1000 10000" PRECISION=...
+# make bench PROMPTS=prompts.csv SPEED="--count 500" VOLUME="--sizes 1000 10000" DRIFT=...
 WRITE := --write $(if $(PROMPTS),--prompts "$(PROMPTS)")
 bench: $(VENV)/installed-bench ## Measure speed, precision and volume, into docs/performance.md
 	$(BIN)/python -m benchmarks.speed $(WRITE) $(SPEED)
 	$(BIN)/python -m benchmarks.tiles $(WRITE) $(TILES)
 	$(BIN)/python -m benchmarks.layers $(WRITE) $(LAYERS)
+	$(BIN)/python -m benchmarks.drift $(WRITE) $(DRIFT)
 	$(BIN)/python -m benchmarks.precision $(WRITE) $(PRECISION)
 	$(BIN)/python -m benchmarks.volume $(WRITE) $(VOLUME)
 
@@ -57,6 +58,10 @@ bench: $(VENV)/installed-bench ## Measure speed, precision and volume, into docs
 MODEL ?= $(or $(NEUROSCOPE_HOME),$(HOME)/.neuroscope)/benchmarks/mistral-shaped
 bench-memory: $(VENV)/installed ## Measure streaming a model of 7B parameters, into docs/performance.md
 	$(BIN)/python -m benchmarks.larger_than_memory $(MODEL) --write $(MEMORY)
+
+# make validate VALIDATE="--only equal --large folder" also compares two files of 14.5 GB
+validate: $(VENV)/installed ## Plant changes and check what drift says of them, into docs/validation.md
+	$(BIN)/python -m benchmarks.validation --write $(VALIDATE)
 
 # the newest versions that fit together, but this torch: TORCH=torch chooses the newest of it too
 TORCH ?= torch==2.13.0

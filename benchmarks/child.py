@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.contenders import OWN, Pooled
+from benchmarks.drift_passes import DRIFT
 from benchmarks.peers import PEERS
 from benchmarks.prompts import read_texts
 
@@ -85,7 +86,7 @@ def run_contender(name: str, prompts: Path) -> Run:
 
 def _main(name: str, prompts: str, out: str) -> None:
     try:
-        outcome = (OWN | PEERS)[name](read_texts(Path(prompts)))
+        outcome = (OWN | DRIFT | PEERS)[name](read_texts(Path(prompts)))
     except Exception as error:
         sys.exit(f"{type(error).__name__}: {error}".splitlines()[0])
     first = {site: np.ascontiguousarray(rows[:CHECKED]) for site, rows in outcome.pooled.items()}

@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 SPREAD = 0.02
 """Standard deviation of the weights."""
-_SPECIAL = ("<unk>", "<s>", "</s>")
+SPECIAL = ("<unk>", "<s>", "</s>")
+"""Tokens before the words of a vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def _create(folder: Path, shape: Shape) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     folder.mkdir(parents=True, exist_ok=True)
-    _save_tokenizer(folder, shape.vocabulary)
+    words = [f"w{index}" for index in range(len(SPECIAL), shape.vocabulary)]
+    save_tokenizer(folder, words)
     weight_map: dict[str, str] = {}
     torch.manual_seed(0)
     for name, empty in _parts(model.state_dict()):
@@ -95,16 +97,16 @@ def _random_weight(name: str, shape: torch.Size) -> torch.Tensor:
     return weight.fill_(1) if name.endswith("norm.weight") else weight.normal_(0, SPREAD)
 
 
-def _save_tokenizer(folder: Path, vocabulary: int) -> None:
-    """Save a tokenizer of complete words: w3, w4 and so on."""
+def save_tokenizer(folder: Path, words: Sequence[str]) -> None:
+    """Save a tokenizer of complete words, whose ids follow those of `SPECIAL`."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = [*_SPECIAL, *(f"w{index}" for index in range(len(_SPECIAL), vocabulary))]
-    fast = Tokenizer(models.WordLevel({word: id for id, word in enumerate(words)}, "<unk>"))
+    vocabulary = {word: id for id, word in enumerate([*SPECIAL, *words])}
+    fast = Tokenizer(models.WordLevel(vocabulary, "<unk>"))
     fast.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", _SPECIAL.index("<s>"))]
+        single="<s> $A", special_tokens=[("<s>", SPECIAL.index("<s>"))]
     )
     names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=fast, **names)  # type: ignore[no-untyped-call]

@@ -83,7 +83,9 @@ def test_a_section_that_is_missing_or_not_closed_is_refused(tmp_path: Path, sect
     assert page.read_text() == "<!-- bench:y -->c\n"
 
 
-@pytest.mark.parametrize("section", ["speed", "tiles", "layers", "volume", "memory", "precision"])
+@pytest.mark.parametrize(
+    "section", ["speed", "tiles", "layers", "drift", "volume", "memory", "precision"]
+)
 def test_the_performance_page_has_every_section(section):
     text = PERFORMANCE.read_text(encoding="utf-8")
     assert text.count(f"<!-- bench:{section} -->") == text.count(f"<!-- /bench:{section} -->") == 1

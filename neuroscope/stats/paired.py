@@ -13,6 +13,7 @@ from neuroscope.stats.similarity import Array
 
 Counts = NDArray[np.int64]
 """How often each prompt is drawn in each resample: (resamples, prompts)."""
+Flags = NDArray[np.bool_]
 
 _MEMORY = 1e9
 _CHUNK = 128
@@ -87,14 +88,24 @@ def neuron_distances(base: Array, candidate: Array) -> Agreement:
         ValueError: shapes differ or are not (prompts, neurons); there are fewer than 2 prompts; a
             value is NaN or infinite.
     """
-    _check_pair(base, candidate)
-    everything = np.ones((1, len(base)), dtype=np.int64)
-    distance, rms_z = np.empty(base.shape[1]), np.empty(base.shape[1])
+    distance = correlation_distances(base, candidate)
+    rms_z = np.empty(base.shape[1])
     for columns in _slices(base.shape[1], _columns(len(base), 1, _MEMORY)):
-        part = base[:, columns], candidate[:, columns]
-        distance[columns] = _distances_from_sums(*part, everything)[0][0]
-        rms_z[columns] = _rms_z(*part)
+        rms_z[columns] = _rms_z(base[:, columns], candidate[:, columns])
     return Agreement(distance, rms_z)
+
+
+def correlation_distances(base: Array, candidate: Array) -> Doubles:
+    """Return `Agreement.distance` alone, (neurons,).
+
+    Raises:
+        ValueError: as `neuron_distances`.
+    """
+    _check_pair(base, candidate)
+    distances = np.empty(base.shape[1])
+    for columns in _slices(base.shape[1], _columns(len(base), 1, _MEMORY)):
+        distances[columns] = _distances_of_all(base[:, columns], candidate[:, columns])
+    return distances
 
 
 def bootstrap_counts(prompts: int, resamples: int, seed: int) -> Counts:
@@ -186,13 +197,39 @@ def _distances(base: Array, candidate: Array, counts: Counts) -> Doubles:
     for row in np.flatnonzero(doubtful.any(axis=1)):
         neurons = np.flatnonzero(doubtful[row])
         drawn = np.ix_(np.repeat(np.arange(len(base)), counts[row]), neurons)
-        distances[row, neurons] = neuron_distances(base[drawn], candidate[drawn]).distance
+        distances[row, neurons] = correlation_distances(base[drawn], candidate[drawn])
     return distances
 
 
-def _distances_from_sums(
-    base: Array, candidate: Array, counts: Counts
-) -> tuple[Doubles, NDArray[np.bool_]]:
+def _distances_of_all(base: Array, candidate: Array) -> Doubles:
+    """Return 1 - r of each neuron over all prompts, each drawn once, (neurons,)."""
+    x, y = base.astype(np.float64), candidate.astype(np.float64)
+    equal = x[0] == y[0]
+    centred_x, centred_y = _centred(x), _centred(y)
+    xx, yy = _mean_product(centred_x, centred_x), _mean_product(centred_y, centred_y)
+    power = _power(xx, yy)
+    if power.any():  # rarely: it takes as long as all the rest
+        y, centred_y, yy = np.ldexp(y, power), np.ldexp(centred_y, power), np.ldexp(yy, 2 * power)
+    difference = _centred(x - y)
+    dd = _mean_product(difference, difference)
+    ds = _mean_product(difference, centred_x + centred_y)
+    return _distances_from_variances(xx, yy, dd, ds, (xx == 0, yy == 0, equal))
+
+
+def _centred(values: Doubles) -> Doubles:
+    """Return values less their means over prompts: exactly 0 where all prompts have one value."""
+    centred: Doubles = values - values[0]
+    centred -= centred.mean(axis=0)
+    return centred
+
+
+def _mean_product(x: Doubles, y: Doubles) -> Doubles:
+    """Return the mean over prompts of the product of two values of each neuron, (neurons,)."""
+    means: Doubles = np.einsum("ij,ij->j", x, y) / len(x)
+    return means
+
+
+def _distances_from_sums(base: Array, candidate: Array, counts: Counts) -> tuple[Doubles, Flags]:
     """Return 1 - r of each neuron in each resample, and where sums have lost too many digits.
 
     Each neuron is shifted by its median. A value that most prompts share, such as the 0 of an
@@ -206,18 +243,37 @@ def _distances_from_sums(
     mean_y = mean_x - mean_d
     var_x, var_y, var_d = xx - mean_x**2, yy - mean_y**2, dd - mean_d**2
     constant_x, constant_y = xx == 0, yy == 0
-    with np.errstate(divide="ignore", invalid="ignore"):  # constant and doubtful neurons
-        a, b = np.sqrt(var_x), np.sqrt(var_y)
-        gap = (ds - mean_d * (mean_x + mean_y)) / (a + b)
-        distances = np.clip((var_d - gap**2) / (2 * a * b), 0, 2)
-    distances[constant_x | constant_y] = 1
-    distances[constant_x & constant_y] = 0
-    distances[constant_x & constant_y & ~equal] = math.nan
+    covariance = ds - mean_d * (mean_x + mean_y)
+    constants = constant_x, constant_y, equal
+    distances = _distances_from_variances(var_x, var_y, var_d, covariance, constants)
     least = _LEAST_SPREAD * np.maximum(xx, yy)
     return distances, (var_x < least) & ~constant_x | (var_y < least) & ~constant_y
 
 
-def _shifted(base: Array, candidate: Array) -> tuple[Doubles, Doubles, Doubles, NDArray[np.bool_]]:
+def _distances_from_variances(
+    var_x: Doubles, var_y: Doubles, var_d: Doubles, covariance: Doubles, constants: Sequence[Flags]
+) -> Doubles:
+    """Return 1 - r from variances, and the covariance of x - y with x + y.
+
+    Args:
+        var_x: variance of x.
+        var_y: variance of y.
+        var_d: variance of x - y.
+        covariance: covariance of x - y and x + y.
+        constants: whether x is constant, whether y is, and whether the constants are equal.
+    """
+    constant_x, constant_y, equal = constants
+    with np.errstate(divide="ignore", invalid="ignore"):  # constant and doubtful neurons
+        a, b = np.sqrt(var_x), np.sqrt(var_y)
+        gap = covariance / (a + b)
+        distances: Doubles = np.clip((var_d - gap**2) / (2 * a * b), 0, 2)
+    distances[constant_x | constant_y] = 1
+    distances[constant_x & constant_y] = 0
+    distances[constant_x & constant_y & ~equal] = math.nan
+    return distances
+
+
+def _shifted(base: Array, candidate: Array) -> tuple[Doubles, Doubles, Doubles, Flags]:
     """Return the activations x and y less their medians, x - y, and whether the medians are equal.
 
     y is multiplied by the power of 2 that brings it closest to the scale of x. This is exact, does
@@ -227,20 +283,25 @@ def _shifted(base: Array, candidate: Array) -> tuple[Doubles, Doubles, Doubles, 
     x, y = base.astype(np.float64), candidate.astype(np.float64)
     centre_x, centre_y = np.median(x, axis=0), np.median(y, axis=0)
     equal = centre_x == centre_y
-    square_x, square_y = ((x - centre_x) ** 2).mean(axis=0), ((y - centre_y) ** 2).mean(axis=0)
-    varies = (square_x > 0) & (square_y > 0)
-    ratio = np.divide(square_x, square_y, out=np.ones_like(square_x), where=varies)
-    power = np.rint(np.log2(ratio) / 2).astype(np.int64)
+    power = _power(((x - centre_x) ** 2).mean(axis=0), ((y - centre_y) ** 2).mean(axis=0))
     y, centre_y = np.ldexp(y, power), np.ldexp(centre_y, power)
     difference = (x - y) - (centre_x - centre_y)
     return x - centre_x, y - centre_y, difference, equal
 
 
+def _power(square_x: Doubles, square_y: Doubles) -> NDArray[np.int64]:
+    """Return the power of 2 that brings y closest to the scale of x, from their mean squares."""
+    varies = (square_x > 0) & (square_y > 0)
+    ratio = np.divide(square_x, square_y, out=np.ones_like(square_x), where=varies)
+    return np.rint(np.log2(ratio) / 2).astype(np.int64)
+
+
 def _rms_z(base: Array, candidate: Array) -> Doubles:
     """Return the root mean squared difference in standard deviations of the base, (neurons,)."""
     x = base.astype(np.float64)
-    sd = (x - np.median(x, axis=0)).std(axis=0, ddof=1)
-    rms = np.sqrt(np.square(x - candidate).mean(axis=0))
+    change, centred = x - candidate, _centred(x)
+    rms = np.sqrt(_mean_product(change, change))
+    sd = np.sqrt(_mean_product(centred, centred) * len(x) / (len(x) - 1))
     rms_z: Doubles = np.where(rms == 0, 0.0, math.nan)
     np.divide(rms, sd, out=rms_z, where=sd > 0)
     return rms_z

@@ -14,6 +14,7 @@ from neuroscope.stats.moments import Doubles
 from neuroscope.stats.neighbours import mutual_neighbours
 from neuroscope.stats.paired import (
     bootstrap_counts,
+    correlation_distances,
     neuron_distances,
     resampled_medians,
     spread,
@@ -153,7 +154,7 @@ class NeuronDistance:
     name = "the correlation of neurons"
 
     def between(self, base: Floats, candidate: Floats) -> float:
-        return spread(neuron_distances(base, candidate).distance, ()).median
+        return spread(correlation_distances(base, candidate), ()).median
 
     def resampled(self, base: Floats, candidate: Floats, resamples: int, seed: int) -> Doubles:
         return resampled_medians(base, candidate, bootstrap_counts(len(base), resamples, seed))

@@ -1,0 +1,1 @@
+"""Acceptance of the check of drift on planted changes, for docs/validation.md."""
