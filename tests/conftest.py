@@ -18,6 +18,7 @@ from models import make_model
 from sqlalchemy import Engine, event
 
 from neuroscope import Tracker, run_comparison
+from neuroscope.studies.run_folder import RunFolder
 from neuroscope.studies.steps import InlineExecutor
 
 pytest_plugins = ["drifting"]
@@ -144,8 +145,14 @@ def mlflow_server(
 
 
 @pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no figures, which take most of the time of a recorded run."""
+    monkeypatch.setattr(RunFolder, "figures", lambda folder, figures: [])
+
+
+@pytest.fixture
 def run_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], without_figures: None
 ) -> Callable[..., Any]:
     """Return a function that runs a command here and returns its exit code and its output.
 

@@ -98,6 +98,7 @@ def extract_tokens(folder):
     return extract(load_model(folder), [MAN, WOMAN, BOY], layers=0).tokens
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_second_run_reads_the_stored_activations(family_folder, database, monkeypatch):
     from neuroscope.studies import subjects
 
@@ -123,6 +124,7 @@ def test_every_executor_gives_the_same_rows(kind, family_folder, database):
         assert run_comparison(experiment, tracker, executor)[0].rows == inline.rows
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_progress_reports_every_step(family_folder, database):
     reports = []
     run_comparison(
@@ -140,6 +142,7 @@ def test_progress_reports_every_step(family_folder, database):
     assert reports[-1][1:] == (4, 4)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_published_figures_are_shown_beside_the_measured_ones(family_folder, database, tmp_path):
     model = str(family_folder("bert"))
     pair = {"a": MAN, "b": WOMAN, "cosine": 0.9480, "mse": 0.0540}
@@ -152,6 +155,7 @@ def test_published_figures_are_shown_beside_the_measured_ones(family_folder, dat
     assert f"Mean Squared Error: {row.mse:.4f} (published 0.0540)" in text
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_published_figures_of_another_model_are_not_shown(family_folder, database, tmp_path):
     pair = {"a": MAN, "b": WOMAN, "cosine": 0.9480, "mse": 0.0540}
     reference = {"model": "bert-base-uncased", "site": "resid_post.5", "source": "a book"}

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 
 from neuroscope import Tracker, run_comparison
 from neuroscope.errors import ModelError, PromptError
+from neuroscope.reporting import plots
 from neuroscope.reporting.tables import plain_markdown
 from neuroscope.sites import Site
 from neuroscope.studies.compare.models import difference_tables
@@ -39,6 +40,7 @@ def test_one_run_per_model_and_an_overview_share_a_group(recorded, family_folder
     assert runs[0].data.params["model_name"] == comparisons[0].model
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_names_begin_with_the_model_then_what_is_unusual_then_the_date(family_folder, database):
     tracker = Tracker.open()
     experiment = experiment_for(family_folder("bert"), site="mlp_act", dtype="bfloat16")
@@ -128,7 +130,8 @@ def test_a_model_carries_its_difference_from_the_first(recorded, family_folder):
 
 
 @pytest.mark.parametrize("count", [2, 5, 6, 20])
-def test_a_run_has_at_most_forty_metrics(count, family_folder, database):
+def test_a_run_has_at_most_forty_metrics(count, family_folder, database, monkeypatch):
+    monkeypatch.setattr(plots, "save_png", lambda figure, path: path.touch())
     words = [f"the {word} {verb} ." for word in ("cat", "dog") for verb in VERBS][:count]
     tracker = Tracker.open()
     experiment = experiment_for(family_folder("bert"), prompts=[{"texts": words}])
@@ -138,9 +141,9 @@ def test_a_run_has_at_most_forty_metrics(count, family_folder, database):
     shown = pairs if 1 < pairs <= 12 else 0
     assert len([name for name in metrics if name.startswith("pairs/")]) == shown
     assert len(metrics) == 18 + 3 + shown <= 40
-    plots = tracker.artifact(comparison.run_id, "plots")
-    assert (plots / "prompts_resid_post.0.png").is_file() == (pairs > 1)
-    assert (plots / "pairs_by_layer.png").is_file() == (1 < pairs <= 12)
+    folder = tracker.artifact(comparison.run_id, "plots")
+    assert (folder / "prompts_resid_post.0.png").is_file() == (pairs > 1)
+    assert (folder / "pairs_by_layer.png").is_file() == (1 < pairs <= 12)
 
 
 def test_the_overview_says_what_differs_per_pair_and_layer(recorded, tmp_path, family_folder):
@@ -245,6 +248,7 @@ def test_nothing_is_recorded_without_a_tracker(family_folder, database):
     assert not database.exists() or not all_runs(MlflowClient(f"sqlite:///{database}"))
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("recorded", [True, False])
 def test_a_file_of_all_differences_is_named_only_if_there_is_one(recorded, family_folder, database):
     words = [f"the cat {verb} ." for verb in VERBS][:6]
@@ -257,6 +261,7 @@ def test_a_file_of_all_differences_is_named_only_if_there_is_one(recorded, famil
         assert tracker.artifact(results.overview.run_id, "tables/differences.csv").is_file()
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_single_model_has_one_run(family_folder, database):
     tracker = Tracker.open()
     run_comparison(experiment_for(family_folder("bert")), tracker)
@@ -274,6 +279,7 @@ def test_a_prompt_over_the_limit_leaves_a_failed_run_that_says_why(family_folder
     assert run.data.tags["mlflow.note.content"].startswith("Failed: ")
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_metric_names_with_unusual_letters_are_distinct(family_folder, database):
     texts = ["the 猫 .", "the 狗 .", "the a/b .", "the a_b ."]
     tracker = Tracker.open()

@@ -51,6 +51,7 @@ def client(database):
     return MlflowClient(tracking_uri=Tracker.open().uri)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_metrics_have_the_layer_and_the_relative_depth_as_steps(experiment_for, client, tmp_path):
     deep = make_model("bert", tmp_path / "deep", layers=5)
     shallow = make_model("llama", tmp_path / "shallow", layers=2)
@@ -103,6 +104,7 @@ def test_artifacts_include_tables_cka_figures_and_a_report(experiment_for, clien
     assert len(pd.read_parquet(tmp_path / "activations" / "resid_post.1")) == result.prompts
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_the_json_document_has_one_entry_per_model(experiment_for, client):
     tracker = Tracker.open()
     results = run_layers(experiment_for(probes=False), tracker)
@@ -117,6 +119,7 @@ def test_the_json_document_has_one_entry_per_model(experiment_for, client):
     assert "topic" not in [column.heading for column in table.columns]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_second_study_reads_the_stored_activations(experiment_for, client, monkeypatch):
     from neuroscope.studies import subjects
 
