@@ -17,10 +17,11 @@ from benchmarks.validation.changes import add_noise, copy_model, model_folder
 from neuroscope.extraction.batching import batches, tokenise
 from neuroscope.extraction.budget import FIXED_BUDGET, TokenBudget, usual_budget
 from neuroscope.extraction.models import Model, load_model
+from neuroscope.extraction.pair_changes import spread_evenly
 from neuroscope.options import Attention, Dtype
 from neuroscope.prompts import Prompt
 from neuroscope.studies.drift.check import PATCHED_PROMPTS
-from neuroscope.studies.drift.experiment import DriftExperiment, drift_experiment
+from neuroscope.studies.drift.experiment import USUAL_REPLICATES, DriftExperiment, drift_experiment
 from neuroscope.studies.drift.replicates import draw_conditions
 from neuroscope.studies.drift.rewording import REWORDINGS
 from neuroscope.studies.drift.study import run_drift
@@ -95,7 +96,7 @@ def _passes(experiment: DriftExperiment) -> Iterator[Inputs]:
     usual = usual_budget("cpu")
     for model in (base, candidate):
         yield from _pass(model, prompts, usual)
-    for condition in draw_conditions(experiment):
+    for condition in draw_conditions(experiment, USUAL_REPLICATES):
         replicate = copy(load(experiment.models[0], *condition.loading))
         replicate.padding_side = condition.padding_side
         yield from _pass(replicate, prompts, FIXED_BUDGET, condition.shuffle)
@@ -106,8 +107,9 @@ def _passes(experiment: DriftExperiment) -> Iterator[Inputs]:
     for model in (base, candidate, candidate):
         yield from _pass(model, prompts, usual)
     patches = [candidate] * (base.layer_count + 1)
+    patched = [prompts[index] for index in spread_evenly(len(prompts), PATCHED_PROMPTS)]
     for model in (base, candidate, *patches):
-        yield from _pass(model, prompts[:PATCHED_PROMPTS], usual)
+        yield from _pass(model, patched, usual)
 
 
 def _pass(

@@ -5,10 +5,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from neuroscope.studies.drift.agreement import Decision
+from neuroscope.studies.drift.agreement import Decision, decide_drift
 from neuroscope.studies.drift.check import Stored, replicate, store_model
-from neuroscope.studies.drift.experiment import DriftExperiment, drift_experiment
-from neuroscope.studies.drift.measures import decide
+from neuroscope.studies.drift.experiment import USUAL_REPLICATES, DriftExperiment, drift_experiment
+from neuroscope.studies.drift.measures import estimate
 from neuroscope.studies.drift.replicates import Replicates
 from neuroscope.studies.drift.result import DriftResult
 from neuroscope.studies.drift.rewording import rewording_unit
@@ -36,7 +36,9 @@ class Base:
             store_model(experiment, subject, experiment.dtype)
             for subject in (pair.base, pair.candidate)
         ]
-        return decide(experiment, pair, Stored(*folders), self._replicated[0])
+        estimated = estimate(experiment, pair, Stored(*folders))
+        distances = self._replicates.distances
+        return decide_drift(estimated, distances, margin=experiment.margin, alpha=experiment.alpha)
 
     def check(self, candidate: Path, **settings: Any) -> DriftResult:
         """Return the result of a complete check, which is not recorded in MLflow."""
@@ -46,7 +48,7 @@ class Base:
     @property
     def rewording(self) -> float:
         """Mean distance that harmless rewording of the prompts causes."""
-        return self._replicated[1]
+        return rewording_unit(self._replicates.rewordings)
 
     def experiment(self, candidate: Path | str, **settings: Any) -> DriftExperiment:
         """Return the experiment of a check."""
@@ -54,10 +56,9 @@ class Base:
         return drift_experiment(self.model, str(candidate), source, **settings)
 
     @cached_property
-    def _replicated(self) -> tuple[Replicates, float]:
-        """Replicates with the default settings, and the mean distance of rewordings."""
+    def _replicates(self) -> Replicates:
+        """Replicates with the default settings."""
         experiment = self.experiment(self.model, candidate_dtype="bfloat16")  # which is not read
         pair = pair_of(experiment)
         stored = store_model(experiment, pair.base, experiment.dtype)
-        replicates, rewordings = replicate(experiment, pair.base, stored, pair.distance)
-        return replicates, rewording_unit(rewordings)
+        return replicate(experiment, pair.base, stored, pair.distance, USUAL_REPLICATES)

@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from benchmarks.random_checkpoint import Shape, ensure_checkpoint
 from benchmarks.tables import table
 from benchmarks.validation.outcome import Outcome
@@ -27,9 +29,23 @@ from neuroscope.options import Attention, Dtype
 from neuroscope.prompts import PromptSet
 from neuroscope.sites import Site
 from neuroscope.stats.decision import Verdict
-from neuroscope.studies.drift.agreement import NeuronDistance, Values, decide_drift
-from neuroscope.studies.drift.experiment import DriftExperiment, drift_experiment
-from neuroscope.studies.drift.replicates import Condition, draw_conditions, run_replicates
+from neuroscope.studies.drift.agreement import (
+    NeuronDistance,
+    Values,
+    decide_drift,
+    estimate_drift,
+)
+from neuroscope.studies.drift.experiment import (
+    USUAL_REPLICATES,
+    DriftExperiment,
+    drift_experiment,
+)
+from neuroscope.studies.drift.replicates import (
+    Condition,
+    UsualBase,
+    draw_conditions,
+    run_replicates,
+)
 
 if TYPE_CHECKING:
     from neuroscope.extraction.models import Model
@@ -105,10 +121,8 @@ def draw(folder: str, prompts: int, benign: Sequence[str], seed: int) -> Draw:
         " ".join(f"w{rng.randrange(3, SHAPE.vocabulary)}" for _ in range(rng.randint(20, 48)))
         for _ in range(prompts)
     ]
-    experiment = drift_experiment(
-        folder, folder, {"texts": texts}, replicates=20, benign=list(benign), seed=seed
-    )
-    *conditions, last = draw_conditions(experiment)
+    experiment = drift_experiment(folder, folder, {"texts": texts}, benign=list(benign), seed=seed)
+    *conditions, last = draw_conditions(experiment, USUAL_REPLICATES + 1)
     return _decide(experiment, conditions, last)
 
 
@@ -120,19 +134,13 @@ def _decide(experiment: DriftExperiment, conditions: list[Condition], last: Cond
     model = copy(load(*last.loading))
     model.padding_side = last.padding_side
     candidate = _values(model, prompts, last.shuffle)
+    usual = UsualBase(base, np.zeros(len(prompts), dtype=np.int64), expected=None)
     null = run_replicates(
-        load, conditions, prompts, base, None, distance, pool="mean", truncate=False
+        load, conditions, prompts, usual, distance, pool="mean", truncate=False
     ).distances
-    decision = decide_drift(
-        list(base.values()),
-        list(candidate.values()),
-        null,
-        distance,
-        margin=experiment.margin,
-        alpha=ALPHA,
-        resamples=100,
-        seed=experiment.seed,
-    )
+    layers = list(base.values()), list(candidate.values())
+    estimate = estimate_drift(*layers, distance, resamples=100, seed=experiment.seed)
+    decision = decide_drift(estimate, null, margin=experiment.margin, alpha=ALPHA)
     statistics = [*null.max(axis=1), decision.statistic]
     largest = max(statistics)
     ties = statistics.count(largest)

@@ -91,8 +91,8 @@ def limits(statistic: float, resampled: Array, confidence: float = 0.95) -> Limi
         raise ValueError("resampled must be (resamples,), at least one, and no value may be NaN")
     if not 0.5 <= confidence < 1:
         raise ValueError(f"confidence must be at least 0.5 and below 1; it is {confidence}")
-    ends = 2 * statistic - np.quantile(resampled, [confidence, 1 - confidence])
-    return Limits(*np.maximum(ends, 0.0).tolist())
+    high, low = np.quantile(resampled, [confidence, 1 - confidence]).tolist()
+    return Limits(max(0.0, 2 * statistic - high), max(0.0, 2 * statistic - low))
 
 
 def spent_alpha(alpha: float, look: int) -> float:
