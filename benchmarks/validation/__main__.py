@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.random_checkpoint import Shape, ensure_checkpoint
 from benchmarks.tables import machine, write_section
-from benchmarks.validation import equal, false_alarms, ladders, one_layer, one_topic
+from benchmarks.validation import equal, false_alarms, ladders, limits, one_layer, one_topic
 from benchmarks.validation.checks import Base
 from benchmarks.validation.outcome import Outcome
 from benchmarks.validation.subjects import (
@@ -76,6 +76,14 @@ class Validation:
         """Return the rates of false alarms."""
         return false_alarms.measure(self._arguments.draws)
 
+    def cover_by_limits(self) -> Outcome:
+        """Return how often the limits hold the statistic of a population of texts."""
+        versions, samples = self.versions, self._arguments.samples
+        texts = versions.population
+        candidates = {"same texts": versions.same, "one topic": versions.other}
+        rows = limits.cover(versions.base, candidates, texts, samples)
+        return limits.outcome(rows, len(texts), samples)
+
     def equal_weights(self) -> Outcome:
         """Return the checks of models against copies of their files."""
         rows = [
@@ -129,6 +137,7 @@ SECTIONS: dict[str, Callable[[Validation], Outcome]] = {
     "ladder-encoder": Validation.climb_encoder,
     "ladder-causal": Validation.climb_causal,
     "false-alarms": Validation.draw_false_alarms,
+    "limits": Validation.cover_by_limits,
     "equal": Validation.equal_weights,
     "one-layer": Validation.change_one_layer,
     "one-topic": Validation.train_one_topic,
@@ -159,6 +168,7 @@ def described(validation: Validation, section: str) -> str:
     subjects = {
         "ladder-encoder": lambda: f"Model: {validation.encoder.label}. ",
         "ladder-causal": lambda: f"Model: {validation.causal.label}. ",
+        "limits": lambda: f"Model: {validation.versions.label}. ",
         "one-topic": lambda: f"Model: {validation.versions.label}. ",
     }
     return subjects.get(section, str)() + machine()
@@ -179,6 +189,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--texts", type=Path, help="CSV (text, topic), with --versions")
     parser.add_argument("--topic", help="topic of the last version, with --versions")
     parser.add_argument("--draws", type=int, default=1000, help="draws of the false alarms")
+    parser.add_argument("--samples", type=int, default=200, help="samples of prompts, for limits")
     parser.add_argument(
         "--large", type=Path, help="folder for two checkpoints of 14.5 GB, which are created there"
     )

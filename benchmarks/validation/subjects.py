@@ -24,6 +24,7 @@ from benchmarks.validation.training import trained
 PROMPTS = 400
 """Prompts of a check; the texts after them are for training."""
 ENCODER = "minilm"
+_POPULATION = 4000  # texts from which prompts are sampled
 _SENTENCES = 200  # prompts among the sentences that come with neuroscope
 _STEPS, _FURTHER = 500, 200  # of training, and of training further
 _RATE, _FURTHER_RATE = 5e-3, 3e-4
@@ -67,6 +68,13 @@ class Versions:
     def prompts(self) -> Labelled:
         """Texts with which versions are checked."""
         return self.texts[:PROMPTS]
+
+    @property
+    def population(self) -> list[str]:
+        """Texts from which prompts are sampled: those given, or as many as needed."""
+        if self.label == CREATED:
+            return texts_of(generate(_POPULATION, seed=4))
+        return texts_of(self.texts[:_POPULATION])
 
     def subject(self, folder: Path) -> Subject:
         """Return the base as a model in which changes are planted.
