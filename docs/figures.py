@@ -43,6 +43,8 @@ FIGURES = {
     },
 }
 """Experiment -> its figures, each with its name in the documentation."""
+DRIFT = {"drift_by_layer.png": "drift_by_layer.png", "patching.png": "drift_patching.png"}
+"""Figures of a check of drift."""
 ANIMALS = [f"The {word} is on the mat." for word in ("cat", "dog", "king", "car")]
 """Prompts of experiments/animals.yaml."""
 CHARTS = "^depth/(anisotropy|effective_rank|token_accuracy)$"
@@ -50,10 +52,12 @@ CHARTS = "^depth/(anisotropy|effective_rank|token_accuracy)$"
 PORTS = {"mlflow": 5055, "prefect": 4255}
 
 
-def neuroscope(*arguments: str | Path) -> dict[str, Any]:
-    """Run a command of neuroscope; return its JSON document."""
+def neuroscope(*arguments: str | Path, code: int = 0) -> dict[str, Any]:
+    """Run a command of neuroscope that ends with an exit code; return its JSON document."""
     command = [sys.executable, "-m", "flows.cli", *map(str, arguments), "--json"]
-    process = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, check=True)
+    process = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE)
+    if process.returncode != code:
+        raise subprocess.CalledProcessError(process.returncode, command)
     document: dict[str, Any] = json.loads(process.stdout)
     return document
 
@@ -79,17 +83,37 @@ def first_layers(count: int, folder: Path) -> Path:
     return folder
 
 
-def other_version(folder: Path) -> Path:
-    """Write another version of minilm to a folder: with noise in the weights from layer 2 on."""
+def other_version(folder: Path, noise: float = 0.2) -> Path:
+    """Write another version of minilm to a folder: with noise in the weights from layer 2 on.
+
+    Args:
+        folder: new folder.
+        noise: standard deviation of the noise, by that of each weight.
+    """
     source = find_model("minilm").folder
     module = AutoModel.from_pretrained(source)
     torch.manual_seed(0)
     for layer in module.encoder.layer[2:]:
         for weight in layer.parameters():
-            weight.data += 0.2 * weight.data.std(correction=0) * torch.randn_like(weight)
+            weight.data += noise * weight.data.std(correction=0) * torch.randn_like(weight)
     module.save_pretrained(folder)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     return folder
+
+
+def draw_drift(version: Path, scratch: Path) -> None:
+    """Check another version of minilm; then monitor minilm as a model with five versions."""
+    prompts = ["--prompts", "experiments/topics.csv"]
+    run = neuroscope("drift", "minilm", version, *prompts, code=1)["run_id"]
+    copy_figures(run, DRIFT, scratch)
+    client = MlflowClient(tracking_uri())
+    client.create_registered_model("minilm")
+    for number, noise in enumerate((0.0, 0.02, 0.05, 0.2, 0.03), 1):
+        folder = other_version(scratch / f"registered-{number}", noise)
+        client.create_model_version("minilm", str(folder))
+    client.set_registered_model_alias("minilm", "champion", "1")
+    history = neuroscope("monitor", "minilm", *prompts, code=1)["history_run"]
+    copy_figures(history, {"history.png": "drift_history.png"}, scratch)
 
 
 def picture_mlflow(shallow: Path, version: Path) -> None:
@@ -139,7 +163,9 @@ def main() -> None:
         os.environ["NEUROSCOPE_HOME"] = str(Path(scratch) / "home")
         small = first_layers(3, Path(scratch) / "minilm-3-layers")
         models = ["minilm", small]
-        picture_mlflow(small, other_version(Path(scratch) / "minilm-v2"))
+        version = other_version(Path(scratch) / "minilm-v2")
+        picture_mlflow(small, version)
+        draw_drift(version, Path(scratch))
         for experiment, names in FIGURES.items():
             run = neuroscope("run", experiment)["runs"][0]["run_id"]
             copy_figures(run, names, Path(scratch))
