@@ -1,8 +1,8 @@
 """Flow that checks the new versions of a registered model, on a schedule or on demand."""
 
-import functools
 import json
 import re
+from functools import partial
 
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
@@ -78,7 +78,7 @@ def artifact_key(name: str) -> str:
     return "drift-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-@functools.partial(form_flow, work=run_monitor, name_of=lambda watch: f"monitor {watch.name}")
+@partial(form_flow, work=run_monitor, name_of=lambda watch: f"monitor {watch.name}")
 def monitor(
     name: ITEM = "minilm",
     prompts: PromptFile = PromptFile(),  # noqa: B008 - immutable

@@ -6,6 +6,12 @@ import pytest
 
 from neuroscope.reporting.tracking import Tracker
 
+
+@pytest.fixture
+def without_figures():
+    """Draw the figures, unlike most tests of commands."""
+
+
 SETTINGS = ["--alpha", 0.4, "--margin", 0.001]
 
 

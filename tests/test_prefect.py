@@ -259,15 +259,18 @@ def test_the_automations_of_the_docs_react_to_a_check(server):
         deployment = client.create_deployment(flow_id, "promote")
     block["actions"][0]["deployment_id"] = str(deployment)
     Automation.model_validate(block).create()
-    emit_event(
-        CHECKED,
-        resource={
-            "prefect.resource.id": "mlflow.model-version.news.4",
-            "neuroscope.verdict": "drifted",
-        },
-    )
+    resource = {
+        "prefect.resource.id": "mlflow.model-version.news.4",
+        "neuroscope.verdict": "drifted",
+    }
+
+    def paused():
+        emit_event(CHECKED, resource=resource)  # the server may not know the automation at first
+        time.sleep(1)
+        return client.read_deployment(deployment).paused or None
+
     with get_client(sync_client=True) as client:
-        waited_for(lambda: client.read_deployment(deployment).paused or None, 60)
+        waited_for(paused, 60)
 
 
 def server_flow():

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from neuroscope.errors import ModelError
 from neuroscope.extraction.tensor_pairs import TensorPair, equal_bytes, measure, norm
 from neuroscope.extraction.weights import StoredTensor
+from neuroscope.files import file_version
 
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
@@ -21,8 +22,9 @@ def pair_of(tmp_path):
     def stored(name, values):
         file = tmp_path / name
         save_file({"values": values}, file)
-        start = file.stat().st_size - values.nbytes
-        return StoredTensor(file, start, values.nbytes, tuple(values.shape), NAMES[values.dtype])
+        start, shape, dtype = file.stat().st_size - values.nbytes, values.shape, NAMES[values.dtype]
+        version = file_version(file.stat())
+        return StoredTensor(file, start, values.nbytes, tuple(shape), dtype, version)
 
     def pair(base, candidate):
         rows = min(len(base), len(candidate)) if base.ndim else 1

@@ -47,8 +47,8 @@ class RunFolder:
         document["fingerprints"] = fingerprints.model_dump()
         if "models" in document:
             names = list(fingerprints.models)
-            # an experiment may name one model twice, for two number formats of it
-            document["models"] = names * (len(document["models"]) // len(names))
+            twice = len(document["models"]) > len(set(document["models"]))
+            document["models"] = names * 2 if twice else names  # two number formats of one model
         sources = document["prompts"]
         entries = sources if isinstance(sources, list) else [sources]
         for number, source in enumerate(experiment.prompt_sources()):
