@@ -8,6 +8,7 @@ from neuroscope.extraction.configuration_differences import ConfigurationDiffere
 from neuroscope.extraction.tensor_matching import Part, TensorDifference
 from neuroscope.extraction.tokenizer_differences import TokenizerDifferences
 from neuroscope.extraction.weight_differences import PartDifferences
+from neuroscope.extraction.weights import DTYPES
 from neuroscope.labels import counted, shortened
 
 _NAMED = 3  # tensors that a sentence names
@@ -153,8 +154,13 @@ def _unmeasured(tensors: Sequence[TensorDifference]) -> Iterator[str]:
     differing = [tensor for tensor in tensors if tensor.change == "unmeasured"]
     if reshaped := [tensor for tensor in differing if tensor.resized]:
         yield f"other shapes: {_listed(reshaped)}"
-    if coded := [tensor for tensor in differing if not tensor.resized]:
+    if coded := [tensor for tensor in differing if not tensor.resized and _is_coded(tensor)]:
         yield f"different values in quantised formats: {_listed(coded)}"
+
+
+def _is_coded(tensor: TensorDifference) -> bool:
+    """Return whether a tensor is in a format without a norm; digests give no norm either."""
+    return any(side and side.dtype not in DTYPES for side in (tensor.base, tensor.candidate))
 
 
 def _nonfinite(tensors: Sequence[TensorDifference]) -> Iterator[str]:

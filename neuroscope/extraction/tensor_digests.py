@@ -62,15 +62,21 @@ def compare_digests(
         for name, digest in digests.items()
     }
     new = tensors_of(candidate)
+    shared = {name for name in old if name not in new and _is_shared(name, digests)}
+    old = {name: tensor for name, tensor in old.items() if name not in shared}
     add_tied(new, old, candidate)
-    beyond = set(digests) & set(TIED) - set(new)  # heads that only the base is known to share
-    tensors = paired({name: old[name] for name in old if name not in beyond}, new, base, candidate)
+    tensors = paired(old, new, base, candidate)
     return tuple(
         replace(tensor, change="equal", change_norm=0.0)
         if tensor.candidate and tensor.base and _has_digest(tensor.candidate, digests[tensor.name])
         else tensor
         for tensor in tensors
     )
+
+
+def _is_shared(name: str, digests: Mapping[str, TensorDigest]) -> bool:
+    """Return whether a tensor of the head is that of the embeddings."""
+    return any(digests[name] == digests.get(source) for source in TIED.get(name, ()))
 
 
 def _has_digest(tensor: StoredTensor, digest: TensorDigest) -> bool:

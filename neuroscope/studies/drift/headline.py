@@ -129,15 +129,14 @@ def _patching_sentences(patching: Patching) -> Iterator[str]:
 
 
 def _reader_sentences(readers: Sequence[Reader]) -> Iterator[str]:
-    """Yield a sentence on a classifier that was trained on the base's activations."""
+    """Yield a sentence on a classifier of the base's activations that has become worse."""
     by_name = {reader.activations: reader for reader in readers}
     base, candidate = by_name.get("base"), by_name.get("candidate")
     if not (base and candidate and base.accuracy == base.accuracy):
         return
     lost = round(100 * base.accuracy) - round(100 * candidate.accuracy)
     change = f"({base.accuracy:.0%} to {candidate.accuracy:.0%})"
-    if lost <= 0:
-        yield f"A classifier trained on the base's activations loses no accuracy {change}."
+    if lost < 200 * candidate.accuracy_error:  # two standard errors
         return
     realigned = max(
         reader.accuracy for name, reader in by_name.items() if name.startswith("candidate,")

@@ -32,7 +32,7 @@ from neuroscope.studies.drift.explanation import (
 )
 from neuroscope.studies.drift.neurons import moved_neurons
 from neuroscope.studies.drift.positions import position_drift
-from neuroscope.studies.drift.readers import Reader, readers
+from neuroscope.studies.drift.readers import PROCRUSTES, Reader, readers
 from neuroscope.studies.drift.replicates import Replicates
 from neuroscope.studies.drift.result import (
     Explanation,
@@ -179,6 +179,11 @@ def left_out(pair: Pair, passes: Passes | None, read: Sequence[Reader]) -> list[
         notes.append(
             f"the outputs of the base were recorded: a KL divergence is that over the base's"
             f" {KEPT_TOKENS} most probable tokens and all others together, which is a lower bound"
+        )
+    if read and not any(PROCRUSTES in reader.activations for reader in read):
+        notes.append(
+            "a realignment by Procrustes was left out: it needs more prompts than there are neurons"
+            " in the last layer"
         )
     if not read:
         notes.append("the layers differ in width: readers of the old activations were left out")

@@ -64,6 +64,7 @@ def pair_of(experiment: DriftExperiment) -> Pair:
         baseline = find_baseline(experiment.models[0])
         base = baseline.checkpoint if baseline else find_model(experiment.models[0])
     with about("models", 1):
+        _refuse_file(experiment.models[1])
         candidate = find_model(experiment.models[1])
     if baseline:
         baseline.check(experiment)
@@ -84,6 +85,15 @@ def pair_of(experiment: DriftExperiment) -> Pair:
     )
     matched = tuple(dict.fromkeys(pair.matches.values()))
     return Pair(pair.base, Subject(labels[1], candidate, matched), baseline)
+
+
+def _refuse_file(name: str) -> None:
+    """Raise ModelError if a candidate is a file, such as a baseline."""
+    if absolute(name).is_file():
+        raise ModelError(
+            f"the candidate '{name}' is a file; a baseline can stand for the base only",
+            remedy="name the folder or the registered version of the new model",
+        )
 
 
 def find_baseline(name: str) -> Baseline | None:
