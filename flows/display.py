@@ -1,6 +1,7 @@
 """Output of the command line: progress and messages on stderr, results on stdout."""
 
 import logging
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -57,7 +58,7 @@ _SPEED_PERIOD = 30  # seconds over which the speed is measured
 def progress_bar() -> Iterator[Progress]:
     """Show a progress bar on stderr: the step, the number of steps done and the elapsed time.
 
-    The bar is removed at the end. It is not drawn if stderr is not a terminal.
+    The bar is removed at the end. If stderr is not a terminal, print a line twice a minute instead.
     """
     bar = Bar(
         TextColumn("{task.description}", markup=False),
@@ -69,12 +70,35 @@ def progress_bar() -> Iterator[Progress]:
         disable=not errors.is_terminal,
     )
     task = bar.add_task("starting", total=None)
-    with bar:
+    with bar, _lines(bar):
 
         def report(name: str, done: int, total: int) -> None:
             bar.update(task, description=name, completed=done, total=total)
 
         yield report
+
+
+@contextmanager
+def _lines(bar: Bar) -> Iterator[None]:
+    """Print the step, the number of steps done and the time twice a minute if no bar is drawn."""
+    task, ended = bar.tasks[0], threading.Event()
+    start = time.monotonic()
+
+    def print_lines() -> None:
+        while not ended.wait(_SECONDS_PER_LINE):
+            done = f"{task.completed:g} of {task.total or 0:g} steps done"
+            seconds = time.monotonic() - start
+            print_on(errors, f"{task.description}: {done}, {seconds:,.0f} s")
+
+    thread = threading.Thread(target=print_lines, daemon=True)
+    if bar.disable:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if bar.disable:
+            thread.join()
 
 
 class _SpeedColumn(ProgressColumn):

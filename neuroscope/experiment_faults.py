@@ -28,8 +28,10 @@ _EXPECTED = {
     "dict": "keys with values",
     "model": "the keys {keys}",
     "literal": "one of {expected}",
-    "greater_than_equal": "{ge} or more",
-    "less_than_equal": "{le} or less",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "{le:g} or less",
     "too_short": "at least {min_length}",
 }
 """Type of fault in pydantic, or its first word -> what the value should be."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from neuroscope.errors import ExperimentError, Option
 from neuroscope.experiment_faults import checked
+from neuroscope.options import StudySite, choices
 from neuroscope.sites import Layers, parse_site
 
 SCHEMA = 1
@@ -51,7 +52,7 @@ def check_schema(number: int) -> None:
 
 def check_study_site(site: str) -> None:
     """Raise NeuroscopeError unless a study can read a site."""
-    if parse_site(site)[0] == "logits":
+    if parse_site(site, choices(StudySite))[0] == "logits":
         raise ExperimentError(
             f"no study reads site '{site}', one score per token of the vocabulary",
             options=[Option("site", "final", "read what the model computes them from")],

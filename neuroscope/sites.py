@@ -1,7 +1,7 @@
 """Sites, the places in a model where activations are read: a component of a layer."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -85,10 +85,10 @@ class Site:
             )
 
 
-def parse_site(text: str) -> tuple[str, int | None]:
+def parse_site(text: str, known: Collection[str] = COMPONENTS) -> tuple[str, int | None]:
     """Split a name such as `resid_post`, `resid_post.5` or an alias into component and layer.
 
-    The layer is None if the name has none.
+    The layer is None if the name has none. An error lists the components in `known`.
 
     Raises:
         SiteError: the name is unknown.
@@ -99,11 +99,11 @@ def parse_site(text: str) -> tuple[str, int | None]:
     component, _, layer = text.partition(".")
     if component in COMPONENTS and re.fullmatch(r"\d*", layer) and not text.endswith("."):
         return component, int(layer) if layer else None
-    near = get_close_matches(component, COMPONENTS, n=1)
+    near = get_close_matches(component, known, n=1)
     hint = f" (did you mean '{near[0]}'?)" if near and near[0] != component else ""
     raise SiteError(
         f"unknown site '{text}'{hint}",
-        remedy=f"choose from {', '.join(COMPONENTS)}, alone or with a layer, as in 'resid_post.2'"
+        remedy=f"choose from {', '.join(known)}, alone or with a layer, as in 'resid_post.2'"
         " (layers count from 0), or use a TransformerLens name such as 'blocks.2.mlp.hook_post'",
     )
 

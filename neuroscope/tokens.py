@@ -17,6 +17,7 @@ Integers = NDArray[np.int32]
 
 _WORD_MARKERS = "Ġ▁Ċ"  # how GPT-2's and SentencePiece tokenizers write a space or a new line
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # how SentencePiece writes a byte
+_CLOSING = frozenset(".,;:!?)]}%'")  # punctuation that follows a word without a space
 _LEAST_WORD = 3  # letters
 _BLANK = re.compile(r"(?:[\sĠ▁Ċĉč]|<0x(?:09|0A|0D|20)>)+")  # a token of white space only
 
@@ -112,6 +113,8 @@ class Vocabulary:
     def spelled(self, id: int) -> str:
         """Return a token as it reads in a text, with a space before a word.
 
+        WordPiece does not keep spaces: there is one before all but closing punctuation.
+
         >>> Vocabulary(("Ġcoach", "ing"), frozenset(), None).spelled(0)
         ' coach'
         """
@@ -126,7 +129,9 @@ class Vocabulary:
         if marker == "▁":
             byte = _BYTE.fullmatch(token)
             return _from_byte(int(byte[1], 16)) if byte else token.replace("▁", " ")
-        return token.removeprefix("##") if self._continues(id) else f" {token}"
+        if self._continues(id):
+            return token.removeprefix("##")
+        return token if token in _CLOSING else f" {token}"
 
     def display(self, id: int) -> str:
         """Return a token for a list of words: a hyphen marks the middle or end of a word.

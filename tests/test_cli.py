@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -270,6 +271,18 @@ def test_progress_without_a_terminal_shows_the_speed_of_the_last_30_seconds(monk
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "extract, 1 MB written: 60,031 of 100,000 prompts, 1.00 prompts/s"
     assert lines[-1].endswith(", 50 prompts/s")
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, capsys):
+    monkeypatch.setattr(display, "_SECONDS_PER_LINE", 0.05)
+    monkeypatch.setattr(display, "errors", Console(stderr=True, width=80))
+    with display.progress_bar() as report:
+        report("replicate minilm", 3, 6)
+        time.sleep(0.2)
+    lines = capsys.readouterr().err.splitlines()
+    assert "replicate minilm: 3 of 6 steps done, 0 s" in lines
+    time.sleep(0.1)
+    assert capsys.readouterr().err == ""
 
 
 def test_extract_refuses_a_folder_that_holds_files(refusal, tmp_path):

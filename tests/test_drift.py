@@ -95,14 +95,20 @@ def test_few_prompts_and_unknown_labels_are_refused(base, tmp_path, labelled):
         drift(base, changed(base, 0.1), labelled, label="no")
 
 
-def test_nan_in_the_candidate_is_named(base, labelled):
+def test_nan_in_the_weights_is_named_before_any_pass(base, labelled, home):
+    """Base and candidate are told apart, and so is the tensor."""
+    damaged = []
+
     def spoil(weights):
         name = next(key for key in weights if f".{CHANGED}." in key and weights[key].ndim == 2)
+        damaged.append(name.removeprefix("model."))
         return weights | {name: torch.full_like(weights[name], np.nan)}
 
-    candidate = copy_with_weights(base, base.parent / "nan", spoil)
-    with pytest.raises(NonfiniteError, match="nan"):
-        drift(base, candidate, labelled)
+    spoiled = copy_with_weights(base, base.parent / "spoiled", spoil)
+    for models in ((base, spoiled), (spoiled, base)):
+        with pytest.raises(NonfiniteError, match=rf"weights of '.*spoiled' .*{damaged[0]}"):
+            drift(*models, labelled)
+    assert not (home / "activations").exists()
 
 
 def test_a_run_is_recorded_with_its_verdict_and_both_models(base, labelled, database):

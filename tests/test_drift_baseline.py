@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from drifting import QUICK, at, changed, drift
 
-from neuroscope.errors import ExperimentError, ResourceError, StoreError
+from neuroscope.errors import ExperimentError, ModelError, ResourceError
 from neuroscope.extraction.models import load_model
 from neuroscope.studies.drift.experiment import drift_experiment
 from neuroscope.studies.drift.study import save_baseline
@@ -56,8 +56,10 @@ def test_fewer_tokens_give_a_lower_bound_of_the_divergence(base, labelled, tmp_p
     monkeypatch.setattr("neuroscope.extraction.recorded_outputs.KEPT_TOKENS", 4)
     experiment = drift_experiment(str(base), str(candidate), {"file": str(labelled)}, **QUICK)
     save_baseline(experiment, tmp_path / "few.baseline")
-    found = drift(tmp_path / "few.baseline", candidate, labelled).behaviour
-    assert 0.05 * expected.mean < found.mean < expected.mean
+    found = drift(tmp_path / "few.baseline", candidate, labelled)
+    assert 0.05 * expected.mean < found.behaviour.mean < expected.mean
+    assert found.bounded and f"at least {found.behaviour.mean:.3g} nats" in found.summary
+    assert "changed most on" not in found.summary
 
 
 def test_equal_tensors_are_identical_to_a_baseline(base, labelled, baseline, tmp_path):
@@ -80,11 +82,11 @@ def test_other_prompts_and_settings_are_refused(base, labelled, baseline, tmp_pa
 def test_damaged_files_are_refused(base, labelled, baseline, tmp_path):
     broken = tmp_path / "broken.baseline"
     broken.write_bytes(baseline.read_bytes()[:-100])
-    with pytest.raises(StoreError, match="not a baseline, or is damaged"):
+    with pytest.raises(ModelError, match="not a baseline, or is damaged"):
         drift(broken, base, labelled)
     with zipfile.ZipFile(shutil.copy(baseline, broken), "a") as archive:
         archive.writestr("../outside", "x")
-    with pytest.raises(StoreError, match="unknown member"):
+    with pytest.raises(ModelError, match="unknown member"):
         drift(broken, base, labelled)
     assert not (tmp_path / "home" / "outside").exists()
 

@@ -42,6 +42,7 @@ def test_the_exit_code_and_the_document_give_the_verdict(
         }
         suite = ElementTree.parse(junit).getroot()
         assert suite.get("failures") == str(code)
+        assert suite.find("testcase").get("name") == "candidate against base"
         assert (suite.find("testcase/failure") is not None) == bool(code)
     copy = shutil.copytree(base, tmp_path / "copy")
     status, printed = run_command("drift", base, str(copy), *common)
@@ -55,6 +56,9 @@ def test_the_exit_code_and_the_document_give_the_verdict(
         (["--candidate-dtype", "int3"], ["--candidate-dtype", "int3"]),
         (["--junit", "no/such/drift.xml"], ["no/such"]),
         (["--label", "no"], ["'no'", "topic"]),
+        (["--alpha", "0.7"], ["'alpha'", "less than 0.5, found 0.7"]),
+        (["--alpha", "0"], ["'alpha'", "more than 0, found 0"]),
+        (["--site", "mlp_akt"], ["mlp_act", "resid_post, final, alone"]),
     ],
 )
 def test_errors_come_before_any_work(run_command, home, models, labelled, options, settings):

@@ -65,8 +65,8 @@ def test_stored_nonfinite_values_are_refused_before_more_is_computed(nan_model, 
     assert passes == []
 
 
-def test_an_overflowing_sum_of_finite_values_is_accepted():
-    check = FiniteCheck("tiny", ["a", "b"])
+def test_an_overflowing_sum_of_finite_values_is_accepted(model):
+    check = FiniteCheck(model, ["a", "b"])
     check(Site("mlp_act", 0), torch.full((2, 4), 1e38), np.arange(2))
     assert check.counts == {}
 

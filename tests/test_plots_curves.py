@@ -84,6 +84,15 @@ def test_a_panel_without_one_below_labels_its_layers() -> None:
     assert labels == ["", "layer", "layer"]
 
 
+def test_an_axis_from_zero_shows_how_small_the_differences_are() -> None:
+    curves = {"": Curve(range(3), [0.50, 0.51, 0.52])}
+    free, from_zero = draw(Panel(COSINE, curves)), draw(Panel(COSINE, curves, from_zero=True))
+    assert free.axes[0].get_ylim()[0] > 0.49
+    low, high = from_zero.axes[0].get_ylim()
+    assert -0.05 < low <= 0 < 0.52 < high < 0.6
+    assert values(from_zero).tolist() == [0.50, 0.51, 0.52]
+
+
 def test_missing_values_are_not_drawn() -> None:
     curves = falling(1, 3) | {"gaps": Curve(range(3), [0.5, None, np.nan])}
     figure = draw(Panel(COSINE, curves), Panel(COSINE, {"none": Curve([0], [None])}))

@@ -28,5 +28,5 @@ def test_tokens_are_readable(marker):
 def test_a_vocabulary_without_marks_has_words_only():
     vocabulary = Vocabulary(("the", "cat", "?"), frozenset(), None)
     assert vocabulary.word_marker == "" and vocabulary.display(1) == "cat"
-    assert "".join(map(vocabulary.spelled, range(3))) == " the cat ?"
+    assert "".join(map(vocabulary.spelled, range(3))) == " the cat?"
     assert [vocabulary.is_word(id) for id in range(3)] == [True, True, False]

@@ -52,7 +52,9 @@ def drift(
         typer.Option(help="Way to pool the tokens of a prompt."),
     ] = "mean",
     margin: Margin = 0.05,
-    alpha: Annotated[float, typer.Option(help="Rate of false alarms.")] = 0.05,
+    alpha: Annotated[
+        float, typer.Option(help="Rate of false alarms, above 0 and below 0.5.")
+    ] = 0.05,
     replicates: Annotated[
         int | None,
         typer.Option(

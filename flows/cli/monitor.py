@@ -43,7 +43,8 @@ def monitor(
     layers: Layers = "all",
     margin: Margin = 0.05,
     alpha: Annotated[
-        float, typer.Option(help="Rate of false alarms of all checks together.")
+        float,
+        typer.Option(help="Rate of false alarms of all checks together, above 0 and below 0.5."),
     ] = 0.05,
     seed: Seed = 0,
     truncate: Truncate = False,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from neuroscope.extraction.checkpoints import Checkpoint
 from neuroscope.extraction.configuration_differences import (
@@ -50,6 +51,10 @@ class CheckpointDifferences:
         """Whether both models compute the same values: configuration, tokens, all weights."""
         unchanged = all(each.change == "equal" and not each.resized for each in self.tensors)
         return unchanged and self.same_tokens and not self.configuration
+
+    def damaged(self, model: Literal["base", "candidate"]) -> list[str]:
+        """Return the names of the changed tensors that contain NaN or infinity in one model."""
+        return [tensor.name for tensor in self.tensors if model in tensor.nonfinite]
 
     @cached_property
     def parts(self) -> tuple[PartDifferences, ...]:

@@ -126,7 +126,7 @@ def extract(
             pool=pool,
             token_rule=token_rule,
             budget=token_budget,
-            check=FiniteCheck(model.name, prompt_set.ids, allow=allow_nonfinite),
+            check=FiniteCheck(model, prompt_set.ids, allow=allow_nonfinite),
             progress=progress,
         )
     )

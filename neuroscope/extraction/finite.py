@@ -1,7 +1,7 @@
 """Check of activations for NaN and infinity, which are refused or counted."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from neuroscope.extraction.models import Model
+
 
 class FiniteCheck:
     """Check that refuses values that are not finite, or counts them if they are allowed.
@@ -20,11 +22,11 @@ class FiniteCheck:
     `counts` has, for each site with such values, the number of rows that contain at least one.
     """
 
-    def __init__(self, model: str, ids: Sequence[str], *, allow: bool = False):
+    def __init__(self, model: "Model", ids: Sequence[str], *, allow: bool = False):
         """Prepare a check of one set of prompts.
 
         Args:
-            model: name of the model, for the error message.
+            model: model, for the error message.
             ids: ids of the prompts.
             allow: whether to count the values instead of refusing them.
         """
@@ -49,12 +51,17 @@ class FiniteCheck:
             return
         if not self._allow:
             raise NonfiniteError(
-                f"'{self._model}' computes NaN or infinity at {site} for prompt"
+                f"'{self._model.name}' computes NaN or infinity at {site} for prompt"
                 f" '{self._ids[owners[nonfinite.argmax()]]}'",
-                options=[
-                    Option("dtype", "float32", "compute in float32"),
-                    Option("attention", "eager", "use another implementation of attention"),
-                    Option("allow_nonfinite", True, "keep and count such values"),
-                ],
+                options=list(self._options()),
+                remedy="check its weights",
             )
         self.counts[site] += int(nonfinite.sum())
+
+    def _options(self) -> Iterator[Option]:
+        """Yield the settings that may avoid such values, and the one that accepts them."""
+        if self._model.dtype != "float32":
+            yield Option("dtype", "float32", "compute in float32")
+        if self._model.attention != "eager":
+            yield Option("attention", "eager", "use another implementation of attention")
+        yield Option("allow_nonfinite", True, "keep and count such values")

@@ -40,7 +40,6 @@ from neuroscope.reporting.plots.panels import (
 )
 from neuroscope.reporting.plots.scales import (
     draw_level,
-    label_level,
     scale_values,
     set_whole_numbers,
     style_grid,
@@ -116,10 +115,11 @@ def plot_curves(
             _draw_band(axes, band, PANEL_BAND)
         _draw_lines(axes, lines, styles)
         _style_axes(axes, x, x_axis)
+        if panel.from_zero:
+            axes.update_datalim([(x[0], 0.0)])
+            axes.autoscale_view(scalex=False)
         for name, value in panel.references.items():
             draw_level(axes, value, references[name])
-            if panel.labelled:
-                label_level(axes, value, name)
     for axes, panel in owners:
         scale_values(axes, panel.metric.axis_label, log=panel.log)
     legend.draw(figure)

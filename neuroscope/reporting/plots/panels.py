@@ -69,8 +69,8 @@ class Panel:
     """Heading of the panel."""
     references: Mapping[str, float] = field(default_factory=dict)
     """Values of horizontal lines, by their names in the legend."""
-    labelled: bool = False
-    """Whether the names are also written beside the lines."""
+    from_zero: bool = False
+    """Whether the y axis includes zero."""
     log: bool = False
     """Whether to use a logarithmic axis if no value is negative and the positive ones span a factor
     over 300; zeros are at its bottom."""

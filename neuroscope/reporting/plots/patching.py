@@ -1,24 +1,15 @@
 """Figure of patching: how much of a change returns when a layer gets its old activations."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from neuroscope.reporting.metrics import Metric
 from neuroscope.reporting.plots.curves import plot_curves
-from neuroscope.reporting.plots.legend import COLORS
 from neuroscope.reporting.plots.panels import Curve, Panel, Values, panel_lines
 from neuroscope.reporting.plots.text import Doubles, format_numbers
 
-RING: dict[str, Any] = {
-    "color": COLORS[1],  # as the second curve
-    "marker": "o",
-    "markersize": 13,
-    "markeredgewidth": 1.6,
-    "fillstyle": "none",
-}
 REFERENCES = {"nothing returns": 0.0, "everything returns": 1.0}
 
 
@@ -53,10 +44,7 @@ def plot_patching(
     line = panel_lines(Panel(metric, {"": curve}), "layer")[""]
     marks = _largest_jump(line.x, line.y, before)
     panel = Panel(metric, {metric.heading: curve, **marks}, references=REFERENCES)
-    figure = plot_curves([[panel]], title=title, notes=notes)
-    for mark in marks.values():
-        figure.axes[0].plot(mark.layers[-1], np.asarray(mark.values)[-1], **RING)
-    return figure
+    return plot_curves([[panel]], title=title, notes=notes)
 
 
 def _largest_jump(layers: Doubles, shares: Doubles, before: float) -> dict[str, Curve]:

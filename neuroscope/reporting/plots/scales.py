@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patheffects import Normal, Stroke
 
-from neuroscope.reporting.plots.layout import FAINT, GRID, label_axes, thin
-from neuroscope.reporting.plots.text import FONT, Doubles, plain
+from neuroscope.reporting.plots.layout import GRID, label_axes, thin
+from neuroscope.reporting.plots.text import Doubles
 
 MOST_SPREAD = 300  # largest / smallest positive value above which an axis may be logarithmic
 MOST_DECADES = 5  # number of decades above which only some are labelled
@@ -42,14 +41,6 @@ def draw_level(axes: Axes, y: float, style: dict[str, Any]) -> None:
     `scale_values` relies to detect zeros.
     """
     axes.plot(axes.get_xlim(), [y, y], **style)
-
-
-def label_level(axes: Axes, y: float, name: str) -> None:
-    """Write the name of a horizontal line above its right end."""
-    style: dict[str, Any] = {"size": 8, "family": FONT, "color": FAINT, "ha": "right"}
-    place: dict[str, Any] = {"textcoords": "offset points", "xytext": (-3, 2), "va": "bottom"}
-    text = axes.annotate(plain(name), (1, y), xycoords=axes.get_yaxis_transform(), **place, **style)
-    text.set_path_effects([Stroke(linewidth=2, foreground="white"), Normal()])
 
 
 def scale_values(axes: Axes, label: str, *, log: bool) -> None:

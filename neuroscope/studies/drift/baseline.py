@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroscope.errors import ExperimentError, StoreError
+from neuroscope.errors import ExperimentError, ModelError
 from neuroscope.experiment_faults import about
 from neuroscope.extraction.checkpoints import Checkpoint
 from neuroscope.extraction.recorded_outputs import RecordedOutputs
@@ -174,7 +174,7 @@ def open_baseline(path: Path) -> Baseline:
     """Unpack a baseline into the home, unless it is there already.
 
     Raises:
-        StoreError: the file is not a baseline, is damaged or has another schema.
+        ModelError: the file is not a baseline, is damaged, cannot be read or has another schema.
         ResourceError: the disk is full.
     """
     with _read_errors(path), path.open("rb") as file:
@@ -214,12 +214,12 @@ def _read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError, zlib.error) as error:
-        raise StoreError(
+        raise ModelError(
             f"{path} is not a baseline, or is damaged ({error})",
             remedy="make it with `neuroscope drift --save-baseline`",
         ) from error
     except PermissionError as error:
-        raise StoreError(
+        raise ModelError(
             f"{path} cannot be read ({error.strerror})", remedy="check its permissions"
         ) from error
 

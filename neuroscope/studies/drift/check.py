@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.errors import ExperimentError, HeadlessError, ResourceError
+from neuroscope.errors import ExperimentError, HeadlessError, NonfiniteError, ResourceError
 from neuroscope.extraction.batching import tokenise
 from neuroscope.extraction.differences import (
     CheckpointDifferences,
@@ -57,6 +57,7 @@ from neuroscope.studies.store.store import store_activations
 from neuroscope.studies.subjects import Subject
 from neuroscope.tokens import TokenBlock
 
+_NAMED = 3  # tensors that are named in a message
 _AT_ONCE = 100  # replicates after which they are stored, so that an interrupted check keeps them
 PATCHED_PROMPTS = 64
 """Number of prompts on which residual streams are patched."""
@@ -93,11 +94,29 @@ class Patches:
 
 
 def compare_files(pair: Pair) -> CheckpointDifferences:
-    """Compare the files of both models."""
+    """Compare the files of both models.
+
+    Raises:
+        NonfiniteError: weights of one of the models contain NaN or infinity.
+    """
+    base, candidate = pair.base.checkpoint, pair.candidate.checkpoint
     if pair.baseline:
-        digests = pair.baseline.digests
-        return compare_with_digests(pair.base.checkpoint, digests, pair.candidate.checkpoint)
-    return compare_checkpoints(pair.base.checkpoint, pair.candidate.checkpoint)
+        return compare_with_digests(base, pair.baseline.digests, candidate)
+    differences = compare_checkpoints(base, candidate)
+    _check_finite(base.name, differences.damaged("base"))
+    _check_finite(candidate.name, differences.damaged("candidate"))
+    return differences
+
+
+def _check_finite(model: str, damaged: Sequence[str]) -> None:
+    """Raise NonfiniteError if there are damaged tensors; the first ones are named."""
+    if damaged:
+        names, rest = ", ".join(damaged[:_NAMED]), len(damaged) - _NAMED
+        further = f" and {counted(rest, 'further tensor')}" if rest > 0 else ""
+        raise NonfiniteError(
+            f"weights of '{model}' contain NaN or infinity: {names}{further}",
+            remedy="save the model again, or name another one",
+        )
 
 
 def store_model(experiment: DriftExperiment, subject: Subject, dtype: Dtype) -> Path:

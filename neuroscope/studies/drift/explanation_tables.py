@@ -1,5 +1,6 @@
 """Tables of the explanation of drift, and the prompts whose tokens are coloured."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from neuroscope.studies.drift.result import DriftResult
 
 SHADES = 9
 """Number of shades of the colour behind a token."""
+_SELECTIVE = 0.25  # distance of an AUROC from 0.5 from which a neuron is called selective
 COLOURED = 10
 """Number of prompts that are shown in the report."""
 
@@ -115,7 +117,12 @@ def topic_token_table(result: DriftResult) -> Table | None:
     rows: list[list[Cell]] = [
         [topic.topic, _listed(topic.up), _listed(topic.down)] for topic in by_topic
     ]
-    columns = [Column("on texts about"), Column("more often"), Column("less often")]
+    meaning = "with the ratio of the mean probabilities, smoothed for rare tokens; words first"
+    columns = [
+        Column("on texts about"),
+        Column("more often", meaning=meaning),
+        Column("less often", meaning=meaning),
+    ]
     return Table("", columns, [Section("", rows)])
 
 
@@ -142,8 +149,8 @@ def neuron_table(result: DriftResult) -> Table | None:
     columns = [
         Column("neuron"),
         Column("1 - r", digits=enough_digits((row.one_minus_r for row in neurons), 3)),
-        Column("mean (sd)", digits=2, meaning="change of the mean, in sd of the base"),
-        Column("sd ratio", digits=2, meaning="ratio of the standard deviations"),
+        Column("change of mean", digits=2, meaning="in standard deviations of the base"),
+        Column("ratio of sd", digits=2, meaning="standard deviation, candidate / base"),
     ]
     selective = any(row.base_topic for row in neurons)
     if selective:
@@ -166,7 +173,8 @@ def _neuron(row: NeuronDrift, *, selective: bool) -> list[Cell]:
 
 
 def _selective(topic: str, area: float) -> str:
-    return f"{topic} {area:.2f}" if topic else NO_VALUE
+    """Return the topic with its AUROC; nothing if the neuron hardly tells it from the others."""
+    return f"{topic} {area:.2f}" if abs(area - 0.5) >= _SELECTIVE else NO_VALUE
 
 
 def weight_table(result: DriftResult) -> Table | None:
@@ -181,9 +189,15 @@ def weight_table(result: DriftResult) -> Table | None:
         Column("rank", digits=0, meaning="median rank of the changes of matrices"),
     ]
     rows: list[list[Cell]] = [
-        [row.part, row.equal, row.changed, row.relative_norm, row.rank] for row in result.parts
+        [_part(row.part), row.equal, row.changed, row.relative_norm, row.rank]
+        for row in result.parts
     ]
     return Table("", columns, [Section("", rows)])
+
+
+def _part(part: str) -> str:
+    """Return the name of a part as a heading: `layer 3` for `3`."""
+    return f"layer {part}" if part.isdigit() else part
 
 
 def shaded_prompts(result: DriftResult) -> list[ShadedPrompt]:
@@ -220,4 +234,7 @@ def _shaded(text: str, value: float, top: float) -> ShadedToken:
 
 
 def _listed(tokens: Sequence[TokenDrift]) -> str:
-    return ", ".join(token.text for token in tokens) or NO_VALUE
+    """Return tokens with how many times as often they are expected, words first."""
+    words_first = sorted(tokens, key=lambda token: not token.is_word)
+    named = [f"{token.text} ({math.exp(token.ratio):.2g}x)" for token in words_first]
+    return ", ".join(named) or NO_VALUE

@@ -143,7 +143,6 @@ def _distance_panels(result: DriftResult) -> list[Panel]:
         _DISTANCE,
         curves,
         references={f"margin {margin:g}": margin},
-        labelled=True,
         band=Band("benign replicates", layers, [0.0] * len(rows), null),
     )
     drawn = [margin, *null, *(value for curve in curves.values() for value in curve.values)]
@@ -162,8 +161,10 @@ def _geometry_panels(result: DriftResult) -> list[Panel]:
     rows = _deciding(result)
     layers = [row.layer for row in rows]
     return [
-        Panel(_CKA, {"": Curve(layers, [1 - row.cka for row in rows])}),
-        Panel(_NEIGHBOURS, {"": Curve(layers, [1 - row.neighbours for row in rows])}),
+        Panel(_CKA, {"": Curve(layers, [1 - row.cka for row in rows])}, from_zero=True),
+        Panel(
+            _NEIGHBOURS, {"": Curve(layers, [1 - row.neighbours for row in rows])}, from_zero=True
+        ),
     ]
 
 

@@ -42,6 +42,8 @@ def explanation_sentences(
     behaviour: KLSummary | FinalChange | None,
     readers: Sequence[Reader],
     explanation: Explanation,
+    *,
+    bounded: bool = False,
 ) -> Iterator[str]:
     """Yield sentences on where the change starts, what it does, and on which texts.
 
@@ -52,21 +54,24 @@ def explanation_sentences(
         behaviour: summary of the change of the outputs.
         readers: readers of the base's activations.
         explanation: what has changed, where, and on which texts.
+        bounded: whether KL divergences are lower bounds.
     """
     yield from _size_sentences(decision, rewordings)
     yield from _layer_sentences(sites, decision.null)
     if explanation.patching:
         yield from _patching_sentences(explanation.patching)
     if isinstance(behaviour, KLSummary):
+        divergence = f"{'at least ' * bounded}{behaviour.mean:.3g} nats per token"
         yield (
-            f"Its predictions differ by {behaviour.mean:.3g} nats per token (KL divergence), and"
-            f" the most probable token is the same in {behaviour.same_top:.0%}."
+            f"Its predictions differ by {divergence} (KL divergence), and the most probable token"
+            f" is the same in {behaviour.same_top:.0%}."
         )
     elif behaviour:
         yield f"Its final representations differ by {behaviour.mean:.2g} on average (1 - cosine)."
     yield from _reader_sentences(readers)
     if explanation.topics:
-        yield from _divergence_sentences(explanation.topics.rows)
+        if not bounded:  # ratios of lower bounds say nothing
+            yield from _divergence_sentences(explanation.topics.rows)
         yield from _gain_sentences(explanation.topics.rows)
     yield from _token_sentences(explanation.tokens_up)
 
@@ -85,9 +90,11 @@ def times(ratio: float) -> str:
 def _size_sentences(decision: Decision, rewordings: Sequence[Rewording]) -> Iterator[str]:
     """Yield a sentence that states the statistic in units of harmless rewording."""
     if (unit := rewording_unit(rewordings)) > 0:
+        effects = [f"{each.distance:.3g} ({each.change})" for each in rewordings if each.changed]
+        mean = "the mean of these" if len(effects) > 1 else "that"
         yield (
-            f"The statistic is {times(decision.statistic / unit)} what harmless rewording of the"
-            f" prompts does in the base ({unit:.3g})."
+            f"Harmless rewording of the prompts changes the base by {', '.join(effects)}; the"
+            f" statistic is {times(decision.statistic / unit)} {mean}."
         )
 
 

@@ -15,13 +15,13 @@ def junit_xml(result: DriftResult) -> str:
     failed = verdict not in ("identical", "compatible")
     counts = {"tests": "1", "failures": str(int(failed)), "errors": "0"}
     suite = ElementTree.Element("testsuite", {"name": "neuroscope drift", **counts})
-    name = f"{result.model} against {result.base}"
-    case = ElementTree.SubElement(suite, "testcase", {"classname": "drift", "name": name})
-    text = f"{result.headline}\n{result.summary}".strip()
+    attributes = {"classname": "neuroscope.drift", "name": result.title}
+    case = ElementTree.SubElement(suite, "testcase", attributes)
     if failed:
         failure = {"type": verdict, "message": result.headline}
-        ElementTree.SubElement(case, "failure", failure).text = text
+        ElementTree.SubElement(case, "failure", failure).text = result.summary
     else:
+        text = f"{result.headline}\n{result.summary}".strip()
         ElementTree.SubElement(case, "system-out").text = text
     ElementTree.indent(suite)
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"

@@ -157,13 +157,14 @@ def left_out(pair: Pair, passes: Passes | None, read: Sequence[Reader]) -> list[
     if not pair.same_shape:
         notes.append(
             "the models differ in shape, so neurons do not correspond: distances of neurons, local"
-            " distances and patching were left out; layers are matched by relative depth, and the"
-            " statistic is 1 - CKA"
+            " distances and patching were left out; layers are matched by relative depth; the"
+            " statistic is 1 - CKA, for which the default margin was not validated"
         )
     if passes is None:
+        measures = "behaviour, local distances and patching" if pair.same_shape else "behaviour"
         notes.append(
-            "the models read other tokens of the prompts, or have outputs that cannot be compared:"
-            " behaviour was left out, and so were local distances and patching"
+            "the models read other tokens of the prompts, or have outputs that cannot be compared,"
+            f" so the following was left out: {measures}"
         )
     if pair.baseline:
         notes.append(

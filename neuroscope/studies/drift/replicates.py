@@ -182,7 +182,7 @@ def _distances(
         pool=pool,
         token_rule="content",
         budget=TokenBudget(FIXED_BUDGET),
-        check=FiniteCheck(model.name, prompts.ids),
+        check=FiniteCheck(model, prompts.ids),
         shuffle=shuffle,
     )
     usual = base.activations

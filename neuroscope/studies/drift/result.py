@@ -129,6 +129,8 @@ class DriftResult(Shown):
     """Paragraph on what has changed, where, and on which texts."""
     notes: tuple[str, ...] = ()
     run_id: str | None = None
+    bounded: bool = False
+    """Whether KL divergences are lower bounds, as the outputs of the base were recorded."""
     labels: tuple[str, str] | None = None
     """Display names of base and candidate, if they differ from those that follow from the names."""
 
@@ -171,6 +173,7 @@ class DriftResult(Shown):
             "rewordings": _entries(self.rewordings),
             "layers": [_site_entry(row) for row in self.sites],
             "behaviour": asdict(self.behaviour) if self.behaviour else None,
+            "behaviour_is_lower_bound": self.bounded,
             "readers": [asdict(reader) for reader in self.readers],
             "topics": _entries(topics.rows) if topics else [],
             "topics_by_layer": _matrix(topics) if topics else [],

@@ -223,6 +223,7 @@ def _compared(
         behaviour,
         read,
         explanation,
+        bounded=bool(passes and passes.bounded),
     )
     result = DriftResult(
         base=pair.base.checkpoint.name,
@@ -242,6 +243,7 @@ def _compared(
         headline=verdict_sentence(pair.candidate.label, pair.base.label, decision),
         summary=" ".join(sentences),
         labels=(pair.base.label, pair.candidate.label),
+        bounded=bool(passes and passes.bounded),
     )
     return result, stored
 

@@ -100,7 +100,7 @@ def find_baseline(name: str) -> Baseline | None:
     """Return the baseline that a name stands for; None if it names no file.
 
     Raises:
-        StoreError: the file is not a baseline, or is damaged.
+        ModelError: the file is not a baseline, is damaged or cannot be read.
     """
     path = absolute(name)
     return open_baseline(path) if path.is_file() else None

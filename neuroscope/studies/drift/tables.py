@@ -93,9 +93,13 @@ def behaviour_table(result: DriftResult) -> Table | None:
     behaviour = result.behaviour
     if behaviour is None:
         return None
+    bound = " (a lower bound)" if result.bounded else ""
     if isinstance(behaviour, KLSummary):
         rows: list[list[Cell]] = [
-            ["KL divergence, mean", f"{behaviour.mean:.4g} ± {behaviour.mean_error:.2g} nats"],
+            [
+                f"KL divergence, mean{bound}",
+                f"{behaviour.mean:.4g} ± {behaviour.mean_error:.2g} nats",
+            ],
             ["median", f"{behaviour.median:.4g}"],
             [
                 "90, 95, 99, 99.9 %",

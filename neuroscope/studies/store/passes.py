@@ -68,7 +68,7 @@ def _run_pass(
 ) -> None:
     """Run one pass over the prompts of a part, for the sinks that lack it."""
     parts = [sink.begin(inputs) for sink in sinks]
-    check = FiniteCheck(model.name, inputs.ids, allow=allow_nonfinite)
+    check = FiniteCheck(model, inputs.ids, allow=allow_nonfinite)
     recorded = record(
         model,
         inputs.block,
