@@ -105,7 +105,7 @@ def monitor(
             last; they count from 0.
         margin: Largest acceptable statistic: the largest over layers of the median over neurons of
             1 - r.
-        alpha: Rate of false alarms of all checks of this model together.
+        alpha: Rate of false alarms of all checks of this model with these prompts together.
         truncate: Truncate prompts at the model's limit instead of refusing them.
         dtype: Number format: float32, bfloat16 or float16.
         device: auto (a GPU if there is one), cpu, cpu:4 (four threads), cuda, cuda:1, mps or all

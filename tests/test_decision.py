@@ -79,6 +79,12 @@ def test_limits_are_quantiles_reflected_at_the_statistic():
     assert limits(10, resampled) == pytest.approx((0, 15))  # a distance is not negative
 
 
+def test_limits_include_the_statistic():
+    """The correction of a bias may be larger than the spread."""
+    assert limits(10, np.linspace(12, 13, 101)) == pytest.approx((7.05, 10))
+    assert limits(10, np.linspace(7, 8, 101)) == pytest.approx((10, 12.95))
+
+
 def test_limits_are_those_of_scipy():
     values = np.random.default_rng(0).exponential(size=50)
     options = {"method": "basic", "confidence_level": 0.9, "rng": np.random.default_rng(1)}

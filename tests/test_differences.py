@@ -14,6 +14,8 @@ from neuroscope.errors import ModelError
 from neuroscope.extraction import weight_differences
 from neuroscope.extraction.checkpoints import find_checkpoint
 from neuroscope.extraction.differences import compare_checkpoints
+from neuroscope.extraction.tensor_pairs import TensorPair
+from neuroscope.extraction.weights import StoredTensor
 
 DOWN = "layers.1.mlp.down_proj.weight"
 PROJECTIONS = [f"layers.{layer}.self_attn.{name}_proj.weight" for layer in (0, 1) for name in "qv"]
@@ -44,11 +46,16 @@ def norm(*tensors):
     return np.sqrt(sum(np.square(tensor.double().numpy()).sum() for tensor in tensors))
 
 
+def test_a_tensor_of_one_number_has_a_size():
+    scale = StoredTensor(Path("model.safetensors"), 0, 4, (), "F32", (0, 0, 0))
+    assert TensorPair(scale, scale, rows=1).size == 4
+
+
 @pytest.mark.parametrize("family", ["bert", "llama", "gpt2", "distilbert"])
 def test_a_copy_is_identical(family, family_folder, tmp_path):
     copy = shutil.copytree(family_folder(family), tmp_path / "copy")
     differences = compare(family_folder(family), copy)
-    assert differences.identical and differences.same_shape and differences.same_tokens
+    assert differences.identical and differences.same_tokens
     assert differences.kind == ("identical",)
     parts = ["embeddings", 0, 1, *({"llama": ["final"], "gpt2": ["final"]}.get(family, []))]
     assert [part for part in norms(differences) if part != "head"] == parts
@@ -87,7 +94,7 @@ def test_the_norm_of_a_change_is_exact_and_other_layers_are_untouched(
     assert tensor.change_norm == pytest.approx(change, rel=1e-12)
     assert tensor.relative_norm == pytest.approx(change / norm(old[DOWN]), rel=1e-12)
     assert differences.kind == ("embeddings, layer 0, final norm untouched; layer 1 changed",)
-    assert not differences.identical and differences.same_shape and differences.same_tokens
+    assert not differences.identical and differences.same_tokens
     part = differences.parts[2]
     assert (part.equal, part.converted, part.changed, part.unpaired) == (8, 0, 1, 0)
     assert reports[-1] == ("measure differences", 1, 1)
@@ -150,7 +157,7 @@ def test_added_tokens_are_counted_and_common_rows_are_compared(family, family_fo
     table = {"llama": "embed_tokens", "bert": "embeddings.word_embeddings"}[family]
     assert f"{table}.weight: {count} to {count + 2} rows" in differences.kind
     assert set(norms(differences).values()) == {0.0}
-    assert not differences.same_shape and not differences.same_tokens and not differences.identical
+    assert not differences.same_tokens and not differences.identical
     assert compare(tmp_path, folder).tokenizer.first_removed == ("<tool>", "<call>")
 
 
@@ -187,7 +194,7 @@ def test_a_low_rank_update_is_named_with_its_rank(family_folder, tmp_path):
 )
 def test_models_of_other_shapes_are_compared(other, kind, family_folder, tmp_path):
     differences = compare(family_folder("llama"), make_model("llama", tmp_path, **other))
-    assert not differences.same_shape and not differences.identical and differences.same_tokens
+    assert not differences.identical and differences.same_tokens
     assert differences.kind[0] == kind
     if "layers" in other:
         assert "only in the candidate: layer 2 (9 tensors)" in differences.kind
@@ -200,7 +207,7 @@ def test_models_of_other_shapes_are_compared(other, kind, family_folder, tmp_pat
 def test_models_of_other_families_are_compared(family_folder):
     differences = compare(family_folder("bert"), family_folder("llama"))
     assert differences.kind == ("other architecture (bert to llama)",)
-    assert not differences.same_shape and not differences.identical
+    assert not differences.identical
     assert {tensor.change for tensor in differences.tensors} == {"removed", "added"}
 
 
@@ -219,7 +226,7 @@ def test_a_head_that_only_one_file_has_is_reported(family, family_folder, tmp_pa
     differences = compare(folder, tmp_path)
     only = {tensor.part for tensor in differences.tensors if tensor.change == "removed"}
     assert only == {"head"} and not differences.identical
-    assert differences.same_shape and not differences.configuration
+    assert not differences.configuration
     assert {norm for part, norm in norms(differences).items() if part != "head"} == {0.0}
     assert differences.kind[1].startswith("only in the base: head (")
 

@@ -163,7 +163,8 @@ def test_a_candidate_with_added_tokens_keeps_its_basis(tmp_path, labelled):
     assert "1 token added" in " ".join(result.differences)
 
 
-def test_other_tokens_leave_behaviour_out(tmp_path, labelled):
+@pytest.mark.parametrize("memory", ["resident", "stream"])
+def test_other_tokens_leave_behaviour_out(tmp_path, labelled, memory):
     base = make_model("llama", tmp_path / "base", layers=3, head=True)
     candidate = shutil.copytree(base, tmp_path / "candidate")
     file = candidate / "tokenizer.json"
@@ -171,7 +172,7 @@ def test_other_tokens_leave_behaviour_out(tmp_path, labelled):
     vocabulary = content["model"]["vocab"]
     vocabulary["cat"], vocabulary["dog"] = vocabulary["dog"], vocabulary["cat"]
     file.write_text(json.dumps(content))
-    result = drift(base, candidate, labelled)
+    result = drift(base, candidate, labelled, memory=memory)
     assert result.behaviour is None and result.basis == "neurons"
     assert any("tokens" in note for note in result.notes)
     assert result.decision.statistic > 0.01

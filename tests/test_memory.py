@@ -3,7 +3,9 @@
 from functools import partial
 
 import pytest
+import torch
 
+from neuroscope.extraction.hardware import in_float64
 from neuroscope.extraction.memory import free_memory
 
 VERSION_2 = ("memory.max", "memory.current", "")
@@ -35,3 +37,23 @@ def test_limits_of_control_groups_are_respected(tmp_path, line, subfolder, files
     elsewhere.write_text("0::/jobs/18\n2:memory:/jobs/18\n")
     assert (free(own=elsewhere) > 2**20) == (limited == "jobs/17")
     assert (free(own=tmp_path / "not Linux") > 2**20) == (limited != "")
+
+
+def test_memory_that_torch_keeps_on_a_gpu_is_free(monkeypatch):
+    values = {"mem_get_info": (10, 100), "memory_reserved": 60, "memory_allocated": 20}
+    for name, value in values.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda device, value=value: value)
+    assert free_memory("cuda:0") == 50
+
+
+def test_a_device_without_float64_computes_it_on_the_cpu():
+    class Values:
+        """Tensor on an Apple GPU."""
+
+        device = torch.device("mps")
+
+        def cpu(self):
+            return torch.ones(2)
+
+    assert in_float64(Values()).dtype == torch.float64
+    assert in_float64(torch.ones(2)).dtype == torch.float64

@@ -123,6 +123,45 @@ def test_a_reused_name_does_not_inherit_checks(news, labelled, tmp_path):
     assert [check.version for check in check_versions(watch(labelled), tracker).checked] == [2]
 
 
+def test_the_description_of_the_history_names_each_verdict_once(news, labelled):
+    tracker = Tracker.open()
+    for name in ("2", "3", ""):
+        check_versions(watch(labelled), tracker)
+        (run,) = tracker.find_runs(HISTORY)
+        text = run.tags["mlflow.note.content"]
+        assert text.count("compatible") == 1 and text.count("drifted") == 1, name
+
+
+def test_a_number_of_replicates_that_later_looks_cannot_use_is_an_error(news, labelled):
+    report = check_versions(watch(labelled, replicates=3), Tracker.open())
+    assert [check.version for check in report.checked] == []
+    assert "3 replicates cannot show drift" in report.failed[0].error
+
+
+def test_checks_with_another_margin_are_named(news, labelled):
+    check_versions(watch(labelled), Tracker.open())
+    report = check_versions(watch(labelled, margin=0.01), Tracker.open())
+    assert report.outdated == [2, 3] and report.looks == 2 and not report.checked
+
+
+def test_a_claim_is_released_by_its_holder_only(news, labelled, monkeypatch):
+    model, key = RegisteredModel.connect("news"), "neuroscope.drift.monitor.x"
+    with model.claimed(key):
+        news.client.set_registered_model_tag(
+            "news", key, "other 1 2.00 | 2999-01-01T00:00:00+00:00"
+        )
+    assert key in news.client.get_registered_model("news").tags
+    news.client.delete_registered_model_tag("news", key)
+
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("neuroscope.reporting.registered_model.time.sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt), model.claimed(key):
+        pass
+    assert key not in news.client.get_registered_model("news").tags
+
+
 def test_two_monitors_at_once_do_the_work_once(news, labelled):
     with ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(check_versions, watch(labelled), Tracker.open()) for _ in range(2)]

@@ -22,8 +22,10 @@ def test_each_rewording_changes_what_it_names():
     assert texts["case"] == "the cat  sat. "
     assert texts["double spaces"] == "The  cat  sat.  "
     assert REWORDINGS["case"]("the cat") == "THE CAT"
-    ends = map(REWORDINGS["final punctuation"], ("The cat sat.", "The cat sat", "Why ?", "..."))
-    assert list(ends) == ["The cat sat", "The cat sat.", "Why", "...."]
+    ends = map(
+        REWORDINGS["final punctuation"], ("The cat sat.", "The cat sat", "Why ?", "...", " .")
+    )
+    assert list(ends) == ["The cat sat", "The cat sat.", "Why", "....", " .."]
 
 
 def test_distances_are_those_of_the_reworded_prompts(family_folder):
@@ -44,6 +46,16 @@ def test_distances_are_those_of_the_reworded_prompts(family_folder):
     assert rewordings["final punctuation"].distance == pytest.approx(expected, rel=1e-4)
     assert rewordings["final punctuation"].changed == 1
     assert rewording_unit(list(rewordings.values())) > 0
+
+
+def test_a_prompt_at_the_limit_may_be_reworded(family_folder):
+    model = load_model(str(family_folder("bert")))
+    limit = model.module.config.max_position_embeddings
+    prompts = PromptSet.of([" ".join(["cat"] * (limit - 2)), "the dog runs"])
+    acts = extract(model, prompts, "mlp_act")
+    base = {site: acts[site] for site in acts}
+    rows = rewording_distances(model, prompts, base, NeuronDistance(), pool="mean", truncate=False)
+    assert {row.change: row.changed for row in rows}["final punctuation"] == 1
 
 
 def test_the_unit_is_the_mean_of_the_rewordings_that_change_tokens():

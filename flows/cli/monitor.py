@@ -44,7 +44,9 @@ def monitor(
     margin: Margin = 0.05,
     alpha: Annotated[
         float,
-        typer.Option(help="Rate of false alarms of all checks together, above 0 and below 0.5."),
+        typer.Option(
+            help="Rate of false alarms of all checks with these prompts, above 0 and below 0.5."
+        ),
     ] = 0.05,
     seed: Seed = 0,
     truncate: Truncate = False,
@@ -56,7 +58,8 @@ def monitor(
     """Check every version of a registered model that was not yet checked.
 
     Each version is compared with that of the alias, and tagged with the verdict. Exit code 1 if a
-    version has drifted; 2 if one cannot be checked; 3 if one is inconclusive; else 0.
+    version that is checked now has drifted; 2 if one cannot be checked; 3 if one is inconclusive;
+    else 0.
     """
 
     def watch() -> "Watch":
@@ -134,6 +137,9 @@ def _show(report: "MonitorReport", *, json: bool) -> None:
     print_text(report.headline)
     if checks := [*report.known, *report.checked]:
         show_table(checks_table(f"Drift of {report.name}", checks))
+    if report.outdated:
+        versions = ", ".join(map(str, report.outdated))
+        print_prose(errors, f"note: checked with another margin, and not again: {versions}")
     for failure in report.failed:
         print_prose(errors, f"note: version {failure.version}: {failure.error}")
     for number in report.deleted:

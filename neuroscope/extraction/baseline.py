@@ -14,6 +14,7 @@ from neuroscope.extraction.batching import Batch, tokenise
 from neuroscope.extraction.budget import FIXED_BUDGET, TokenBudget
 from neuroscope.extraction.checkpoints import Checkpoint
 from neuroscope.extraction.extract import record
+from neuroscope.extraction.hardware import in_float64
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.recorder import Keep
 from neuroscope.files import atomic_write
@@ -130,9 +131,7 @@ def _moments(batch: Batch, values: "torch.Tensor") -> dict[TokenRule, Moments]:
 
 def _moments_of(values: "torch.Tensor", kept: "torch.Tensor") -> Moments:
     """Return the moments over the tokens for which `kept`, (batch, tokens), is true."""
-    tokens = values[kept.to(values.device)]  # (tokens, neurons)
-    # mps does not support float64
-    tokens = (tokens.cpu() if tokens.device.type == "mps" else tokens).double()
+    tokens = in_float64(values[kept.to(values.device)])  # (tokens, neurons)
     mean = tokens.mean(dim=0)
     m2 = ((tokens - mean) ** 2).sum(dim=0)
     return Moments(len(tokens), mean.cpu().numpy(), m2.cpu().numpy())

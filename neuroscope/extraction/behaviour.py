@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroscope.extraction.hardware import in_float64
+
 if TYPE_CHECKING:
     import torch
 
@@ -47,12 +49,12 @@ def compare_predictions(
     """Return how the predictions of two models differ at some positions.
 
     Args:
-        base: (positions, vocabulary) logits of the base, one or more positions.
+        base: (positions, vocabulary) logits of the base.
         candidate: logits of the candidate, of the same shape.
         actual: (positions,) ids of the tokens that are predicted.
     """
     rows = max(1, _LOGITS_AT_ONCE // base.shape[1])
-    parts = (slice(start, start + rows) for start in range(0, len(base), rows))
+    parts = (slice(start, start + rows) for start in _starts(len(base), rows))
     return TokenPredictions.joined(
         _compare(base[part].float(), candidate[part].float().to(base.device), actual[part])
         for part in parts
@@ -68,8 +70,8 @@ def _compare(
     return TokenPredictions(
         kl=_divergence(log_base, log_candidate).cpu().numpy(),
         same_top=(base.argmax(dim=1) == candidate.argmax(dim=1)).cpu().numpy(),
-        base=log_base.gather(1, column).squeeze(1).double().cpu().numpy(),
-        candidate=log_candidate.gather(1, column).squeeze(1).double().cpu().numpy(),
+        base=in_float64(log_base.gather(1, column).squeeze(1)).cpu().numpy(),
+        candidate=in_float64(log_candidate.gather(1, column).squeeze(1)).cpu().numpy(),
     )
 
 
@@ -88,11 +90,11 @@ def expected_counts(
     import torch
 
     rows = max(1, _LOGITS_AT_ONCE // logits.shape[1])
-    counts = torch.zeros(count, logits.shape[1], dtype=torch.float64, device=logits.device)
+    counts = in_float64(torch.zeros(count, logits.shape[1], device=logits.device))
     for start in range(0, len(logits), rows):
         part = slice(start, start + rows)
-        index = torch.from_numpy(groups[part]).to(logits.device)
-        counts.index_add_(0, index, logits[part].float().softmax(dim=1).double())
+        index = torch.from_numpy(groups[part]).to(counts.device)
+        counts.index_add_(0, index, in_float64(logits[part].float().softmax(dim=1)))
     expected: NDArray[np.float64] = counts.cpu().numpy()
     return expected
 
@@ -105,10 +107,10 @@ def _divergence(log_base: "torch.Tensor", log_candidate: "torch.Tensor") -> "tor
     """
     import torch
 
-    log_base, change = log_base.double(), (log_candidate.double() - log_base.double())
-    base = log_base.exp()
+    log_base, log_candidate = in_float64(log_base), in_float64(log_candidate)
+    base, change = log_base.exp(), log_candidate - log_base
     near = base * (change.clamp(-1, 1).expm1() - change)
-    far = log_candidate.double().exp() - base - base * change
+    far = log_candidate.exp() - base - base * change
     return torch.where(change.abs() < 1, near, far).sum(dim=1)
 
 
@@ -121,9 +123,9 @@ def compare_representations(base: "torch.Tensor", candidate: "torch.Tensor") -> 
     """
     import torch
 
-    units = [torch.nn.functional.normalize(x.double(), dim=1) for x in (base, candidate)]
+    units = [torch.nn.functional.normalize(in_float64(x), dim=1) for x in (base, candidate)]
     # |u - v|^2 / 2, which keeps the digits of small differences
-    return (units[0] - units[1].to(base.device)).square().sum(dim=1).div(2).cpu().numpy()
+    return (units[0] - units[1].to(units[0].device)).square().sum(dim=1).div(2).cpu().numpy()
 
 
 def token_divergence(
@@ -146,7 +148,12 @@ def _divergences(
     base: "torch.Tensor", candidate: "torch.Tensor", rows: int
 ) -> Iterator[NDArray[np.float64]]:
     """Yield the divergences of some positions at a time."""
-    for start in range(0, len(base), rows):
+    for start in _starts(len(base), rows):
         part = slice(start, start + rows)
         logs = [x[part].float().to(base.device).log_softmax(dim=1) for x in (base, candidate)]
         yield _divergence(*logs).cpu().numpy()
+
+
+def _starts(count: int, rows: int) -> range:
+    """Return where parts of some rows start; there is one part, which is empty, of no rows."""
+    return range(0, max(count, 1), rows)

@@ -37,9 +37,6 @@ class CheckpointDifferences:
     """Differences that can change tokens."""
     tensors: tuple[TensorDifference, ...]
     """One row per tensor, ordered by part: embeddings, layers, final norm, head."""
-    same_shape: bool
-    """Whether architecture, number of layers, width, MLP width and vocabulary size are equal, so
-    that each neuron of one model corresponds to one of the other."""
 
     @property
     def same_tokens(self) -> bool:
@@ -86,7 +83,6 @@ def compare_checkpoints(
         configuration=compare_configurations(base, candidate),
         tokenizer=compare_tokenizers(base, candidate),
         tensors=compare_weights(base, candidate, progress),
-        same_shape=_shape(base) == _shape(candidate),
     )
 
 
@@ -107,11 +103,4 @@ def compare_with_digests(
         configuration=compare_configurations(base, candidate),
         tokenizer=compare_tokenizers(base, candidate),
         tensors=compare_digests(base, digests, candidate),
-        same_shape=_shape(base) == _shape(candidate),
     )
-
-
-def _shape(checkpoint: Checkpoint) -> tuple[str | int, ...]:
-    """Return what must be equal for neurons of two models to correspond to each other."""
-    widths = (checkpoint.neurons(each) for each in ("resid_post", "mlp_act", "logits"))
-    return checkpoint.architecture.family, checkpoint.layer_count, *widths

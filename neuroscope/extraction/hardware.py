@@ -1,7 +1,12 @@
 """Choice of the device, and of a number format that is fast on it."""
 
+from typing import TYPE_CHECKING
+
 from neuroscope.errors import ModelError, Option
 from neuroscope.options import Dtype, DtypeChoice, check_choice, check_device_name, choices
+
+if TYPE_CHECKING:
+    import torch
 
 
 def resolve_device(device: str) -> str:
@@ -49,6 +54,11 @@ def resolve_dtype(dtype: DtypeChoice, device: str) -> Dtype:
     if dtype != "auto":
         return dtype
     return "bfloat16" if _is_fast_in_bfloat16(device) else "float32"
+
+
+def in_float64(values: "torch.Tensor") -> "torch.Tensor":
+    """Return values in float64: on their device or, as mps does not support it, on the CPU."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 def tile_rows(device: str, dtype: Dtype) -> int:

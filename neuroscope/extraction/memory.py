@@ -49,7 +49,9 @@ def free_memory(
     if device.startswith("cuda"):
         import torch
 
-        return torch.cuda.mem_get_info(device)[0]
+        # torch keeps what models that are gone have used, and gives it to the next one
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     import psutil
 
     return min([psutil.virtual_memory().available, *_left_to_cgroups(cgroups, own)])

@@ -25,10 +25,10 @@ from neuroscope.extraction.paired import (
     paired_passes,
     patched_outputs,
 )
+from neuroscope.extraction.reading import divided
 from neuroscope.extraction.recorder import Keep
 from neuroscope.extraction.stream_changes import StreamChange
 from neuroscope.options import Pool
-from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
 from neuroscope.sites import Site
 from neuroscope.stats.moments import Doubles
@@ -84,7 +84,6 @@ def run_pair(
     pool: Pool,
     groups: NDArray[np.int64],
     stream: Sequence[Site] = (),
-    progress: Progress = silent,
 ) -> Passes:
     """Run both models over the prompts.
 
@@ -99,7 +98,6 @@ def run_pair(
             counted.
         stream: residual streams whose change is added up by position; empty if the models differ in
             shape.
-        progress: callback that receives the number of prompts that are done.
 
     Raises:
         NonfiniteError: a model computes NaN or infinity.
@@ -115,21 +113,18 @@ def run_pair(
     paired = paired_passes(
         base, candidate, passing, output, local, pool=pool, budget=budget, stream=change
     )
-    done = 0
     for values in paired:
         _check_finite(values, base, candidate, prompts)
         if change:
             change.add(values.batch, values.stream)
-        parts.append(_behaviour(base, values, block, logits=output == "logits"))
+        parts.append(_behaviour(base, values, logits=output == "logits"))
         if output == "logits":
-            expected = _expected(base, values, block, groups)
+            expected = _expected(base, values, groups)
             counts = (counts[0] + expected[0], counts[1] + expected[1]) if counts else expected
         for site, pooled in values.local.items():
             rows = pooled.cpu().numpy()
             arrays.setdefault(site, np.empty((len(block), rows.shape[1]), dtype=np.float32))
             arrays[site][values.batch.members] = rows
-        done += len(values.batch.members)
-        progress("compare", done, len(block))
     return Passes(block, {site: arrays[site] for site in local}, _joined(parts), counts, change)
 
 
@@ -151,15 +146,34 @@ def patching(
     budget = output_budget([base, candidate], output)
     divergences = np.empty((1 + len(sites), len(block)))
     for batch in batches(base, block, token_rule="content", budget=budget):
-        outputs = patched_outputs(base, candidate, batch, output, sites)
-        own = next(outputs)
-        rows, _, owners, _ = positions_of(base, batch, block, logits=output == "logits")
-        counts = np.bincount(owners, minlength=len(block))[batch.members]
-        for number, patched in enumerate(outputs):
-            change = token_divergence(*_common(own[rows], patched[rows]), logits=output == "logits")
-            sums = np.bincount(owners, weights=change, minlength=len(block))[batch.members]
-            divergences[number, batch.members] = sums / np.maximum(counts, 1)
+        for part, change in divided(
+            batch, lambda batch: _patched_changes(base, candidate, batch, output, sites), budget
+        ):
+            divergences[:, part.members] = change
     return divergences[0], divergences[1:]
+
+
+def _patched_changes(
+    base: Model, candidate: Model, batch: Batch, output: str, sites: Sequence[Site]
+) -> Doubles:
+    """Return the mean divergence per prompt of a batch, (1 + sites, batch); 0 if none counts."""
+    logits = output == "logits"
+    outputs = patched_outputs(base, candidate, batch, output, sites)
+    own = next(outputs)
+    rows, _, owners, _ = positions_of(base, batch, logits=logits)
+    order = np.argsort(batch.members)
+    members = order[np.searchsorted(batch.members, owners, sorter=order)]  # rows of the batch
+    counts = np.bincount(members, minlength=len(order))
+    sums = [
+        np.bincount(
+            members,
+            weights=token_divergence(*_common(_at(rows, own), _at(rows, patched)), logits=logits),
+            minlength=len(order),
+        )
+        for patched in outputs
+    ]
+    means: Doubles = np.array(sums) / np.maximum(counts, 1)
+    return means
 
 
 def output_of(base: Model, candidate: Model) -> str:
@@ -167,11 +181,19 @@ def output_of(base: Model, candidate: Model) -> str:
     return "logits" if base.has_head and candidate.has_head else "final"
 
 
-def are_comparable(base: Model, candidate: Model) -> bool:
-    """Return whether the outputs of two models can be compared: predictions, or equal widths."""
+def are_comparable(base: Model, candidate: Model, block: TokenBlock) -> bool:
+    """Return whether the outputs of two models can be compared: predictions, or equal widths.
+
+    A causal model predicts no token of prompts that are one token each.
+    """
     if output_of(base, candidate) == "logits":
-        return True
+        return not base.architecture.causal or bool((block.lengths > 1).any())
     return base.checkpoint.neurons("final") == candidate.checkpoint.neurons("final")
+
+
+def _at(rows: "torch.Tensor", outputs: "torch.Tensor") -> "torch.Tensor":
+    """Return the outputs at some positions, which may be on another device."""
+    return outputs[rows.to(outputs.device)]
 
 
 def _common(base: "torch.Tensor", candidate: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
@@ -181,7 +203,7 @@ def _common(base: "torch.Tensor", candidate: "torch.Tensor") -> "tuple[torch.Ten
 
 
 def positions_of(
-    base: Model, batch: Batch, block: TokenBlock, *, logits: bool
+    base: Model, batch: Batch, *, logits: bool
 ) -> tuple["torch.Tensor", NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Return where a batch's outputs are compared, and what is there.
 
@@ -206,12 +228,12 @@ def positions_of(
     return rows, actual, owners, order
 
 
-def _behaviour(base: Model, values: PairedValues, block: TokenBlock, *, logits: bool) -> Behaviour:
+def _behaviour(base: Model, values: PairedValues, *, logits: bool) -> Behaviour:
     """Return the change of behaviour in a batch."""
     import torch
 
-    rows, actual, owners, order = positions_of(base, values.batch, block, logits=logits)
-    own, other = _common(values.base[rows], values.candidate[rows])
+    rows, actual, owners, order = positions_of(base, values.batch, logits=logits)
+    own, other = _common(_at(rows, values.base), _at(rows, values.candidate))
     if not logits:
         return Behaviour(owners, order, compare_representations(own, other), None)
     predictions = compare_predictions(own, other, torch.from_numpy(actual))
@@ -219,14 +241,14 @@ def _behaviour(base: Model, values: PairedValues, block: TokenBlock, *, logits: 
 
 
 def _expected(
-    base: Model, values: PairedValues, block: TokenBlock, groups: NDArray[np.int64]
+    base: Model, values: PairedValues, groups: NDArray[np.int64]
 ) -> tuple[Doubles, Doubles]:
     """Return how often both models expect each token in a batch, (groups, vocabulary) each."""
-    rows, _, owners, _ = positions_of(base, values.batch, block, logits=True)
+    rows, _, owners, _ = positions_of(base, values.batch, logits=True)
     count = int(groups.max()) + 1
     own, other = (
         expected_counts(outputs, groups[owners], count)
-        for outputs in _common(values.base[rows], values.candidate[rows])
+        for outputs in _common(_at(rows, values.base), _at(rows, values.candidate))
     )
     return own, other
 
@@ -257,8 +279,12 @@ def _check_finite(values: PairedValues, base: Model, candidate: Model, prompts: 
         finite = outputs.isfinite().all(dim=2) | ~values.batch.kept.to(outputs.device)
         if not finite.all():
             row = int((~finite).any(dim=1).nonzero()[0])
-            id = prompts.ids[values.batch.members[row]]
-            raise NonfiniteError(f"'{model.name}' computes NaN or infinity for prompt '{id}'")
+            raise nonfinite(model, prompts.ids[values.batch.members[row]])
+
+
+def nonfinite(model: Model, prompt: str) -> NonfiniteError:
+    """Return the error about outputs of a prompt, given its id, that are NaN or infinite."""
+    return NonfiniteError(f"'{model.name}' computes NaN or infinity for prompt '{prompt}'")
 
 
 def expected_tokens(
@@ -273,7 +299,8 @@ def expected_tokens(
 
     Args:
         model: model with its language-model head.
-        block: tokens of the prompts, of which `_SAMPLED` are read, spread evenly.
+        block: tokens of the prompts, of which about `_SAMPLED` are read, and one or more of each
+            group.
         groups: (prompts,) number of the group of each prompt.
         count: number of groups.
         shuffle: seed of the grouping into batches.
@@ -281,7 +308,7 @@ def expected_tokens(
     Returns:
         (groups, vocabulary) sums of the probabilities.
     """
-    sampled = spread_evenly(len(block), _SAMPLED)
+    sampled = _sample(groups)
     expected = _ExpectedTokens(groups[sampled], count)
     passes = record(
         model,
@@ -296,6 +323,13 @@ def expected_tokens(
     for _ in passes:
         pass
     return expected.counts
+
+
+def _sample(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the numbers of about `_SAMPLED` prompts, spread over the groups by their sizes."""
+    order = np.argsort(groups, kind="stable")
+    first = np.unique(groups, return_index=True)[1]
+    return np.union1d(order[spread_evenly(len(groups), _SAMPLED)], first)
 
 
 def spread_evenly(prompts: int, most: int) -> NDArray[np.int64]:

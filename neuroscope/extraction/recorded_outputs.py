@@ -15,10 +15,12 @@ from neuroscope.extraction.behaviour import (
     expected_counts,
 )
 from neuroscope.extraction.extract import record
+from neuroscope.extraction.hardware import in_float64
 from neuroscope.extraction.models import Model
-from neuroscope.extraction.pair_changes import Behaviour, Passes, positions_of
+from neuroscope.extraction.pair_changes import Behaviour, Passes, nonfinite, positions_of
 from neuroscope.extraction.paired import output_budget
 from neuroscope.extraction.recorder import Keep
+from neuroscope.prompts import PromptSet
 from neuroscope.sites import Site
 from neuroscope.stats.moments import Doubles
 from neuroscope.tokens import TokenBlock
@@ -59,14 +61,20 @@ class RecordedOutputs:
         return {name: array for name, array in values.items() if array is not None}
 
 
-def record_outputs(model: Model, block: TokenBlock, groups: NDArray[np.int64]) -> RecordedOutputs:
+def record_outputs(
+    model: Model, block: TokenBlock, prompts: PromptSet, groups: NDArray[np.int64]
+) -> RecordedOutputs:
     """Run a base over prompts, and return what is kept of its outputs.
 
     Args:
         model: model, with its language-model head if it has one.
         block: tokens of the prompts.
+        prompts: the prompts.
         groups: (prompts,) number of the group of each prompt, for which expected tokens are
             counted.
+
+    Raises:
+        NonfiniteError: the model computes NaN or infinity.
     """
     count = int(groups.max()) + 1
 
@@ -82,7 +90,7 @@ def record_outputs(model: Model, block: TokenBlock, groups: NDArray[np.int64]) -
             "expected": expected_counts(outputs, groups[owners], count),
         }
 
-    return RecordedOutputs(**_run(model, block, keep))
+    return RecordedOutputs(**_run(model, block, prompts, keep))
 
 
 def fits(base: RecordedOutputs, candidate: Model) -> bool:
@@ -98,6 +106,7 @@ def compare_outputs(
     base: RecordedOutputs,
     candidate: Model,
     block: TokenBlock,
+    prompts: PromptSet,
     groups: NDArray[np.int64],
 ) -> Passes:
     """Run a candidate over the prompts, and compare its outputs with those of a base.
@@ -109,7 +118,10 @@ def compare_outputs(
         base: outputs of the base.
         candidate: model, with its language-model head if the base has one, that reads the same
             tokens.
-        block, groups: as in `record_outputs`.
+        block, prompts, groups: as in `record_outputs`.
+
+    Raises:
+        NonfiniteError: the candidate computes NaN or infinity.
     """
     starts = np.searchsorted(base.prompts, np.arange(len(block) + 1))
     count = int(groups.max()) + 1
@@ -117,16 +129,19 @@ def compare_outputs(
     def compare(outputs: "torch.Tensor", actual: "torch.Tensor", owners: Any) -> dict[str, Any]:
         members = dict.fromkeys(owners.tolist())  # a batch's prompts, in the order of its rows
         spans = [np.arange(starts[member], starts[member + 1]) for member in members]
-        return _compared(base, np.concatenate(spans), outputs, actual) | (
+        rows = np.concatenate([np.empty(0, dtype=np.int64), *spans])
+        return _compared(base, rows, outputs, actual) | (
             {"expected": expected_counts(outputs, groups[owners], count)}
             if candidate.has_head
             else {}
         )
 
-    found = _run(candidate, block, compare)
-    owners, order, expected = (found.pop(key, None) for key in ("prompts", "positions", "expected"))
-    predictions = TokenPredictions(**found) if candidate.has_head else None
-    divergence = found["kl"] if predictions else found["divergence"]
+    values = _run(candidate, block, prompts, compare)
+    owners, order, expected = (
+        values.pop(key, None) for key in ("prompts", "positions", "expected")
+    )
+    predictions = TokenPredictions(**values) if candidate.has_head else None
+    divergence = values["kl"] if predictions else values["divergence"]
     behaviour = Behaviour(owners, order, divergence, predictions)
     both = None if base.expected is None else (base.expected, expected[:, : base.expected.shape[1]])
     return Passes(block, {}, behaviour, both, bounded=predictions is not None)
@@ -142,9 +157,9 @@ def _compared(
         assert base.representations is not None
         own = torch.from_numpy(base.representations[rows]).to(outputs.device)
         return {"divergence": compare_representations(own, outputs)}
-    logs = outputs.double().log_softmax(dim=1)
-    tokens = torch.from_numpy(base.tokens[rows]).to(outputs.device)
-    own_logs = torch.from_numpy(base.logs[rows]).double().to(outputs.device)
+    logs = in_float64(outputs).log_softmax(dim=1)
+    tokens = torch.from_numpy(base.tokens[rows]).to(logs.device)
+    own_logs = torch.from_numpy(base.logs[rows]).double().to(logs.device)
     kept = own_logs, logs.gather(1, tokens)
     p, q = ((1 - log.exp().sum(dim=1)).clamp(min=_LEAST) for log in kept)
     kl = (kept[0].exp() * (kept[0] - kept[1])).sum(dim=1) + p * (p / q).log()
@@ -152,13 +167,14 @@ def _compared(
         "kl": kl.clamp(min=0).cpu().numpy(),
         "same_top": (tokens[:, 0] == logs.argmax(dim=1)).cpu().numpy(),
         "base": base.actual[rows].astype(np.float64),
-        "candidate": logs.gather(1, actual.unsqueeze(1)).squeeze(1).cpu().numpy(),
+        "candidate": logs.gather(1, actual.to(logs.device).unsqueeze(1)).squeeze(1).cpu().numpy(),
     }
 
 
 def _run(
     model: Model,
     block: TokenBlock,
+    prompts: PromptSet,
     reduce: "Callable[[torch.Tensor, torch.Tensor, Any], dict[str, Any]]",
 ) -> dict[str, Any]:
     """Run a model, reduce its outputs batch by batch, and join the results.
@@ -166,11 +182,12 @@ def _run(
     Args:
         model: model that is run.
         block: tokens of the prompts.
+        prompts: the prompts.
         reduce: function of the (positions, outputs) outputs of a batch, the ids of the actual
             tokens, and the numbers of the prompts of the positions.
     """
     output = "logits" if model.has_head else "final"
-    rider = _Outputs(model, block, reduce)
+    rider = _Outputs(model, prompts, reduce)
     passes = record(
         model,
         block,
@@ -186,32 +203,33 @@ def _run(
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     expected = joined.pop("expected", None)
     order = np.lexsort((joined["positions"], joined["prompts"]))
-    found: dict[str, Any] = {name: values[order] for name, values in joined.items()}
+    ordered: dict[str, Any] = {name: values[order] for name, values in joined.items()}
     if expected is not None:
-        found["expected"] = sum(part["expected"] for part in parts)
-    return found
+        ordered["expected"] = sum(part["expected"] for part in parts)
+    return ordered
 
 
 class _Outputs:
     """Rider that reduces the outputs of each batch at the positions that are compared."""
 
-    def __init__(self, model: Model, block: TokenBlock, reduce: Callable[..., dict[str, Any]]):
+    def __init__(self, model: Model, prompts: PromptSet, reduce: Callable[..., dict[str, Any]]):
         self.model = model
-        self.block = block
+        self.prompts = prompts
         self.reduction = reduce
         self.parts: list[dict[str, Any]] = []
 
     def reduce(self, site: Site, batch: Batch) -> Keep:
         """Return the function that reduces a batch's outputs."""
-        rows, actual, owners, order = positions_of(
-            self.model, batch, self.block, logits=self.model.has_head
-        )
+        rows, actual, owners, order = positions_of(self.model, batch, logits=self.model.has_head)
 
         def reduce(outputs: "torch.Tensor") -> dict[str, Any]:
             import torch
 
             ids = torch.from_numpy(actual).to(outputs.device)
             kept = outputs[rows.to(outputs.device)]
+            finite = kept.isfinite().all(dim=1)
+            if not finite.all():
+                raise nonfinite(self.model, self.prompts.ids[owners[int((~finite).nonzero()[0])]])
             return {
                 "prompts": owners,
                 "positions": order,

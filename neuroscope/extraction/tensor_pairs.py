@@ -36,7 +36,8 @@ class TensorPair:
     @property
     def size(self) -> int:
         """Number of bytes that are compared, if the number formats are equal."""
-        return self.base.size * self.rows // max(1, *self.base.shape[:1])
+        rows = self.base.shape[0] if self.base.shape else 1
+        return self.base.size * self.rows // max(1, rows)
 
     @property
     def same_format(self) -> bool:

@@ -6,10 +6,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuroscope.errors import NeuroscopeError
-from neuroscope.home import home
+from neuroscope.home import create_home
 from neuroscope.reporting.mlflow_client import open_client
 from neuroscope.reporting.registry import ModelAddress, Registry, unless_absent
 from neuroscope.reporting.run_owner import is_gone, this_process
@@ -78,10 +79,14 @@ class RegisteredModel:
     def tag(self, number: int, tags: Mapping[str, str | None]) -> bool:
         """Set tags of a version one by one, in the given order; None removes a tag.
 
+        Processes of this machine do so one after another, so their tags do not mix.
+
         Returns:
             Whether the version still exists.
         """
-        with mlflow_errors(self._uri):
+        from filelock import FileLock
+
+        with FileLock(self._lock("tags")), mlflow_errors(self._uri):
             return unless_absent(lambda: self._tag(number, tags)) is not None
 
     def _tag(self, number: int, tags: Mapping[str, str | None]) -> bool:
@@ -98,7 +103,8 @@ class RegisteredModel:
 
         On this machine a file is locked; for other machines the claim is a tag of the registered
         model. MLflow cannot set a tag only if it is missing: of two processes that set it within
-        `_SETTLE` seconds, the later one holds the claim. The claim of a process that has died is
+        `_SETTLE` seconds, the later one holds the claim. If the tag of one arrives later than that,
+        both do. The claim of a process that has died is
         ignored: at once on its own machine, elsewhere after a day.
 
         Args:
@@ -109,8 +115,7 @@ class RegisteredModel:
         """
         from filelock import FileLock, Timeout
 
-        identity = sha256(f"{self._uri} {self.name} {key}".encode()).hexdigest()[:16]
-        lock = FileLock(home() / f".claim-{identity}.lock")
+        lock = FileLock(self._lock(key))
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -118,13 +123,16 @@ class RegisteredModel:
             return
         with lock:
             lock.release()  # that of `acquire`
-            holder = self._claim(key)
             try:
-                yield holder
+                yield self._claim(key)
             finally:
-                if not holder:
-                    with suppress(NeuroscopeError):  # it is ignored once this process has ended
-                        self._release(key)
+                with suppress(NeuroscopeError):  # it is ignored once this process has ended
+                    self._release(key)
+
+    def _lock(self, task: str) -> Path:
+        """Return the lock file of a task that one process of this machine does at a time."""
+        identity = sha256(f"{self._uri} {self.name} {task}".encode()).hexdigest()[:16]
+        return create_home() / f".claim-{identity}.lock"
 
     def _claim(self, key: str) -> str:
         """Set the tag of a claim; return the process that holds it, if that is another one."""
@@ -136,17 +144,24 @@ class RegisteredModel:
         time.sleep(_SETTLE)
         return self._holder(key)
 
-    def _holder(self, key: str) -> str:
-        """Return the other process that holds a claim; empty if there is none."""
+    def _owner(self, key: str) -> tuple[str, str]:
+        """Return the process that a claim names, and since when; empty if there is none."""
         with mlflow_errors(self._uri):
             model = unless_absent(lambda: self._client.get_registered_model(self.name))
         owner, _, since = str(model.tags.get(key, "")).partition(" | ") if model else ("", "", "")
+        return owner, since
+
+    def _holder(self, key: str) -> str:
+        """Return the other process that holds a claim; empty if there is none."""
+        owner, since = self._owner(key)
         if not owner or owner == this_process() or is_gone(owner) or _is_expired(since):
             return ""
         return owner
 
     def _release(self, key: str) -> None:
-        """Remove the tag of a claim that this process holds."""
+        """Remove the tag of a claim if this process holds it."""
+        if self._owner(key)[0] != this_process():
+            return
         with mlflow_errors(self._uri):
             unless_absent(lambda: self._client.delete_registered_model_tag(self.name, key))
 

@@ -148,14 +148,18 @@ class Tracker:
             raise
         run.end("FINISHED")
 
-    def reopened(self, run_id: str) -> Run:
+    def reopened(self, run_id: str, *, keep_description: bool = True) -> Run:
         """Return a run that was created earlier, in order to add to it or to close it.
+
+        Args:
+            run_id: id of the run.
+            keep_description: whether `describe` adds to the description instead of replacing it.
 
         Raises:
             TrackingError: there is no such run, or MLflow cannot be reached.
         """
         run = self._run(run_id)
-        note = description_of(run.data.tags)
+        note = description_of(run.data.tags) if keep_description else ""
         return Run(self._client, self.uri, run_id, run.info.experiment_id, {}, note)
 
     def close_runs(

@@ -76,7 +76,8 @@ def limits(statistic: float, resampled: Array, confidence: float = 0.95) -> Limi
     2 confidence - 1. Unlike percentiles of the resamples, they correct for the bias that the
     resamples show: the distance of a neuron in a sample is on average a little smaller than in the
     population, and a bootstrap sample repeats this. With many neurons, whose median hardly varies,
-    percentiles would nearly always miss the true value.
+    percentiles would nearly always miss the true value. The limits are widened, where the
+    correction is larger than the spread, to include the statistic itself.
 
     Args:
         statistic: the statistic of all prompts.
@@ -92,7 +93,8 @@ def limits(statistic: float, resampled: Array, confidence: float = 0.95) -> Limi
     if not 0.5 <= confidence < 1:
         raise ValueError(f"confidence must be at least 0.5 and below 1; it is {confidence}")
     high, low = np.quantile(resampled, [confidence, 1 - confidence]).tolist()
-    return Limits(max(0.0, 2 * statistic - high), max(0.0, 2 * statistic - low))
+    lower, upper = 2 * statistic - high, 2 * statistic - low
+    return Limits(max(0.0, min(lower, statistic)), max(upper, statistic))
 
 
 def spent_alpha(alpha: float, look: int) -> float:

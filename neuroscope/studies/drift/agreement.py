@@ -39,7 +39,7 @@ class SiteAgreement:
     cka: float
     """Debiased linear CKA of standardised neurons."""
     neighbours: float
-    """Mean share of common nearest neighbours of a prompt."""
+    """Mean share of common nearest neighbours of a prompt; NaN if no neuron varies in a model."""
     one_minus_r: float = np.nan
     """Median distance over neurons; each model on its own input. NaN, as all that follows, if the
     neurons of the models do not correspond."""
@@ -77,8 +77,15 @@ def site_agreement(
         layer=site.layer,
         match=match.layer,
         cka=cka_between(base, candidate),
-        neighbours=mutual_neighbours(base, candidate, neighbours),
+        neighbours=mutual_neighbours(base, candidate, neighbours)
+        if varies(base) and varies(candidate)
+        else np.nan,
     )
+
+
+def varies(activations: Floats) -> bool:
+    """Return whether any neuron differs between prompts, so that they have nearest neighbours."""
+    return bool((activations != activations[0]).any())
 
 
 def with_neurons(
@@ -172,6 +179,9 @@ class GeometryDistance:
     name = "CKA"
 
     def between(self, base: Floats, candidate: Floats) -> float:
+        """Return 1 - CKA; 1 if no neuron varies in one of the models, and 0 if in both."""
+        if not (varies(base) and varies(candidate)):
+            return float(varies(base) or varies(candidate))
         return 1 - cka_between(base, candidate)
 
     def resampled(self, base: Floats, candidate: Floats, resamples: int, seed: int) -> Doubles:

@@ -184,6 +184,7 @@ def open_baseline(path: Path) -> Baseline:
     def unpack(target: Path) -> None:
         with _read_errors(path), zipfile.ZipFile(path) as archive:
             _check_header(json.loads(archive.read(_HEADER)))
+            archive.getinfo(_OUTPUTS)
             for member in archive.infolist():
                 _unpack(archive, member, target)
 
@@ -194,12 +195,14 @@ def open_baseline(path: Path) -> Baseline:
 def _check_header(header: Mapping[str, Any]) -> None:
     """Raise ValueError unless a baseline has the present schema."""
     if header["schema"] != _SCHEMA:
-        raise ValueError(f"it has schema {header['schema']}, not {_SCHEMA}: make it again")
+        raise ValueError(f"it has schema {header['schema']}, not {_SCHEMA}")
 
 
 def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
     """Copy a member of the archive into a folder, and verify its checksum."""
     name = PurePosixPath(member.filename)
+    if member.flag_bits & 1 or member.is_dir():
+        raise ValueError(f"it has a member that is encrypted or a folder, {member.filename!r}")
     if name.is_absolute() or ".." in name.parts or name.parts[0] not in _MEMBERS:
         raise ValueError(f"it has an unknown member {member.filename!r}")
     path = target / name
@@ -213,7 +216,7 @@ def _read_errors(path: Path) -> Iterator[None]:
     """Translate the errors of a file that is not a baseline, or a damaged one."""
     try:
         yield
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, zlib.error) as error:
+    except (zipfile.BadZipFile, LookupError, ValueError, TypeError, EOFError, zlib.error) as error:
         raise ModelError(
             f"{path} is not a baseline, or is damaged ({error})",
             remedy="make it with `neuroscope drift --save-baseline`",

@@ -8,13 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.errors import ExperimentError, HeadlessError, NonfiniteError, ResourceError
+from neuroscope.errors import ExperimentError, HeadlessError, ResourceError
 from neuroscope.extraction.batching import tokenise
-from neuroscope.extraction.differences import (
-    CheckpointDifferences,
-    compare_checkpoints,
-    compare_with_digests,
-)
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.pair_changes import (
     Passes,
@@ -55,9 +50,8 @@ from neuroscope.studies.drift.rewording import rewording_distances
 from neuroscope.studies.drift.subjects import Pair, extraction_of, load
 from neuroscope.studies.store.store import store_activations
 from neuroscope.studies.subjects import Subject
-from neuroscope.tokens import TokenBlock
+from neuroscope.tokens import Integers
 
-_NAMED = 3  # tensors that are named in a message
 _AT_ONCE = 100  # replicates after which they are stored, so that an interrupted check keeps them
 PATCHED_PROMPTS = 64
 """Number of prompts on which residual streams are patched."""
@@ -93,32 +87,6 @@ class Patches:
     patched: Doubles
 
 
-def compare_files(pair: Pair) -> CheckpointDifferences:
-    """Compare the files of both models.
-
-    Raises:
-        NonfiniteError: weights of one of the models contain NaN or infinity.
-    """
-    base, candidate = pair.base.checkpoint, pair.candidate.checkpoint
-    if pair.baseline:
-        return compare_with_digests(base, pair.baseline.digests, candidate)
-    differences = compare_checkpoints(base, candidate)
-    _check_finite(base.name, differences.damaged("base"))
-    _check_finite(candidate.name, differences.damaged("candidate"))
-    return differences
-
-
-def _check_finite(model: str, damaged: Sequence[str]) -> None:
-    """Raise NonfiniteError if there are damaged tensors; the first ones are named."""
-    if damaged:
-        names, rest = ", ".join(damaged[:_NAMED]), len(damaged) - _NAMED
-        further = f" and {counted(rest, 'further tensor')}" if rest > 0 else ""
-        raise NonfiniteError(
-            f"weights of '{model}' contain NaN or infinity: {names}{further}",
-            remedy="save the model again, or name another one",
-        )
-
-
 def store_model(experiment: DriftExperiment, subject: Subject, dtype: Dtype) -> Path:
     """Store the activations of one model, unless they are stored already; return the folder."""
     spec = extraction_of(experiment, subject, dtype)
@@ -137,18 +105,18 @@ def replicate(
     computes only what it needs more of.
     """
     name = replicates_name(experiment, distance, min(count, BOUNDING))
-    found = read_replicates(stored, name)
-    if found is None:
+    replicates = read_replicates(stored, name)
+    if replicates is None:
         conditions = draw_conditions(experiment, min(count, BOUNDING))
-        found = _first_replicates(experiment, base, stored, distance, conditions)
-        write_replicates(stored, name, found)
+        replicates = _first_replicates(experiment, base, stored, distance, conditions)
+        write_replicates(stored, name, replicates)
     usual = UsualBase(_deciding(experiment, base, stored), topic_numbers(experiment), None)
-    while len(found) < count:
-        conditions = draw_conditions(experiment, min(count, len(found) + _AT_ONCE))[len(found) :]
+    while (done := len(replicates)) < count:
+        conditions = draw_conditions(experiment, min(count, done + _AT_ONCE))[done:]
         more = _run(experiment, base, conditions, usual, distance, head=False)
-        found = found.followed_by(more.distances)
-        write_replicates(stored, name, found)
-    return found.first(count)
+        replicates = replicates.followed_by(more.distances)
+        write_replicates(stored, name, replicates)
+    return replicates.first(count)
 
 
 def _first_replicates(
@@ -186,7 +154,9 @@ def _run(
     """Compute the base again under each condition."""
 
     def loaded(dtype: Dtype, attention: Attention) -> Model:
-        return load(experiment, base, dtype, attention, head=head)
+        if head:
+            return load_with_head(experiment, base, dtype, attention)
+        return load(experiment, base, dtype, attention)
 
     return run_replicates(
         loaded,
@@ -215,16 +185,16 @@ def recorded_replicates(
         ExperimentError: the baseline has fewer, or none for models of this shape.
     """
     name = replicates_name(experiment, distance, min(count, BOUNDING))
-    found = read_replicates(baseline.activations, name)
-    if found is None or len(found) < count:
-        held = baseline.header["replicates"] if found is None else len(found)
+    replicates = read_replicates(baseline.activations, name)
+    if replicates is None or len(replicates) < count:
+        held = baseline.header["replicates"] if replicates is None else len(replicates)
         raise ExperimentError(
             f"the decision needs {counted(count, 'replicate')} of the base, compared by"
             f" {distance.name}; the baseline {baseline.name} has {held}, compared by"
             f" {baseline.header['distance']}",
             remedy="make a baseline with more replicates, or name the base itself",
         )
-    return found.first(count)
+    return replicates.first(count)
 
 
 def record_base(experiment: DriftExperiment, base: Subject) -> RecordedOutputs:
@@ -234,7 +204,7 @@ def record_base(experiment: DriftExperiment, base: Subject) -> RecordedOutputs:
 
 def _outputs(experiment: DriftExperiment, model: Model) -> RecordedOutputs:
     block = tokenise(model, experiment.prompt_set.prompts, truncate=experiment.truncate)
-    return record_outputs(model, block, topic_numbers(experiment))
+    return record_outputs(model, block, experiment.prompt_set, topic_numbers(experiment))
 
 
 def run_candidate(experiment: DriftExperiment, pair: Pair, baseline: Baseline) -> Passes | None:
@@ -243,12 +213,12 @@ def run_candidate(experiment: DriftExperiment, pair: Pair, baseline: Baseline) -
     Returns:
         None if the models do not read the same tokens, or their outputs cannot be compared.
     """
-    tokens = read_activations(baseline.activations, []).tokens
+    tokens = read_activations(baseline.activations, []).tokens.ids
     return _compared_to(experiment, pair, baseline.outputs, tokens)
 
 
 def _compared_to(
-    experiment: DriftExperiment, pair: Pair, outputs: RecordedOutputs, tokens: TokenBlock | None
+    experiment: DriftExperiment, pair: Pair, outputs: RecordedOutputs, tokens: Integers
 ) -> Passes | None:
     """Run the candidate, and compare its outputs with those of the base.
 
@@ -256,18 +226,19 @@ def _compared_to(
         experiment: experiment of the check.
         pair: base and candidate.
         outputs: outputs of the base.
-        tokens: tokens that the base has read; None if they are known to be the same.
+        tokens: ids of the tokens that the base has read.
     """
     dtype = candidate_dtype(experiment)
     candidate = load_with_head(experiment, pair.candidate, dtype)
     block = tokenise(candidate, experiment.prompt_set.prompts, truncate=experiment.truncate)
-    if tokens is not None and not np.array_equal(block.ids, tokens.ids):
+    if not (len(outputs.prompts) and np.array_equal(block.ids, tokens)):
         return None
     if outputs.expected is None and candidate.has_head:
         candidate = load(experiment, pair.candidate, dtype)
     if not fits(outputs, candidate):
         return None
-    return compare_outputs(outputs, candidate, block, topic_numbers(experiment))
+    prompts = experiment.prompt_set
+    return compare_outputs(outputs, candidate, block, prompts, topic_numbers(experiment))
 
 
 def run_both(experiment: DriftExperiment, pair: Pair) -> tuple[Passes | None, Patches | None]:
@@ -276,22 +247,21 @@ def run_both(experiment: DriftExperiment, pair: Pair) -> tuple[Passes | None, Pa
     If both do not fit into memory, or are streamed, they run one after the other.
 
     Returns:
-        No passes if the models do not read the same tokens, or have neither heads nor the same
-        width; and no patches if they differ in shape, run one after the other, or if the candidate
-        is streamed.
+        No passes if the models do not read the same tokens, have neither heads nor the same width,
+        or predict no token; and no patches if they differ in shape, or run one after the other.
     """
     base, candidate = _both(experiment, pair)
+    prompts = experiment.prompt_set
+    block = tokenise(base, prompts.prompts, truncate=experiment.truncate)
     if base.streamed or candidate.streamed:
         del candidate
         outputs = _outputs(experiment, base)
         del base
-        return _compared_to(experiment, pair, outputs, None), None
-    prompts = experiment.prompt_set
-    block = tokenise(base, prompts.prompts, truncate=experiment.truncate)
+        return _compared_to(experiment, pair, outputs, block.ids), None
     other = tokenise(candidate, prompts.prompts, truncate=experiment.truncate)
-    if not np.array_equal(block.ids, other.ids) or not are_comparable(base, candidate):
+    if not np.array_equal(block.ids, other.ids) or not are_comparable(base, candidate, block):
         return None, None
-    local = pair.base.sites if pair.same_shape and not candidate.streamed else ()
+    local = pair.base.sites if pair.same_shape else ()
     passes = run_pair(
         base,
         candidate,
@@ -324,14 +294,19 @@ def topic_numbers(experiment: DriftExperiment) -> NDArray[np.int64]:
     return np.array(numbers, dtype=np.int64)
 
 
-def load_with_head(experiment: DriftExperiment, subject: Subject, dtype: Dtype) -> Model:
+def load_with_head(
+    experiment: DriftExperiment,
+    subject: Subject,
+    dtype: Dtype,
+    attention: Attention | None = None,
+) -> Model:
     """Load a model with its language-model head, if its files have one and it fits into memory."""
     if experiment.memory == "stream":  # a model with its head cannot be streamed
-        return load(experiment, subject, dtype)
+        return load(experiment, subject, dtype, attention)
     try:
-        return load(experiment, subject, dtype, head=True)
+        return load(experiment, subject, dtype, attention, head=True)
     except (HeadlessError, ResourceError):
-        return load(experiment, subject, dtype)
+        return load(experiment, subject, dtype, attention)
 
 
 def _both(experiment: DriftExperiment, pair: Pair) -> tuple[Model, Model]:

@@ -20,19 +20,22 @@ _ABOUT = 1.15  # ratio up to which two numbers are about as large
 
 def verdict_sentence(candidate: str, base: str, decision: Decision) -> str:
     """Return the sentence that states the verdict and the limits from which it follows."""
-    statistic = f"{decision.statistic:.3g} ({decision.lower:.3g} to {decision.upper:.3g})"
+    statistic = f"the statistic {decision.statistic:.3g}"
+    limits = f"({decision.lower:.3g} to {decision.upper:.3g})"
+    margin, p = f"the margin {decision.margin:g}", f"p = {decision.p_value:.3g}"
     if decision.verdict == "identical":
         return f"{candidate} is identical to {base}: configuration, tokenizer and all weights."
-    reasons = {
-        "compatible": f"{candidate} is compatible with {base}: the statistic {statistic} is below"
-        f" the margin {decision.margin:g}.",
-        "drifted": f"{candidate} has drifted from {base}: the statistic {statistic} is above the"
-        f" margin {decision.margin:g}, p = {decision.p_value:.3g}.",
-        "inconclusive": f"Whether {candidate} may replace {base} is inconclusive: the statistic"
-        f" {statistic} is not clear of the margin {decision.margin:g}"
-        f" (p = {decision.p_value:.3g}).",
-    }
-    return reasons[decision.verdict]
+    if decision.verdict == "compatible":
+        return f"{candidate} is compatible with {base}: {statistic} {limits} is below {margin}."
+    if decision.verdict == "drifted":
+        return f"{candidate} has drifted from {base}: {statistic} {limits} is above {margin}, {p}."
+    start = f"The check of {candidate} against {base} is inconclusive: {statistic}"
+    if decision.lower > decision.margin:
+        return (
+            f"{start} {limits} is above {margin}, but not larger than that of enough benign"
+            f" replicates of the base ({p}, alpha {decision.alpha:.3g})."
+        )
+    return f"{start} has limits on both sides of {margin} {limits}."
 
 
 def explanation_sentences(
@@ -48,7 +51,7 @@ def explanation_sentences(
     """Yield sentences on where the change starts, what it does, and on which texts.
 
     Args:
-        sites: agreement at the deciding sites, in the order of the layers.
+        sites: agreement at all sites.
         decision: the decision.
         rewordings: distances that rewording causes in the base.
         behaviour: summary of the change of the outputs.
@@ -99,40 +102,62 @@ def _size_sentences(decision: Decision, rewordings: Sequence[Rewording]) -> Iter
 
 
 def _layer_sentences(sites: Sequence[SiteAgreement], null: float) -> Iterator[str]:
-    """Yield a sentence on the layers that have themselves changed."""
-    changed = [site for site in sites if site.local > null]
+    """Yield a sentence on the layers that have themselves changed.
+
+    A layer has if the local distance of one of its sites is above that of all benign replicates.
+    """
+    layers = list(_largest_by_layer(sites))
+    changed = [site for site in layers if site.local > null]
     if changed:
         first, largest = changed[0], max(changed, key=lambda site: site.local)
-        size = f"(1 - r = {largest.local:.3g} on the base's input)"
+        size = f"(1 - r = {largest.local:.3g} at {largest.component}, on the base's input)"
+        if len(layers) == 1:
+            yield f"Layer {first.layer}, the only one that was read, has itself changed {size}."
+            return
+        start = f"The change starts at layer {first.layer}"
+        if first is layers[0] and first.layer > 0:
+            start = f"Layer {first.layer}, the first one that was read, has itself changed"
         if len(changed) == 1:
-            yield f"The change starts at layer {first.layer} {size}: no other layer has changed."
+            yield f"{start} {size}; in no other layer is it larger than in benign replicates."
             return
         place = (
             "which changed most" if largest is first else f"and layer {largest.layer} changed most"
         )
-        later = sum(site.layer > first.layer for site in sites)
+        later = sum(site.layer > first.layer for site in layers)
         number = len(changed) - 1
         others = f"all {later} later layers have themselves changed"
         if later == 1:
             others = "the later layer has itself changed"
         elif number < later:
             others = f"{number} of the {later} later layers have themselves changed"
-        yield f"The change starts at layer {first.layer}, {place} {size}; {others}, too."
-    elif any(site.local == site.local for site in sites) and any(
-        site.one_minus_r > null for site in sites
-    ):
-        yield "None of the layers has itself changed: they read other inputs than in the base."
+        yield f"{start}, {place} {size}; {others}, too."
+    elif layers and any(site.one_minus_r > null for site in sites):
+        read = "None of the layers that were read has itself changed"
+        yield f"{read} more than in benign replicates: they read other inputs than in the base."
+
+
+def _largest_by_layer(sites: Sequence[SiteAgreement]) -> Iterator[SiteAgreement]:
+    """Yield the site of each layer whose local distance is largest, in the order of the layers."""
+    for layer in sorted({site.layer for site in sites}):
+        known = [site for site in sites if site.layer == layer and site.local == site.local]
+        if known:
+            yield max(known, key=lambda site: site.local)
 
 
 def _patching_sentences(patching: Patching) -> Iterator[str]:
-    """Yield a sentence on the change that comes from the embeddings, or from behind the layers."""
+    """Yield a sentence on the change that comes from the embeddings, or from after the layers."""
     first, last = patching.returned[0], patching.returned[-1]
-    if first > _NOTABLE or last < 1 - _NOTABLE:
-        rest = ": the rest is due to the final norm and the head" if last < 1 - _NOTABLE else ""
-        yield (
-            f"Patched in, the base's embeddings undo {first:.0%} of the change of the outputs, and"
-            f" its residual stream after the last layer {last:.0%}{rest}."
+    effects = []
+    if first > _NOTABLE:
+        effects.append(f"the base's embeddings undo {first:.0%} of the change of the outputs")
+    if last < 1 - _NOTABLE:
+        change = "it" if effects else "the change of the outputs"
+        effects.append(
+            f"the base's residual stream after the last layer undoes {max(last, 0):.0%} of"
+            f" {change}: the rest is due to the final norm and the head"
         )
+    if effects:
+        yield f"Patched in, {', and '.join(effects)}."
 
 
 def _reader_sentences(readers: Sequence[Reader]) -> Iterator[str]:
@@ -143,7 +168,7 @@ def _reader_sentences(readers: Sequence[Reader]) -> Iterator[str]:
         return
     lost = round(100 * base.accuracy) - round(100 * candidate.accuracy)
     change = f"({base.accuracy:.0%} to {candidate.accuracy:.0%})"
-    if lost < 200 * candidate.accuracy_error:  # two standard errors
+    if lost <= 0 or lost < 200 * candidate.accuracy_error:  # two standard errors
         return
     realigned = max(
         reader.accuracy for name, reader in by_name.items() if name.startswith("candidate,")
@@ -158,7 +183,11 @@ def _divergence_sentences(topics: Sequence[TopicDrift]) -> Iterator[str]:
     """Yield a sentence on the topic on which the outputs changed most, if one stands out.
 
     It does if its mean is larger than that of the others by two standard errors, and by a fifth.
+    Topics of a single prompt, whose error is not known, are left out.
     """
+    topics = [topic for topic in topics if topic.divergence_error == topic.divergence_error]
+    if len(topics) < 2:
+        return
     first = max(topics, key=lambda topic: topic.divergence)
     others = [topic for topic in topics if topic is not first]
     mean = sum(topic.divergence for topic in others) / len(others)

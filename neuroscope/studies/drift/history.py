@@ -32,7 +32,7 @@ HISTORY = "monitor"
 HISTORY_FIGURE = "history.png"
 _CHARTED = ("statistic", "lower", "upper", "margin", "p_value", "kl", "final_change")
 """Fields of a check that are metrics of the history run."""
-_STATISTIC = Metric("statistic", "statistic", "largest median over neurons of 1 - r", "low")
+_STATISTIC = Metric("statistic", "statistic", "largest distance over layers", "low")
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,10 @@ def record_history(tracker: Tracker, name: str, digest: str) -> str:
     for old in tracker.find_runs(HISTORY, tags):
         steps = tracker.metrics(old.id).get("statistic", {})
         drawn = {check.version: check.statistic for check in checks if check.version in steps}
-        run = tracker.reopened(old.id)
+        run = tracker.reopened(old.id, keep_description=False)
         if drawn == steps:
-            _write(run, name, [check for check in checks if check.version not in steps], checks)
+            if new := [check for check in checks if check.version not in steps]:
+                _write(run, name, new, checks)
             return old.id
         run.delete()
     title = f"{name} by version"

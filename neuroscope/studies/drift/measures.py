@@ -1,4 +1,4 @@
-"""Measures of a check of drift, from what its passes left."""
+"""Measures of a check of drift, from stored activations and the results of its passes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -163,8 +163,8 @@ def left_out(pair: Pair, passes: Passes | None, read: Sequence[Reader]) -> list[
     if passes is None:
         measures = "behaviour, local distances and patching" if pair.same_shape else "behaviour"
         notes.append(
-            "the models read other tokens of the prompts, or have outputs that cannot be compared,"
-            f" so the following was left out: {measures}"
+            "the models read other tokens of the prompts, predict none of them, or have outputs"
+            f" that cannot be compared, so the following was left out: {measures}"
         )
     if pair.baseline:
         notes.append(
@@ -187,8 +187,22 @@ def left_out(pair: Pair, passes: Passes | None, read: Sequence[Reader]) -> list[
             " in the last layer"
         )
     if not read:
-        notes.append("the layers differ in width: readers of the old activations were left out")
+        notes.append(
+            "readers of the old activations were left out: the layers differ in width, or no neuron"
+            " of the last layer varies"
+        )
+    if passes and passes.expected and not _same_vocabulary(pair):
+        notes.append(
+            "the vocabularies differ in size: predictions are compared over the tokens of the"
+            " smaller one"
+        )
     return notes
+
+
+def _same_vocabulary(pair: Pair) -> bool:
+    """Return whether both models predict as many tokens."""
+    sizes = {subject.checkpoint.neurons("logits") for subject in (pair.base, pair.candidate)}
+    return len(sizes) == 1
 
 
 def summarise_behaviour(behaviour: Behaviour) -> KLSummary | FinalChange:

@@ -54,11 +54,13 @@ class Watch:
         """Return the experiment that checks a version, with the alpha of one of many looks.
 
         Raises:
-            ExperimentError: a setting is invalid.
+            ExperimentError: a setting is invalid, such as a number of replicates that is too small
+                for the alpha of this look.
         """
         own, other = (f"models:/{self.name}/{number}" for number in (base, version))
-        whole = drift_experiment(own, other, dict(self.source), **self.settings)
-        return whole.model_copy(update={"alpha": spent_alpha(whole.alpha, look)})
+        experiment = drift_experiment(own, other, dict(self.source), **self.settings)
+        alpha = spent_alpha(experiment.alpha, look)
+        return drift_experiment(own, other, dict(self.source), **{**self.settings, "alpha": alpha})
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,10 @@ class MonitorReport:
     """Version with the alias."""
     prompts: str
     """Digest of the prompts."""
+    margin: float
+    """Margin of new checks; that of earlier ones may differ."""
+    looks: int = 0
+    """Number of checks of this model on these prompts so far, over which alpha is spent."""
     checked: tuple[VersionDrift, ...] = ()
     """Checks of this call."""
     known: tuple[VersionDrift, ...] = ()
@@ -93,9 +99,9 @@ class MonitorReport:
     """Id of the run whose metrics have step = version."""
 
     @property
-    def looks(self) -> int:
-        """Number of checks so far over which alpha is spent."""
-        return max((check.look for check in (*self.known, *self.checked)), default=0)
+    def outdated(self) -> list[int]:
+        """Versions whose earlier check had another margin; they are not checked again."""
+        return [check.version for check in self.known if check.margin != self.margin]
 
     @property
     def headline(self) -> str:
@@ -110,9 +116,9 @@ class MonitorReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {
-            **{key: getattr(self, key) for key in ("name", "alias", "base", "prompts")},
+            **{key: getattr(self, key) for key in ("name", "alias", "base", "prompts", "looks")},
             "headline": self.headline,
-            "looks": self.looks,
+            "margin": self.margin,
             "checked": [check.to_dict() for check in self.checked],
             "known": [check.to_dict() for check in self.known],
             "failed": [asdict(failure) for failure in self.failed],
@@ -151,7 +157,7 @@ def check_versions(
     base = model.version_with(watch.alias)
     trial = watch.experiment(base, base)
     _ = trial.studied_label  # checks the prompts before anything is claimed
-    report = MonitorReport(watch.name, watch.alias, base, trial.prompt_set.digest)
+    report = MonitorReport(watch.name, watch.alias, base, trial.prompt_set.digest, trial.margin)
     with model.claimed(f"{_CLAIM}.{report.prompts[:8]}") as holder:
         if holder:
             return replace(report, held_by=holder)
@@ -187,6 +193,7 @@ class _Monitor:
                 newest = report.checked[-1] if report.checked else None
                 if newest and newest.version == entry.number and newest.verdict != "identical":
                     look += 1
+        report = replace(report, looks=look - 1)
         if report.known and not report.checked:  # the last monitor may have been interrupted
             history = record_history(self.tracker, self.watch.name, report.prompts)
             report = replace(report, history_run=history)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from neuroscope.stats.frozen_probes import FrozenAccuracy, frozen_accuracies
 from neuroscope.stats.neighbours import recall
 from neuroscope.stats.probes import HELD_OUT, LEAST_PER_CLASS, split_prompts
 from neuroscope.stats.similarity import Array
+from neuroscope.studies.drift.agreement import varies
 
 Indices = NDArray[np.intp]
 
@@ -53,8 +55,10 @@ def readers(
 
     Returns:
         Readers of the base, of the candidate, and of each realignment that can be fitted: that of
-        Procrustes needs more prompts than neurons.
+        Procrustes needs more prompts than neurons. None if no neuron varies in one of the models.
     """
+    if not (varies(base) and varies(candidate)):
+        return []
     recalls = _recalls(base, candidate, seed)
     accuracies = _accuracies(base, candidate, labels, seed)
     return [
@@ -62,9 +66,9 @@ def readers(
             name,
             accuracies[name].accuracy if name in accuracies else np.nan,
             accuracies[name].standard_error if name in accuracies else np.nan,
-            found,
+            share,
         )
-        for name, found in recalls.items()
+        for name, share in recalls.items()
     ]
 
 
@@ -82,7 +86,7 @@ def _recalls(base: Floats, candidate: Floats, seed: int) -> dict[str, float]:
 def _accuracies(
     base: Floats, candidate: Floats, labels: Sequence[str | None], seed: int
 ) -> dict[str, FrozenAccuracy]:
-    """Return the accuracy of the base's probe by reader; empty if there is nothing to probe for."""
+    """Return the accuracy of the base's probe by reader; empty if there is none."""
     counts = Counter(labels)
     frequent = [label for label in counts if label and counts[label] >= LEAST_PER_CLASS]
     rows = [row for row, label in enumerate(labels) if label in frequent]
@@ -90,7 +94,9 @@ def _accuracies(
         return {}
     base, candidate, probed = base[rows], candidate[rows], [str(labels[row]) for row in rows]
     train = split_prompts(probed, seed=seed).train
-    return frozen_accuracies(base, dict(_read(base, candidate, train)), probed, seed=seed)
+    with suppress(RuntimeError):  # the probe did not converge
+        return frozen_accuracies(base, dict(_read(base, candidate, train)), probed, seed=seed)
+    return {}
 
 
 def _read(base: Floats, candidate: Floats, train: Indices) -> Iterator[tuple[str, Array]]:

@@ -17,7 +17,7 @@ from neuroscope.studies.drift.experiment import DriftExperiment
 from neuroscope.studies.drift.replicates import Replicates
 from neuroscope.studies.drift.rewording import Rewording
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 def replicates_name(experiment: DriftExperiment, distance: Distance, bounding: int) -> str:

@@ -16,7 +16,6 @@ from neuroscope.extraction.finite import FiniteCheck
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.pair_changes import expected_tokens
 from neuroscope.options import Attention, Dtype, PaddingSide, Pool
-from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
 from neuroscope.stats.moments import Doubles
 from neuroscope.studies.drift.agreement import Distance, Values
@@ -83,7 +82,7 @@ class Replicates:
     """(replicates, sites) distances."""
     bounds: Doubles | None = None
     """(groups, vocabulary) largest absolute `token_ratios` of the first `BOUNDING` replicates; None
-    without a language-model head."""
+    if none of them was computed with a language-model head."""
     rewordings: tuple[Rewording, ...] = ()
     """Distances that harmless rewording causes in the base."""
 
@@ -121,7 +120,6 @@ def run_replicates(
     *,
     pool: Pool,
     truncate: bool,
-    progress: Progress = silent,
 ) -> Replicates:
     """Compute the base again under each condition, and compare.
 
@@ -136,24 +134,21 @@ def run_replicates(
         distance: distance of a site from that of the base.
         pool: way in which activations are pooled.
         truncate: whether prompts are cut at the model's limit.
-        progress: callback that receives how many replicates are done.
     """
     distances = np.empty((len(conditions), len(base.activations)))
-    bounds = None if base.expected is None else np.zeros((len(base.expected) + 1, 1))
+    bounds = None
     order = sorted(range(len(conditions)), key=lambda index: conditions[index].loading)
-    done = 0
     for loading, indices in groupby(order, key=lambda index: conditions[index].loading):
         model = load(*loading)
         block = tokenise(model, prompts.prompts, truncate=truncate)
         for index in indices:
-            progress("replicate", done, len(order))
             padded = copy(model)
             padded.padding_side = conditions[index].padding_side
             shuffle = conditions[index].shuffle
             distances[index] = _distances(padded, shuffle, prompts, block, base, distance, pool)
-            if bounds is not None:
-                bounds = np.maximum(bounds, np.abs(_ratios(padded, shuffle, block, base)))
-            done += 1
+            if base.expected is not None and padded.has_head:
+                ratios = np.abs(_ratios(padded, shuffle, block, base))
+                bounds = ratios if bounds is None else np.maximum(bounds, ratios)
         del model, padded  # the next one must fit into memory
     return Replicates(distances, bounds)
 

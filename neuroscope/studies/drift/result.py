@@ -72,7 +72,8 @@ class Patching:
     sites: tuple[str, ...]
     """Sites of the residual stream; the first is the input of the first layer."""
     returned: tuple[float, ...]
-    """Share of the divergence of the outputs that disappears, from 0 to 1."""
+    """Share of the divergence of the outputs that disappears: 1 at most, and negative if the patch
+    makes it larger."""
     errors: tuple[float, ...]
     """Standard errors of the shares, from a jackknife over prompts."""
     prompts: int

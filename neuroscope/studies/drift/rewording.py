@@ -24,7 +24,7 @@ def _other_case(text: str) -> str:
 def _other_end(text: str) -> str:
     """Return a text without its final punctuation; with a full stop if it has none."""
     stripped = text.rstrip(".!?")
-    return stripped.rstrip() if stripped not in (text, "") else f"{text}."
+    return stripped.rstrip() if stripped != text and stripped.strip() else f"{text}."
 
 
 def _wider_spaces(text: str) -> str:
@@ -73,7 +73,7 @@ def rewording_distances(
     """
     block = tokenise(model, prompts.prompts, truncate=truncate)
     return [
-        _rewording(model, change, prompts, block, base, distance, pool=pool, truncate=truncate)
+        _rewording(model, change, prompts, block, base, distance, pool=pool)
         for change in REWORDINGS
     ]
 
@@ -87,12 +87,14 @@ def _rewording(
     distance: Distance,
     *,
     pool: Pool,
-    truncate: bool,
 ) -> Rewording:
-    """Return the distance that one way of rewording causes."""
+    """Return the distance that one way of rewording causes.
+
+    Reworded prompts that are too long are cut: they are not those of the user.
+    """
     reword = REWORDINGS[change]
     reworded = [replace(prompt, text=reword(prompt.text)) for prompt in prompts.prompts]
-    other = tokenise(model, reworded, truncate=truncate)
+    other = tokenise(model, reworded, truncate=True)
     changed = np.mean([own.ids != new.ids for own, new in zip(block, other, strict=True)])
     if not changed:
         return Rewording(change, 0.0, 0.0)

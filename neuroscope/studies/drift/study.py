@@ -22,7 +22,6 @@ from neuroscope.studies.drift.check import (
     Patches,
     Stored,
     candidate_dtype,
-    compare_files,
     record_base,
     recorded_replicates,
     replicate,
@@ -50,7 +49,7 @@ from neuroscope.studies.drift.outputs import (
 )
 from neuroscope.studies.drift.replicates import Replicates
 from neuroscope.studies.drift.result import DriftResult
-from neuroscope.studies.drift.subjects import Pair, pair_of
+from neuroscope.studies.drift.subjects import Pair, compare_files, pair_of
 from neuroscope.studies.drift.tables import summary_table
 from neuroscope.studies.model_runs import Recording, run_files, short_name
 from neuroscope.studies.steps import InlineExecutor, Steps
@@ -202,7 +201,7 @@ def _changes(experiment: DriftExperiment, pair: Pair) -> tuple[str, ...]:
 def _compared(
     experiment: DriftExperiment, pair: Pair, differences: CheckpointDifferences, steps: Steps
 ) -> tuple[DriftResult, Stored]:
-    """Return the result for models whose neurons correspond to each other."""
+    """Return the result for models whose files differ."""
     stored = _stored(experiment, pair, steps)
     estimated = estimate(experiment, pair, stored)
     count = experiment.replicates_for(above_margin=estimated.limits.lower > experiment.margin)
@@ -215,9 +214,8 @@ def _compared(
     behaviour = summarise_behaviour(passes.behaviour) if passes else None
     read = read_again(experiment, pair, stored)
     explanation = explain(experiment, pair, stored, passes, patches, replicates)
-    deciding = [row for row in sites if row.component == experiment.component]
     sentences = explanation_sentences(
-        deciding,
+        sites,
         decision,
         replicates.rewordings,
         behaviour,

@@ -1,13 +1,19 @@
 """The two models of a check, how they are loaded, and what they have in common."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from neuroscope.errors import ModelError, Option
+from neuroscope.errors import ModelError, NonfiniteError, Option
 from neuroscope.experiment_faults import about
 from neuroscope.extraction.checkpoints import Checkpoint
+from neuroscope.extraction.differences import (
+    CheckpointDifferences,
+    compare_checkpoints,
+    compare_with_digests,
+)
 from neuroscope.extraction.models import Model, load_model
 from neuroscope.files import absolute
-from neuroscope.labels import distinct_labels
+from neuroscope.labels import counted, distinct_labels
 from neuroscope.options import Attention, Dtype
 from neuroscope.sites import Site, parse_site, resolve_sites
 from neuroscope.studies.drift.agreement import Distance, GeometryDistance, NeuronDistance
@@ -18,6 +24,7 @@ from neuroscope.studies.store.spec import ExtractionSpec
 from neuroscope.studies.subjects import Subject, label_source
 
 _RESIDUAL = "resid_post"
+_NAMED = 3  # tensors that are named in a message
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,32 @@ def pair_of(experiment: DriftExperiment) -> Pair:
     )
     matched = tuple(dict.fromkeys(pair.matches.values()))
     return Pair(pair.base, Subject(labels[1], candidate, matched), baseline)
+
+
+def compare_files(pair: Pair) -> CheckpointDifferences:
+    """Compare the files of both models.
+
+    Raises:
+        NonfiniteError: weights of one of the models contain NaN or infinity.
+    """
+    base, candidate = pair.base.checkpoint, pair.candidate.checkpoint
+    if pair.baseline:
+        return compare_with_digests(base, pair.baseline.digests, candidate)
+    differences = compare_checkpoints(base, candidate)
+    _check_finite(base.name, differences.damaged("base"))
+    _check_finite(candidate.name, differences.damaged("candidate"))
+    return differences
+
+
+def _check_finite(model: str, damaged: Sequence[str]) -> None:
+    """Raise NonfiniteError if there are damaged tensors; the first ones are named."""
+    if damaged:
+        names, rest = ", ".join(damaged[:_NAMED]), len(damaged) - _NAMED
+        further = f" and {counted(rest, 'further tensor')}" if rest > 0 else ""
+        raise NonfiniteError(
+            f"weights of '{model}' contain NaN or infinity: {names}{further}",
+            remedy="save the model again, or name another one",
+        )
 
 
 def _refuse_file(name: str) -> None:
