@@ -205,7 +205,7 @@ def show_results(
     if tracker:
         labels = distinct_labels([result.model for result in results])
         names = [*labels, "all models"] if results.overview else [""]
-        _show_runs(dict(zip(results.run_ids, names, strict=True)), tracker, port)
+        show_runs(dict(zip(results.run_ids, names, strict=True)), tracker, port)
 
 
 def _show_findings(findings: "Findings") -> None:
@@ -222,7 +222,7 @@ def _show_notes(notes: Iterable[str]) -> None:
         print_prose(errors, f"note: {note}")
 
 
-def _show_runs(names: Mapping[str, str], tracker: "Tracker", port: int | None) -> None:
+def show_runs(names: Mapping[str, str], tracker: "Tracker", port: int | None) -> None:
     """Print where the reports of runs are, and how to browse the runs.
 
     Args:
@@ -230,12 +230,23 @@ def _show_runs(names: Mapping[str, str], tracker: "Tracker", port: int | None) -
         tracker: tracker that recorded the runs.
         port: port at which `neuroscope up` serves the embedded database; None if it does not run.
     """
-    from neuroscope.reporting.tracking_server import embedded_database, is_server
-
     print_text("")
     for run_id, name in names.items():
         label = f"Report, {name}" if name else "Report"
         print_text(f"{label}: {tracker.report_location(run_id)}")
+    if show_pages(names, tracker, port):
+        charts = tracker.charts_address(next(iter(names)), port=port or 0)
+        print_text(f"All runs with these prompts: {charts}")
+
+
+def show_pages(names: Mapping[str, str], tracker: "Tracker", port: int | None) -> bool:
+    """Print the pages of runs in MLflow, or how to start it; return whether it runs.
+
+    Args:
+        names, tracker, port: as in `show_runs`.
+    """
+    from neuroscope.reporting.tracking_server import embedded_database, is_server
+
     embedded = tracker.uri == embedded_database(home())
     if embedded and port is None:
         print_text("To browse all runs in MLflow: neuroscope up")
@@ -243,8 +254,8 @@ def _show_runs(names: Mapping[str, str], tracker: "Tracker", port: int | None) -
         for run_id, name in names.items():
             label = f"MLflow, {name}" if name else "MLflow"
             print_text(f"{label}: {tracker.address(run_id, port=port or 0)}")
-        charts = tracker.charts_address(next(iter(names)), port=port or 0)
-        print_text(f"All runs with these prompts: {charts}")
+        return True
+    return False
 
 
 def show_table(table: Table) -> None:

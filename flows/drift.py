@@ -8,8 +8,8 @@ from neuroscope.studies.drift.experiment import DriftExperiment, drift_experimen
 
 @study_form
 def drift(
-    base: ITEM = "minilm",
-    candidate: ITEM = "models:/minilm@candidate",
+    base: ITEM,
+    candidate: ITEM,
     prompts: PromptFile = PromptFile(),  # noqa: B008 - immutable
     label: str = "",
     site: Site = "mlp_act",

@@ -31,12 +31,10 @@ def run_monitor(watch: Watch) -> None:
     """
     tracker = Tracker.open(flow_tags())
 
-    def announce(check: VersionDrift) -> None:
-        _emit(watch, check)
-        _publish(watch, check, tracker)
-
     with PrefectExecutor() as executor:
-        report = check_versions(watch, tracker, executor, on_checked=announce)
+        report = check_versions(
+            watch, tracker, executor, on_checked=partial(announce, watch.name, tracker)
+        )
     get_run_logger().info(report.headline)
     if report.failed:
         raise NeuroscopeError(
@@ -44,27 +42,25 @@ def run_monitor(watch: Watch) -> None:
         )
 
 
-def _emit(watch: Watch, check: VersionDrift) -> None:
-    """Emit the event of a check; its resource is the version of the model."""
+def announce(name: str, tracker: Tracker, check: VersionDrift) -> None:
+    """Emit the event of a check of a registered model, and create its artifact.
+
+    The resource of the event is the version of the model.
+    """
     emit_event(
         CHECKED,
         resource={
-            "prefect.resource.id": f"mlflow.model-version.{watch.name}.{check.version}",
-            "prefect.resource.name": f"{watch.name} version {check.version}",
+            "prefect.resource.id": f"mlflow.model-version.{name}.{check.version}",
+            "prefect.resource.name": f"{name} version {check.version}",
             "neuroscope.verdict": check.verdict,
         },
-        payload={"name": watch.name, **json.loads(json_text(check.to_dict()))},
+        payload={"name": name, **json.loads(json_text(check.to_dict()))},
     )
-
-
-def _publish(watch: Watch, check: VersionDrift, tracker: Tracker) -> None:
-    """Create the artifact of a check; those of one model share a key, which makes a timeline."""
-    links = tracker.links(check.run_id)
-    address = links.get("MLflow run", "")
-    table = to_markdown(checks_table(f"{watch.name} version {check.version}", [check]))
+    address = tracker.links(check.run_id).get("MLflow run", "")
+    table = to_markdown(checks_table(f"{name} version {check.version}", [check]))
     create_markdown_artifact(
         "\n\n".join(filter(None, [table, address and f"[MLflow run]({address})"])),
-        key=artifact_key(watch.name),
+        key=artifact_key(name),  # that of all checks of the model, which makes a timeline
         description=f"version {check.version} {check.verdict}",
     )
 
@@ -80,7 +76,7 @@ def artifact_key(name: str) -> str:
 
 @partial(form_flow, work=run_monitor, name_of=lambda watch: f"monitor {watch.name}")
 def monitor(
-    name: ITEM = "minilm",
+    name: ITEM,
     prompts: PromptFile = PromptFile(),  # noqa: B008 - immutable
     alias: ITEM = "champion",
     label: str = "",

@@ -35,7 +35,7 @@ def test_a_baseline_gives_the_decision_of_the_base(base, labelled, baseline, hom
         assert (own.one_minus_r, own.cka) == (other.one_minus_r, other.cka)
         assert np.isnan(own.local)
     assert "layer 1 changed" in " ".join(found.differences)
-    assert "baseline without weights" in " ".join(found.notes)
+    assert "baseline without weights" in " ".join(found.left_out)
     assert found.explanation.tokens_up == expected.explanation.tokens_up
 
 
@@ -111,4 +111,4 @@ def test_models_that_do_not_fit_together_run_one_after_the_other(base, labelled,
     assert found.decision == expected.decision
     assert found.behaviour.mean == pytest.approx(expected.behaviour.mean, rel=1e-4)
     assert found.behaviour.same_top == expected.behaviour.same_top
-    assert "do not fit into memory together" in " ".join(found.notes)
+    assert "do not fit into memory together" in " ".join(found.left_out)

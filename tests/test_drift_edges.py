@@ -47,7 +47,7 @@ def test_a_layer_that_no_longer_varies_is_drift(llama, labelled):
 def test_readers_of_a_last_layer_that_does_not_vary_are_left_out(llama, labelled):
     candidate = replaced(llama, 0.0, "embed_tokens.weight")
     result = drift(llama, candidate, labelled)
-    assert result.readers == () and any("readers" in note for note in result.notes)
+    assert result.readers == () and any("readers" in note for note in result.left_out)
 
 
 def test_prompts_of_one_token_predict_nothing_in_a_causal_model(tmp_path):
@@ -56,7 +56,9 @@ def test_prompts_of_one_token_predict_nothing_in_a_causal_model(tmp_path):
     prompts = tmp_path / "words.jsonl"
     prompts.write_text("".join(json.dumps({"text": word}) + "\n" for word in words))
     result = drift(base, changed(base, 0.5), prompts)
-    assert result.behaviour is None and any("predict none" in note for note in result.notes)
+    assert result.behaviour is None and any(
+        "no token is predicted" in note for note in result.left_out
+    )
 
 
 @pytest.mark.parametrize("logits", [True, False])

@@ -58,10 +58,14 @@ def test_layers_that_were_not_read_are_not_judged():
 
 
 def test_a_classifier_that_loses_nothing_is_not_mentioned():
-    perfect = [Reader(name, 1.0, 0.0, 1.0) for name in ("base", "candidate")]
-    assert sentences(readers=perfect) == ""
-    worse = [perfect[0], Reader("candidate", 0.5, 0.1, 1.0), Reader("candidate, x", 0.9, 0.1, 1.0)]
-    assert "loses 50 points of accuracy (100% to 50%)" in sentences(readers=worse)
+    def readers(after, tested, error=0.1):
+        accuracies = {"base": 1.0, "candidate": after, "candidate, mean and sd": 0.9}
+        return [Reader(name, share, error, tested, 1.0) for name, share in accuracies.items()]
+
+    assert "loses 50 points of accuracy (100% to 50%)" in sentences(readers=readers(0.5, 40))
+    assert sentences(readers=readers(1.0, 40, error=0.0)) == ""
+    assert sentences(readers=readers(0.8, 40)) == ""  # within two standard errors
+    assert sentences(readers=readers(0.5, 4)) == ""
 
 
 def test_a_topic_of_one_prompt_does_not_hide_the_one_that_stands_out():

@@ -1,5 +1,8 @@
 """The commands `neuroscope monitor` and `neuroscope drift history`."""
 
+import os
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +27,8 @@ from flows.signals import deferred, interruptible, watched
 from neuroscope.errors import NeuroscopeError
 
 if TYPE_CHECKING:
+    from neuroscope.reporting.tracking import Tracker
+    from neuroscope.studies.drift.history import VersionDrift
     from neuroscope.studies.drift.monitor import MonitorReport, Watch
 
 _NAME = "Name of a model that is registered in MLflow."
@@ -92,7 +97,7 @@ def history(
     json: Json = False,
 ) -> None:
     """Show the checks of a registered model's versions that `monitor` has recorded in MLflow."""
-    from flows.display import print_json, print_text, show_table
+    from flows.display import print_json, print_text, show_pages, show_table
     from flows.running_stack import mlflow_port
     from neuroscope.reporting.tracking import Tracker
     from neuroscope.studies.drift.history import HISTORY_FIGURE, find_histories
@@ -106,7 +111,7 @@ def history(
     for history in histories:
         show_table(history.table())
         print_text(f"Figure: {tracker.artifact(history.run_id, f'plots/{HISTORY_FIGURE}')}")
-        print_text(f"MLflow: {tracker.address(history.run_id, port=mlflow_port() or 5000)}")
+        show_pages({history.run_id: ""}, tracker, mlflow_port())
 
 
 def _run(watch: "Any") -> "MonitorReport":
@@ -123,12 +128,27 @@ def _run(watch: "Any") -> "MonitorReport":
             from neuroscope.studies.drift.monitor import check_versions
 
             with deferred():
-                return check_versions(settings, Tracker.open(), executor, watched(progress))
+                tracker = Tracker.open()
+                announce = _announcing(settings.name, tracker)
+                return check_versions(settings, tracker, executor, watched(progress), announce)
+
+
+def _announcing(name: str, tracker: "Tracker") -> "Callable[[VersionDrift], None]":
+    """Return a function that tells the server that PREFECT_API_URL names, if any, of a check."""
+    if not os.environ.get("PREFECT_API_URL"):
+        return lambda check: None
+    from flows.environment import check_prefect
+    from flows.monitor import announce
+
+    check_prefect()
+    return partial(announce, name, tracker)
 
 
 def _show(report: "MonitorReport", *, json: bool) -> None:
     """Print the report as JSON, or its headline and a table of the checks."""
-    from flows.display import errors, print_json, print_prose, print_text, show_table
+    from flows.display import errors, print_json, print_prose, print_text, show_runs, show_table
+    from flows.running_stack import mlflow_port
+    from neuroscope.reporting.tracking import Tracker
     from neuroscope.studies.drift.history import checks_table
 
     if json:
@@ -137,6 +157,9 @@ def _show(report: "MonitorReport", *, json: bool) -> None:
     print_text(report.headline)
     if checks := [*report.known, *report.checked]:
         show_table(checks_table(f"Drift of {report.name}", checks))
+    if report.checked:
+        names = {check.run_id: f"version {check.version}" for check in report.checked}
+        show_runs(names, Tracker.connect(), mlflow_port())
     if report.outdated:
         versions = ", ".join(map(str, report.outdated))
         print_prose(errors, f"note: checked with another margin, and not again: {versions}")

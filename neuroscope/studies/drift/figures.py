@@ -73,8 +73,8 @@ def _explanation_figures(
     if explanation.topics and explanation.topics.names:
         yield NamedFigure(
             TOPICS,
-            "Root mean squared change of the neurons on the prompts of each topic, in standard"
-            " deviations of the base.",
+            "Root mean squared change over all neurons on the prompts of each topic, in standard"
+            " deviations of the base. Large changes weigh more than in the median rms z.",
             _topics(result, explanation.topics, notes),
         )
     if explanation.positions and explanation.positions.sites:

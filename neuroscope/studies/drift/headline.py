@@ -8,10 +8,11 @@ from neuroscope.stats.divergence import KLSummary
 from neuroscope.studies.drift.agreement import Decision, SiteAgreement
 from neuroscope.studies.drift.explanation import TokenDrift, TopicDrift
 from neuroscope.studies.drift.readers import Reader
-from neuroscope.studies.drift.result import Explanation, FinalChange, Patching
+from neuroscope.studies.drift.result import Explanation, FinalChange, PartRow, Patching
 from neuroscope.studies.drift.rewording import Rewording, rewording_unit
 
 _TOKENS = 5  # that are named in a sentence
+_LEAST_TESTED = 20  # prompts on which a classifier is tested, from which it is worth a sentence
 _TOPICS = 2  # that are named in a sentence
 _NOTABLE = 0.05  # share of the change of the outputs that is worth a sentence
 _MORE_OFTEN = 1.5  # ratio of probabilities from which a word is named
@@ -46,6 +47,7 @@ def explanation_sentences(
     readers: Sequence[Reader],
     explanation: Explanation,
     *,
+    parts: Sequence[PartRow] = (),
     bounded: bool = False,
 ) -> Iterator[str]:
     """Yield sentences on where the change starts, what it does, and on which texts.
@@ -57,10 +59,13 @@ def explanation_sentences(
         behaviour: summary of the change of the outputs.
         readers: readers of the base's activations.
         explanation: what has changed, where, and on which texts.
+        parts: differences of the weights.
         bounded: whether KL divergences are lower bounds.
     """
     yield from _size_sentences(decision, rewordings)
+    yield from _embedding_sentences(parts)
     yield from _layer_sentences(sites, decision.null)
+    yield from _largest_sentences(sites)
     if explanation.patching:
         yield from _patching_sentences(explanation.patching)
     if isinstance(behaviour, KLSummary):
@@ -98,6 +103,25 @@ def _size_sentences(decision: Decision, rewordings: Sequence[Rewording]) -> Iter
         yield (
             f"Harmless rewording of the prompts changes the base by {', '.join(effects)}; the"
             f" statistic is {times(decision.statistic / unit)} {mean}."
+        )
+
+
+def _embedding_sentences(parts: Sequence[PartRow]) -> Iterator[str]:
+    """Yield a sentence on embeddings that have changed, which every layer reads."""
+    for part in parts:
+        if part.part == "embeddings" and part.relative_norm > 0:
+            yield f"The embeddings have changed (relative norm {part.relative_norm:.2g})."
+
+
+def _largest_sentences(sites: Sequence[SiteAgreement]) -> Iterator[str]:
+    """Yield a sentence on the layer that decides; replicates are read at deciding sites only."""
+    deciding = [site for site in sites if site.null_high == site.null_high]
+    known = [site for site in deciding if site.one_minus_r == site.one_minus_r]
+    if len(known) > 1:
+        largest = max(known, key=lambda site: site.one_minus_r)
+        yield (
+            f"On each model's own input, the change is largest at layer {largest.layer}, whose"
+            " 1 - r is the statistic."
         )
 
 
@@ -168,7 +192,8 @@ def _reader_sentences(readers: Sequence[Reader]) -> Iterator[str]:
         return
     lost = round(100 * base.accuracy) - round(100 * candidate.accuracy)
     change = f"({base.accuracy:.0%} to {candidate.accuracy:.0%})"
-    if lost <= 0 or lost < 200 * candidate.accuracy_error:  # two standard errors
+    error = math.hypot(base.accuracy_error, candidate.accuracy_error)
+    if lost <= 0 or lost < 200 * error or base.tested < _LEAST_TESTED:  # two standard errors
         return
     realigned = max(
         reader.accuracy for name, reader in by_name.items() if name.startswith("candidate,")

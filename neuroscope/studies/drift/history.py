@@ -14,7 +14,7 @@ from neuroscope.reporting.page import NamedFigure
 from neuroscope.reporting.plots import VersionCheck, plot_history
 from neuroscope.reporting.recorded import RecordedRun
 from neuroscope.reporting.run import Point, Run
-from neuroscope.reporting.tables import Column, Section, Table
+from neuroscope.reporting.tables import Cell, Column, Section, Table
 from neuroscope.reporting.tracking import PROMPTS_TAG, Tracker
 from neuroscope.stats.decision import Verdict
 from neuroscope.studies.drift.outputs import VERDICT_TAG
@@ -148,7 +148,8 @@ def _write(
         folder.table("versions", list(checks))
         folder.figures([NamedFigure(HISTORY_FIGURE, "", history_figure(name, checks))])
         run.log_folder(folder.path)
-    run.describe(f"{name}: {_counts(checks)}.")
+    newest = checks[-1]
+    run.describe(f"{name}: {_counts(checks)}; version {newest.version} {newest.verdict}.")
 
 
 def _points(check: VersionDrift) -> Iterator[Point]:
@@ -170,12 +171,24 @@ def history_figure(name: str, checks: Sequence[VersionDrift]) -> Any:
         VersionCheck(check.version, check.statistic, check.lower, check.upper, check.verdict)
         for check in latest_by_version(checks)
     ]
-    bases = sorted({check.base for check in checks})
-    note = f"against version {', '.join(map(str, bases))}"
     margin = checks[-1].margin
     return plot_history(
-        drawn, margin=margin, metric=_STATISTIC, title=f"Drift of {name}", notes=[note]
+        drawn, margin=margin, metric=_STATISTIC, title=f"Drift of {name}", notes=[_bases(checks)]
     )
+
+
+def _bases(checks: Sequence[VersionDrift]) -> str:
+    """Return with which version the others were compared, in words."""
+    bases = sorted({check.base for check in checks})
+    if len(bases) == 1:
+        return f"against version {bases[0]}"
+    latest = latest_by_version(checks)
+    groups = [
+        f"{', '.join(str(check.version) for check in latest if check.base == base)}"
+        f" against version {base}"
+        for base in bases
+    ]
+    return "; ".join(groups)
 
 
 def checks_table(title: str, checks: Sequence[VersionDrift]) -> Table:
@@ -192,12 +205,17 @@ def checks_table(title: str, checks: Sequence[VersionDrift]) -> Table:
         [
             *(check.version, check.base, check.verdict),
             *(check.statistic, check.lower, check.upper, check.margin),
-            *(check.p_value, check.alpha, check.look),
+            *((None, None, None) if check.verdict == "identical" else _test(check)),
             f"{check.date:%Y-%m-%d %H:%M}",
         ]
         for check in sorted(checks, key=lambda check: (check.version, check.date))
     ]
     return Table(title, columns, [Section("", rows)])
+
+
+def _test(check: VersionDrift) -> tuple[Cell, Cell, Cell]:
+    """Return p-value, alpha and number of a check that has spent alpha."""
+    return check.p_value, check.alpha, check.look
 
 
 @dataclass(frozen=True)

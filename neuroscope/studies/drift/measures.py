@@ -151,7 +151,12 @@ def _with_tokens(
     )
 
 
-def left_out(pair: Pair, passes: Passes | None, read: Sequence[Reader]) -> list[str]:
+def left_out(
+    pair: Pair,
+    differences: CheckpointDifferences,
+    passes: Passes | None,
+    read: Sequence[Reader],
+) -> list[str]:
     """Return sentences on which measures were left out, and why."""
     notes = []
     if not pair.same_shape:
@@ -162,10 +167,10 @@ def left_out(pair: Pair, passes: Passes | None, read: Sequence[Reader]) -> list[
         )
     if passes is None:
         measures = "behaviour, local distances and patching" if pair.same_shape else "behaviour"
-        notes.append(
-            "the models read other tokens of the prompts, predict none of them, or have outputs"
-            f" that cannot be compared, so the following was left out: {measures}"
-        )
+        reason = "no token is predicted, or the outputs cannot be compared"
+        if not differences.same_tokens:
+            reason = "the tokenizers differ, so the models are compared prompt by prompt"
+        notes.append(f"{reason}: the following was left out: {measures}")
     if pair.baseline:
         notes.append(
             "the base is a baseline without weights: local distances, patching and the norms of the"

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from neuroscope.json_text import json_text
@@ -19,8 +18,8 @@ from neuroscope.studies.drift.subjects import Pair
 from neuroscope.studies.drift.tables import (
     behaviour_table,
     decision_table,
+    layer_table,
     readers_table,
-    summary_table,
 )
 from neuroscope.studies.run_folder import RunFolder
 from neuroscope.studies.subjects import fingerprints_of
@@ -102,7 +101,7 @@ def write_outputs(
         result=result,
         decision=decision_table(result),
         has_local=any(row.local == row.local for row in result.sites),
-        layers=replace(summary_table(result), title="", notes=()),
+        layers=layer_table(result),
         behaviour=behaviour_table(result),
         readers=readers_table(result),
         explanation=explanation_parts(result),

@@ -35,6 +35,8 @@ class Reader:
     there are no labels."""
     accuracy_error: float
     """Standard error of the accuracy."""
+    tested: int
+    """Number of held-out prompts; 0 if there are no labels."""
     recall: float
     """Share of the nearest entries of an index of the base that a query finds, as the base does."""
 
@@ -66,6 +68,7 @@ def readers(
             name,
             accuracies[name].accuracy if name in accuracies else np.nan,
             accuracies[name].standard_error if name in accuracies else np.nan,
+            len(accuracies[name].correct) if name in accuracies else 0,
             share,
         )
         for name, share in recalls.items()

@@ -129,6 +129,9 @@ class DriftResult(Shown):
     summary: str = ""
     """Paragraph on what has changed, where, and on which texts."""
     notes: tuple[str, ...] = ()
+    """Sentences on what has changed since the run of which the experiment is a copy."""
+    left_out: tuple[str, ...] = ()
+    """Sentences on which measures were left out, and why."""
     run_id: str | None = None
     bounded: bool = False
     """Whether KL divergences are lower bounds, as the outputs of the base were recorded."""
@@ -169,6 +172,7 @@ class DriftResult(Shown):
             "headline": self.headline,
             "summary": self.summary,
             "notes": list(self.notes),
+            "left_out": list(self.left_out),
             "differences": list(self.differences),
             "parts": [asdict(row) for row in self.parts],
             "rewordings": _entries(self.rewordings),

@@ -214,6 +214,7 @@ def _compared(
     behaviour = summarise_behaviour(passes.behaviour) if passes else None
     read = read_again(experiment, pair, stored)
     explanation = explain(experiment, pair, stored, passes, patches, replicates)
+    parts = part_rows(differences)
     sentences = explanation_sentences(
         sites,
         decision,
@@ -221,6 +222,7 @@ def _compared(
         behaviour,
         read,
         explanation,
+        parts=parts,
         bounded=bool(passes and passes.bounded),
     )
     result = DriftResult(
@@ -231,13 +233,14 @@ def _compared(
         basis="neurons" if pair.same_shape else "representations",
         decision=decision,
         differences=differences.kind,
-        parts=tuple(part_rows(differences)),
+        parts=tuple(parts),
         rewordings=replicates.rewordings,
         sites=tuple(sites),
         behaviour=behaviour,
         readers=tuple(read),
         explanation=explanation,
-        notes=(*_changes(experiment, pair), *left_out(pair, passes, read)),
+        notes=_changes(experiment, pair),
+        left_out=tuple(left_out(pair, differences, passes, read)),
         headline=verdict_sentence(pair.candidate.label, pair.base.label, decision),
         summary=" ".join(sentences),
         labels=(pair.base.label, pair.candidate.label),
@@ -268,7 +271,7 @@ def _replicates(
     if pair.baseline:
         return recorded_replicates(experiment, pair.baseline, pair.distance, count)
     arguments = (experiment, pair.base, stored.base, pair.distance, count)
-    name = f"replicate {pair.base.label}"
+    name = f"replicate {pair.base.label} {count} times"
     return steps.wait(steps.submit(name, replicate, *arguments, loads_model=True))
 
 

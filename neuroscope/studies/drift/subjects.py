@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from neuroscope.errors import ModelError, NonfiniteError, Option
+from neuroscope.errors import ModelError, NonfiniteError
 from neuroscope.experiment_faults import about
 from neuroscope.extraction.checkpoints import Checkpoint
 from neuroscope.extraction.differences import (
@@ -64,8 +64,7 @@ def pair_of(experiment: DriftExperiment) -> Pair:
 
     Raises:
         StoreError, ExperimentError: a baseline is damaged, or was made with other settings.
-        ModelError, SiteError: a model or a layer does not exist, or both names stand for one model
-            that is computed in one number format.
+        ModelError, SiteError: a model or a layer does not exist.
     """
     with about("models", 0):
         baseline = find_baseline(experiment.models[0])
@@ -76,13 +75,6 @@ def pair_of(experiment: DriftExperiment) -> Pair:
     if baseline:
         baseline.check(experiment)
     dtypes = experiment.dtype, experiment.candidate_dtype or experiment.dtype
-    if base.pinned_name == candidate.pinned_name and dtypes[0] == dtypes[1]:
-        with about("models", 1):
-            raise ModelError(
-                f"'{base.name}' and '{candidate.name}' are the same model",
-                options=[Option("candidate_dtype", "bfloat16", "compare two number formats of it")],
-                remedy="name another candidate",
-            )
     own_label = baseline.label if baseline else label_source(base)
     labels = distinct_labels([own_label, label_source(candidate)])
     if dtypes[0] != dtypes[1]:

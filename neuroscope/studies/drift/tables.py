@@ -1,6 +1,7 @@
 """Tables of a study of drift."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 from neuroscope.reporting.metrics import Metric
@@ -28,6 +29,11 @@ METRICS = {
     )
 }
 """Metrics of the table of layers."""
+QUANTILES = {
+    name: Metric(name, name, f"{name[1:]} % quantile over neurons of 1 - r")
+    for name in ("q25", "q75", "q95")
+}
+"""Further metrics of that table in the report."""
 STATISTICS = {
     "files": "none is needed, as the files are equal",
     "neurons": "largest over layers of the median over neurons of 1 - r",
@@ -38,8 +44,16 @@ STATISTICS = {
 
 def summary_table(result: DriftResult) -> Table:
     """Return the table of layers, between the names of the models and the verdict in words."""
-    title = result.title
-    shown = [name for name in METRICS if _is_measured(result, name)]
+    table = layer_table(result, METRICS)
+    files = f"Files: {'; '.join(result.differences)}." if result.differences else ""
+    left_out = [f"Left out: {sentence}." for sentence in result.left_out]
+    notes = [*filter(None, [files, result.headline, result.summary]), *left_out]
+    return replace(table, title=result.title, notes=notes)
+
+
+def layer_table(result: DriftResult, metrics: Mapping[str, Metric] = METRICS | QUANTILES) -> Table:
+    """Return the table of the metrics that have a value at any site, by site and layer."""
+    shown = {name: metric for name, metric in metrics.items() if _is_measured(result, name)}
     matched = any(row.match != row.layer for row in result.sites)
     rows: list[list[Cell]] = []
     for row in result.sites:
@@ -47,15 +61,13 @@ def summary_table(result: DriftResult) -> Table:
         rows.append([row.component, row.layer, *match, *(getattr(row, name) for name in shown)])
     columns = [Column("site"), Column("layer")]
     columns += [Column("candidate's layer")] if matched else []
-    columns += [_column(result, name) for name in shown]
-    files = f"Files: {'; '.join(result.differences)}." if result.differences else ""
-    notes = list(filter(None, [files, result.headline, result.summary]))
-    return Table(title, columns if rows else [], [Section("", rows)] if rows else [], notes)
+    columns += [_column(result, name, metric) for name, metric in shown.items()]
+    return Table("", columns if rows else [], [Section("", rows)] if rows else [])
 
 
-def _column(result: DriftResult, name: str) -> Column:
+def _column(result: DriftResult, name: str, metric: Metric) -> Column:
     """Return the column of a metric, with more decimals if all values are small."""
-    column = Column.of(METRICS[name])
+    column = Column.of(metric)
     values = [getattr(row, name) for row in result.sites]
     return replace(column, digits=enough_digits(values, column.digits))
 
@@ -102,7 +114,7 @@ def behaviour_table(result: DriftResult) -> Table | None:
             ],
             ["median", f"{behaviour.median:.4g}"],
             [
-                "90, 95, 99, 99.9 %",
+                "percentiles 90, 95, 99, 99.9",
                 ", ".join(
                     f"{value:.3g}"
                     for value in (behaviour.q90, behaviour.q95, behaviour.q99, behaviour.q999)
@@ -123,7 +135,7 @@ def behaviour_table(result: DriftResult) -> Table | None:
         rows = [
             ["1 - cosine of the final representations, mean", f"{behaviour.mean:.4g}"],
             ["median", f"{behaviour.median:.4g}"],
-            ["99 %", f"{behaviour.q99:.4g}"],
+            ["percentile 99", f"{behaviour.q99:.4g}"],
             ["maximum", f"{behaviour.maximum:.4g}"],
         ]
     return Table("", [Column(""), Column("")], [Section("", rows)])
@@ -134,9 +146,9 @@ def readers_table(result: DriftResult) -> Table:
     probed = any(not math.isnan(reader.accuracy) for reader in result.readers)
     columns = [Column("activations"), Column("recall", digits=3)]
     if probed:
-        columns += [Column("accuracy", digits=3), Column("± se", digits=3)]
+        columns += [Column("accuracy", digits=3), Column("± se", digits=3), Column("prompts")]
     rows: list[list[Cell]] = []
     for reader in result.readers:
-        accuracy: list[Cell] = [reader.accuracy, reader.accuracy_error] if probed else []
-        rows.append([reader.activations, reader.recall, *accuracy])
+        accuracy: list[Cell] = [reader.accuracy, reader.accuracy_error, reader.tested]
+        rows.append([reader.activations, reader.recall, *(accuracy if probed else [])])
     return Table("", columns, [Section("", rows)])
