@@ -43,10 +43,19 @@ def run_monitor(watch: Watch) -> None:
 
 
 def announce(name: str, tracker: Tracker, check: VersionDrift) -> None:
-    """Emit the event of a check of a registered model, and create its artifact.
+    """Emit the event of a check of a registered model, and create an artifact of the flow run."""
+    emit_checked(name, check)
+    address = tracker.links(check.run_id).get("MLflow run", "")
+    table = to_markdown(checks_table(f"{name} version {check.version}", [check]))
+    create_markdown_artifact(
+        "\n\n".join(filter(None, [table, address and f"[MLflow run]({address})"])),
+        key=artifact_key(name),  # that of all checks of the model, which makes a timeline
+        description=f"version {check.version} {check.verdict}",
+    )
 
-    The resource of the event is the version of the model.
-    """
+
+def emit_checked(name: str, check: VersionDrift) -> None:
+    """Emit the event of a check; its resource is the version of the registered model."""
     emit_event(
         CHECKED,
         resource={
@@ -55,13 +64,6 @@ def announce(name: str, tracker: Tracker, check: VersionDrift) -> None:
             "neuroscope.verdict": check.verdict,
         },
         payload={"name": name, **json.loads(json_text(check.to_dict()))},
-    )
-    address = tracker.links(check.run_id).get("MLflow run", "")
-    table = to_markdown(checks_table(f"{name} version {check.version}", [check]))
-    create_markdown_artifact(
-        "\n\n".join(filter(None, [table, address and f"[MLflow run]({address})"])),
-        key=artifact_key(name),  # that of all checks of the model, which makes a timeline
-        description=f"version {check.version} {check.verdict}",
     )
 
 

@@ -234,10 +234,22 @@ def test_a_monitor_emits_an_event_and_an_artifact_per_check(server, news):
     assert failed.is_failed() and "version 3" in failed.message
 
 
-def checked_events(client):
-    """Return the only event of a check, or None if it has not arrived yet."""
+def test_the_command_emits_the_event_too(server, news, run_command, monkeypatch):
+    register, prompts = news
+    register.client.rename_registered_model("News_1", "News_2")
+    monkeypatch.setenv("PREFECT_API_URL", f"{server.address}/api")
+    settings = ["--prompts", prompts, "--alpha", 0.4, "--margin", 0.001]
+    code, printed = run_command("monitor", "News_2", *settings)
+    assert code == 1 and "Report, version 2: " in printed.out
+    with get_client(sync_client=True) as client:
+        event = waited_for(lambda: checked_events(client, "News_2"), 30)
+    assert event["payload"]["verdict"] == "drifted"
+
+
+def checked_events(client, name="News_1"):
+    """Return the newest event of a check of a model, or None if it has not arrived yet."""
     answer = client._client.post("/events/filter", json={"filter": {"event": {"name": [CHECKED]}}})
-    events = answer.json()["events"]
+    events = [event for event in answer.json()["events"] if event["payload"]["name"] == name]
     return events[0] if events else None
 
 

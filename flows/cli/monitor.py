@@ -27,7 +27,6 @@ from flows.signals import deferred, interruptible, watched
 from neuroscope.errors import NeuroscopeError
 
 if TYPE_CHECKING:
-    from neuroscope.reporting.tracking import Tracker
     from neuroscope.studies.drift.history import VersionDrift
     from neuroscope.studies.drift.monitor import MonitorReport, Watch
 
@@ -129,19 +128,19 @@ def _run(watch: "Any") -> "MonitorReport":
 
             with deferred():
                 tracker = Tracker.open()
-                announce = _announcing(settings.name, tracker)
+                announce = _announcing(settings.name)
                 return check_versions(settings, tracker, executor, watched(progress), announce)
 
 
-def _announcing(name: str, tracker: "Tracker") -> "Callable[[VersionDrift], None]":
-    """Return a function that tells the server that PREFECT_API_URL names, if any, of a check."""
+def _announcing(name: str) -> "Callable[[VersionDrift], None]":
+    """Return a function that emits the event of a check, if PREFECT_API_URL names a server."""
     if not os.environ.get("PREFECT_API_URL"):
         return lambda check: None
     from flows.environment import check_prefect
-    from flows.monitor import announce
+    from flows.monitor import emit_checked
 
     check_prefect()
-    return partial(announce, name, tracker)
+    return partial(emit_checked, name)
 
 
 def _show(report: "MonitorReport", *, json: bool) -> None:
