@@ -16,8 +16,8 @@ from benchmarks.contenders import MODEL, Contend, Outcome, Pooled, timed
 from benchmarks.validation.changes import add_noise, copy_model, model_folder
 from neuroscope.extraction.batching import batches, tokenise
 from neuroscope.extraction.budget import FIXED_BUDGET, TokenBudget, usual_budget
+from neuroscope.extraction.expected_tokens import spread_evenly
 from neuroscope.extraction.models import Model, load_model
-from neuroscope.extraction.pair_changes import spread_evenly
 from neuroscope.options import Attention, Dtype
 from neuroscope.prompts import Prompt
 from neuroscope.studies.drift.check import PATCHED_PROMPTS

@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
-from flows import cli, display
+from flows import cli, display, progress_bars
 from neuroscope import read_activations
 from neuroscope.options import Dtype, Memory, StudyKind, TokenRule, choices, unknown_choice
 from neuroscope.reporting.tracking_server import tracking_uri
@@ -259,10 +259,10 @@ def test_extract_refuses_options_that_do_not_exist(refusal, tmp_path, options, m
 def test_progress_without_a_terminal_shows_the_speed_of_the_last_30_seconds(monkeypatch, capsys):
     """Prompts done before a task's first report do not count, nor does a slow start."""
     now = [0.0]
-    monkeypatch.setattr("flows.display.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("flows.progress_bars.time.monotonic", lambda: now[0])
     console = Console(stderr=True, width=80, get_time=lambda: now[0])
     monkeypatch.setattr(display, "errors", console)
-    with display.extraction_bar() as report:
+    with progress_bars.extraction_bar() as report:
         report("extract, 1 MB written", 60_000, 100_000)
         for second in range(1, 200):
             now[0] = float(second)
@@ -274,9 +274,9 @@ def test_progress_without_a_terminal_shows_the_speed_of_the_last_30_seconds(monk
 
 
 def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, capsys):
-    monkeypatch.setattr(display, "_SECONDS_PER_LINE", 0.05)
+    monkeypatch.setattr(progress_bars, "_SECONDS_PER_LINE", 0.05)
     monkeypatch.setattr(display, "errors", Console(stderr=True, width=80))
-    with display.progress_bar() as report:
+    with progress_bars.progress_bar() as report:
         report("replicate minilm", 3, 6)
         time.sleep(0.2)
     lines = capsys.readouterr().err.splitlines()

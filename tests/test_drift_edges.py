@@ -11,8 +11,9 @@ from models import copy_with_weights, make_model
 from neuroscope.errors import NonfiniteError, ResourceError
 from neuroscope.extraction.batching import tokenise
 from neuroscope.extraction.behaviour import compare_predictions, token_divergence
+from neuroscope.extraction.expected_tokens import expected_tokens
 from neuroscope.extraction.models import load_model
-from neuroscope.extraction.pair_changes import expected_tokens, patching
+from neuroscope.extraction.pair_changes import patching
 from neuroscope.prompts import PromptSet
 from neuroscope.sites import Site
 from neuroscope.studies.drift.experiment import drift_experiment

@@ -82,7 +82,8 @@ def extract(
     """Write the activations of a prompt file as Parquet; resume an interrupted extraction."""
     import time
 
-    from flows.display import extraction_bar, show_extraction, show_log
+    from flows.display import show_extraction, show_log
+    from flows.progress_bars import extraction_bar
     from neuroscope.prompt_files import PromptFile
     from neuroscope.sites import resolve_sites
     from neuroscope.studies.models import find_model

@@ -119,7 +119,8 @@ def _run(watch: "Any") -> "MonitorReport":
 
     with quick_start() as executor:
         settings = watch()
-        from flows.display import progress_bar, show_log
+        from flows.display import show_log
+        from flows.progress_bars import progress_bar
 
         with show_log(), progress_bar() as progress:
             progress("starting", 0, 1)

@@ -54,7 +54,8 @@ def _run(experiment: "Experiment", file: Path, *, json: bool) -> None:
     check_tracking()
     study = study_of(experiment.kind)
     study.check(experiment)  # reports a missing model, layer or file before Prefect starts
-    from flows.display import progress_bar, show_results
+    from flows.display import show_results
+    from flows.progress_bars import progress_bar
 
     with progress_bar() as progress:
         progress("start Prefect", 0, 1)

@@ -42,7 +42,8 @@ def run_study(
 
     with quick_start() as executor:
         settings = experiment()
-        from flows.display import progress_bar, show_log, show_results
+        from flows.display import show_log, show_results
+        from flows.progress_bars import progress_bar
 
         with show_log(), progress_bar() as progress:
             progress("starting", 0, 1)

@@ -151,9 +151,7 @@ class Tracker:
     def reopened(self, run_id: str, *, keep_description: bool = True) -> Run:
         """Return a run that was created earlier, in order to add to it or to close it.
 
-        Args:
-            run_id: id of the run.
-            keep_description: whether `describe` adds to the description instead of replacing it.
+        Unless `keep_description`, `describe` replaces the description instead of adding to it.
 
         Raises:
             TrackingError: there is no such run, or MLflow cannot be reached.

@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 
 from neuroscope.errors import ExperimentError, HeadlessError, ResourceError
 from neuroscope.extraction.batching import tokenise
+from neuroscope.extraction.expected_tokens import expected_tokens, spread_evenly
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.pair_changes import (
     Passes,
     are_comparable,
-    expected_tokens,
     patching,
     run_pair,
-    spread_evenly,
 )
 from neuroscope.extraction.recorded_outputs import (
     RecordedOutputs,

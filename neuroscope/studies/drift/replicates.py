@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from neuroscope.extraction.batching import tokenise
 from neuroscope.extraction.budget import FIXED_BUDGET, TokenBudget
+from neuroscope.extraction.expected_tokens import expected_tokens
 from neuroscope.extraction.extract import record
 from neuroscope.extraction.finite import FiniteCheck
 from neuroscope.extraction.models import Model
-from neuroscope.extraction.pair_changes import expected_tokens
 from neuroscope.options import Attention, Dtype, PaddingSide, Pool
 from neuroscope.prompts import PromptSet
 from neuroscope.stats.moments import Doubles
