@@ -49,7 +49,7 @@ ANIMALS = [f"The {word} is on the mat." for word in ("cat", "dog", "king", "car"
 """Prompts of experiments/animals.yaml."""
 CHARTS = "^depth/(anisotropy|effective_rank|token_accuracy)$"
 """Charts in the picture of MLflow."""
-PORTS = {"mlflow": 5055, "prefect": 4255}
+PORTS = {"mlflow": 5055, "prefect": 4255, "health": 5085}
 
 
 def neuroscope(*arguments: str | Path, code: int = 0) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Prefect servers: a client for that of `neuroscope up`, and the embedded server of `run`."""
 
 import contextlib
+import os
 import ssl
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from flows.environment import environment
@@ -13,6 +14,11 @@ from neuroscope.errors import StackError
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.filters import WorkPoolFilter
+
+_CRASHED = "the process of this flow run was killed"
+_HEARTBEAT = "prefect.flow-run.heartbeat"
+_FINAL = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut")
+_SILENCE = timedelta(seconds=90)  # of three heartbeats
 
 WORK_POOL = "neuroscope"
 """Name of the work pool of `neuroscope up`."""
@@ -31,6 +37,11 @@ class PrefectServer:
         """Store the address of the server, and the environment that contains Prefect's settings."""
         self.address = address
         self._variables = variables
+
+    @classmethod
+    def from_environment(cls) -> "PrefectServer":
+        """Return a client of the server that `PREFECT_API_URL` names."""
+        return cls(os.environ.get("PREFECT_API_URL", "").removesuffix("/api"), os.environ)
 
     def responds(self) -> bool:
         """Return True if the server responds and can read its database."""
@@ -62,6 +73,37 @@ class PrefectServer:
             )
             for flow_run in flow_runs:
                 client.set_flow_run_state(flow_run.id, state, force=True)
+
+    def create_crash_automation(self) -> None:
+        """Create the automation that marks a flow run as crashed once its process is gone.
+
+        A process sends heartbeats while it runs a flow (`PREFECT_FLOWS_HEARTBEAT_FREQUENCY`). If
+        they end without a final state, the process, its container or its machine was killed.
+        """
+        with self._client() as client:
+            from prefect.client.schemas.objects import StateType
+            from prefect.events.actions import ChangeFlowRunState
+            from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+
+            crash = ChangeFlowRunState(
+                name=None, state=StateType.CRASHED, message=_CRASHED, force=False
+            )
+            ends = [f"prefect.flow-run.{state}" for state in _FINAL]
+            automation = AutomationCore(
+                name=_CRASHED,
+                trigger=EventTrigger(
+                    posture=Posture.Proactive,
+                    after={_HEARTBEAT},
+                    expect={_HEARTBEAT, *ends},
+                    match={"prefect.resource.id": "prefect.flow-run.*"},
+                    for_each={"prefect.resource.id"},
+                    threshold=1,
+                    within=_SILENCE,
+                ),
+                actions=[crash],
+            )
+            if not client.read_automations_by_name(_CRASHED):
+                client.create_automation(automation)
 
     def has_worker(self, since: datetime) -> bool:
         """Return whether a worker has reported since a time.
@@ -99,7 +141,10 @@ class PrefectServer:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         settings = {"timeout": 10, "trust_env": False, "verify": context}
         try:
-            with SyncPrefectClient(f"{self.address}/api", httpx_settings=settings) as client:
+            login = self._variables.get("PREFECT_API_AUTH_STRING")
+            with SyncPrefectClient(
+                f"{self.address}/api", auth_string=login, httpx_settings=settings
+            ) as client:
                 yield client
         except httpx.HTTPError as error:
             raise StackError(f"the Prefect server {self.address} failed: {error}") from error

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows import signals
-from neuroscope.errors import Option, StackError
+from neuroscope.errors import Option, ResourceError, StackError
+from neuroscope.files import size_text
+from neuroscope.storage.disk import free_bytes
 
 if TYPE_CHECKING:
     from psutil import Process
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 MARK = "NEUROSCOPE_UP"
 """Environment variable of every process started here: `<id of the starting process>.<token>`."""
 _GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+_LEAST_FREE = 2 * 10**8  # bytes with which databases and logs get through a first day
 _TAIL = 15  # last lines of a log that an error message shows
 
 
@@ -232,6 +235,18 @@ def check_ports(ports: Mapping[str, int]) -> None:
         candidates = itertools.chain(range(port + 1, 65536), range(1024, 65536))
         free = next(number for number in candidates if number not in taken and not _fault(number))
         raise StackError(problem, options=[Option(f"{name}_port", free, "choose another port")])
+
+
+def check_disk(folder: Path) -> None:
+    """Raise ResourceError unless servers can write their databases and logs below a folder."""
+    free = free_bytes(folder)
+    if free < _LEAST_FREE:
+        raise ResourceError(
+            f"the disk of {folder} has {size_text(free)} left; the servers need"
+            f" {size_text(_LEAST_FREE)}",
+            remedy="remove files, for example with `neuroscope store prune`, or set"
+            " NEUROSCOPE_HOME to a folder on another disk",
+        )
 
 
 def _fault(port: int) -> str:

@@ -73,6 +73,7 @@ def services(
         mlflow_service(ports["mlflow"]),
         worker_service(server, prefect, flows_at_once),
         deployment_service(server, folder),
+        health_service(ports["health"]),
     ]
 
 
@@ -141,6 +142,17 @@ def deployment_service(server: PrefectServer, folder: Path) -> Service:
     )
 
 
+def health_service(port: int) -> Service:
+    """Return the server of the health of all services."""
+    return Service(
+        "health",
+        ("-m", "flows.health", "--port", str(port)),
+        lambda: _responds(f"{address(port)}/"),
+        title="Health",
+        address=f"{address(port)}/health",
+    )
+
+
 def deployment_names(folder: Path) -> set[str]:
     """Return the names of the deployments in prefect.yaml.
 
@@ -165,10 +177,13 @@ def address(port: int) -> str:
 
 
 def _mlflow_responds(address: str) -> bool:
+    return _responds(f"{address}/api/2.0/mlflow/experiments/search?max_results=1")
+
+
+def _responds(address: str) -> bool:
     import httpx
 
-    search = f"{address}/api/2.0/mlflow/experiments/search?max_results=1"
     try:
-        return httpx.get(search, timeout=10, trust_env=False).is_success
+        return httpx.get(address, timeout=10, trust_env=False).is_success
     except httpx.HTTPError:
         return False

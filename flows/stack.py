@@ -11,14 +11,14 @@ from typing import NoReturn, Self
 from flows import signals
 from flows.environment import NO_TELEMETRY, prefect_variables
 from flows.prefect_server import PrefectServer
-from flows.processes import Children, check_alone, check_ports, end
+from flows.processes import Children, check_alone, check_disk, check_ports, end
 from flows.running_stack import recorded_servers
 from flows.services import HOST, WORKER, address, services
 from neuroscope.home import create_home, home
 from neuroscope.reporting.tracking_server import SERVER_SETTINGS, embedded_database
 
 REPOSITORY = Path(__file__).absolute().parent.parent
-PORTS = {"mlflow": 5000, "prefect": 4200}
+PORTS = {"mlflow": 5000, "prefect": 4200, "health": 5080}
 """Name of each server -> its default port."""
 FLOWS_AT_ONCE = 2
 """Default number of flows that run at once; each holds a model in memory."""
@@ -74,6 +74,7 @@ class Stack:
 
     Raises:
         StackError: on entering, if a service does not start; in `wait`, if one has ended.
+        ResourceError: on entering, if the disk is nearly full.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Stack:
 
     def __enter__(self) -> Self:
         create_home()
+        check_disk(home())
         self._services = services(self._ports, self._variables, self._folder, self._flows_at_once)
         check_alone("NEUROSCOPE_HOME", str(home()))
         check_ports(self._ports)

@@ -32,9 +32,10 @@ def layers_text(value: Any) -> Any:
 
 def check_name(name: str) -> None:
     """Raise ExperimentError unless an experiment can have this name."""
-    if not re.fullmatch(r"[\w.-]+", name):
+    if not re.fullmatch(r"[\w-][\w.-]*", name):
         raise ExperimentError(
-            f"name {name!r} contains a character that is no letter, digit, '_', '.' or '-'"
+            f"name {name!r} begins with a dot, or has a character that is no letter, digit, '_',"
+            " '.' or '-'"
             if name
             else "the name is empty",
             options=[Option("name", plain_name(name, "cat-dog"), "choose a plain name")],

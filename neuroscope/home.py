@@ -1,4 +1,4 @@
-"""The folder in which neuroscope stores what it computes on this machine."""
+"""The folder in which neuroscope stores what it computes, and those from which a server reads."""
 
 import os
 import re
@@ -48,3 +48,24 @@ def create_home(*subfolder: str) -> Path:
             remedy="set NEUROSCOPE_HOME to a writable folder",
         ) from error
     return folder
+
+
+def check_allowed(path: Path) -> None:
+    """Check that a path that a user named is in a folder from which this process may read.
+
+    On a server, `NEUROSCOPE_ROOTS` names these folders, separated by colons; the home folder is
+    always one of them. If it is not set, as at a desk, every path is allowed. Links are followed.
+
+    Raises:
+        NeuroscopeError: the path is outside all of these folders.
+    """
+    roots = os.environ.get("NEUROSCOPE_ROOTS")
+    if not roots:
+        return
+    allowed = [home(), *map(Path, roots.split(os.pathsep))]
+    real = path.resolve()
+    if not any(real.is_relative_to(root.resolve()) for root in allowed):
+        raise NeuroscopeError(
+            f"'{path}' is outside the folders from which this server may read",
+            remedy=f"move it into one of {', '.join(roots.split(os.pathsep))}",
+        )

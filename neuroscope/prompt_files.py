@@ -12,6 +12,7 @@ from typing import Any
 
 from neuroscope.errors import PromptError
 from neuroscope.files import absolute
+from neuroscope.home import check_allowed
 from neuroscope.json_text import parsed_json
 from neuroscope.labels import short_repr
 from neuroscope.prompt_columns import Columns, plain_heading
@@ -121,6 +122,7 @@ class PromptFile:
 def _checked_path(path: str | Path) -> Path:
     """Return the absolute path of a file; raise PromptError unless prompts can be read from it."""
     path = absolute(path)
+    check_allowed(path)
     if not path.is_file():
         fault = "is a folder" if path.is_dir() else "does not exist"
         raise PromptError(f"prompt file '{path}' {fault}")

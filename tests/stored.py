@@ -1,6 +1,7 @@
 """Small activations to store: three prompts at two sites, in two parts, without a model."""
 
 import os
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from neuroscope.activations import Activations, Provenance
 from neuroscope.errors import PromptError
 from neuroscope.prompts import Prompt, PromptSet
 from neuroscope.sites import Site
+from neuroscope.storage.activation_store import store_folder
 from neuroscope.storage.inputs import read_inputs
 from neuroscope.storage.keys import ActivationKey
 from neuroscope.storage.manifest import Manifest
@@ -213,3 +215,19 @@ def finished_parts(folder, sites):
 def visible_names(folder):
     """Return the names in a folder, except hidden ones such as locks."""
     return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def add_to_store(pool="mean", days=0, **options):
+    """Write a folder of the store that was last used some days ago; return it."""
+    acts = make_activations(pool)
+    folder = store_folder(key(pool))
+    write(folder, acts, **options)
+    set_age(folder, days)
+    return folder
+
+
+def set_age(folder, days):
+    """Make a folder one that was last used some days ago."""
+    timestamp = time.time() - days * 86400
+    for path in folder.rglob("*"):
+        os.utime(path, (timestamp, timestamp))

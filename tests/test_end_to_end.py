@@ -1,37 +1,19 @@
 """The complete stack, by browser: studies started in Prefect's interface and seen in MLflow."""
 
 import os
-import shutil
 import signal
-import socket
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import prefect_ui
 import pytest
+from browsers import find_browser, free_ports, open_page, wait_for
 from mlflow import MlflowClient
 from models import make_model
-from playwright.sync_api import sync_playwright
 
 from flows.stack import REPOSITORY, Stack
 from neuroscope.reporting.tracking import FLOW_RUN_TAG, PROCESS_TAG
-
-BROWSERS = ("chromium", "chromium-browser")
-ARGUMENTS = (
-    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
-    "--disable-sync --no-first-run"
-).split()
-
-
-def free_ports(*names):
-    """Return a free port for each name."""
-    with ExitStack() as open_sockets:
-        sockets = {name: open_sockets.enter_context(socket.socket()) for name in names}
-        for unbound in sockets.values():
-            unbound.bind(("127.0.0.1", 0))
-        return {name: bound.getsockname()[1] for name, bound in sockets.items()}
 
 
 @pytest.fixture(scope="module")
@@ -42,30 +24,15 @@ def stack(tmp_path_factory):
             patch.delenv(name, raising=False)
         with pytest.MonkeyPatch.context() as inner:
             inner.delenv("PYTEST_CURRENT_TEST")  # with it, MLflow never sends telemetry
-            stack = Stack(free_ports("mlflow", "prefect"))
+            stack = Stack(free_ports("mlflow", "prefect", "health"))
         with stack as running:
             yield running.addresses()
 
 
-def find_browser(names):
-    """Return the path of a browser; without one, skip the test, or fail it in CI."""
-    for name in names:
-        if path := shutil.which(name):
-            return path
-    missing = pytest.fail if os.environ.get("CI") else pytest.skip
-    missing("no browser; install one with `make chromium`")
-
-
 @pytest.fixture(scope="module")
 def page():
-    path = find_browser(BROWSERS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        context = browser.new_context(viewport={"width": 1280, "height": 1000})
-        page = context.new_page()
-        page.set_default_timeout(60_000)
+    with open_page() as page:
         yield page
-        browser.close()
 
 
 def test_a_missing_browser_fails_only_in_ci(monkeypatch):
@@ -92,16 +59,6 @@ def post(address, body):
         return None if response.status_code == 503 else response.raise_for_status()
 
     return wait_for(attempt)
-
-
-def wait_for(ready, limit=120):
-    """Call `ready` until its result is true; return that result."""
-    deadline = time.monotonic() + limit
-    while time.monotonic() < deadline:
-        if result := ready():
-            return result
-        time.sleep(0.2)
-    raise AssertionError(f"nothing after {limit} seconds")
 
 
 def final_state(stack, flow_run):
@@ -153,6 +110,11 @@ def final_statuses(stack, flow_run):
         return seen if "RUNNING" not in seen else None
 
     return wait_for(statuses)
+
+
+def test_the_health_of_all_services_is_one_page(stack):
+    answer = httpx.get(stack.servers["Health"], timeout=60)
+    assert answer.status_code == 200 and answer.json()["status"] == "ok", answer.text
 
 
 def test_a_comparison_started_from_the_form_is_recorded(stack, page, tmp_path):

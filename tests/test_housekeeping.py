@@ -1,8 +1,6 @@
 """Listing the store, and removing activations that are no longer used."""
 
 import json
-import os
-import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -12,6 +10,7 @@ from stored import (
     PROMPTS,
     Killed,
     Lengths,
+    add_to_store,
     key,
     kill_after,
     make_activations,
@@ -24,21 +23,6 @@ from neuroscope.errors import StoreError
 from neuroscope.storage.activation_store import read_activations, store_folder
 from neuroscope.storage.housekeeping import list_store, prune_store
 from neuroscope.storage.manifest import MANIFEST
-
-
-def add_to_store(pool="mean", days=0, **options):
-    """Write a folder of the store that was last used some days ago; return it."""
-    acts = make_activations(pool)
-    folder = store_folder(key(pool))
-    write(folder, acts, **options)
-    set_age(folder, days)
-    return folder
-
-
-def set_age(folder, days):
-    timestamp = time.time() - days * 86400
-    for path in folder.rglob("*"):
-        os.utime(path, (timestamp, timestamp))
 
 
 def test_the_store_is_listed_with_the_last_used_first(home):

@@ -3,10 +3,9 @@
 import re
 
 import pytest
+from browsers import open_browser
 from compared import experiment_for
 from mlflow_server import serving_home
-from playwright.sync_api import sync_playwright
-from test_end_to_end import ARGUMENTS, BROWSERS, find_browser
 
 from neuroscope import Tracker, run_comparison
 from neuroscope.reporting.experiments import runs_pages
@@ -14,11 +13,8 @@ from neuroscope.reporting.experiments import runs_pages
 
 @pytest.fixture(scope="module")
 def browser():
-    path = find_browser(BROWSERS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+    with open_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

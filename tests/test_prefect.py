@@ -25,10 +25,12 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.testing.utilities import prefect_test_harness
 from registered import Register
 from ruamel.yaml import YAML
+from stored import add_to_store
 
 from flows.executor import PrefectExecutor
 from flows.monitor import CHECKED, monitor
 from flows.prefect_server import WORK_POOL, PrefectServer
+from flows.prune import prune
 from flows.stack import stack_environment
 from flows.study_flow import run_name, study_form
 from neuroscope.errors import Option, PromptError, StackError
@@ -296,3 +298,9 @@ def test_the_monitor_is_deployed_so_that_a_second_one_is_cancelled():
     (deployment,) = [each for each in project["deployments"] if each["name"] == "monitor"]
     assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
     assert deployment["schedules"][0]["cron"]
+
+
+def test_the_flow_prune_removes_what_was_not_used(server, home):
+    old, new = add_to_store("max", days=99), add_to_store("mean", days=2)
+    assert prune(days=90, return_state=True).is_completed()
+    assert new.exists() and not old.exists()

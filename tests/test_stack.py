@@ -16,7 +16,7 @@ from flows.prefect_server import WORK_POOL
 from flows.processes import MARK, Children, check_alone, check_ports, marked_processes
 from flows.services import Service, deployment_names, services
 from flows.stack import REPOSITORY, Stack, stack_environment, up
-from neuroscope.errors import StackError
+from neuroscope.errors import ResourceError, StackError
 
 LASTS = "import time; print('here', flush=True); time.sleep(600)"
 FAILS = "import sys; print('the reason why'); sys.exit(3)"
@@ -98,7 +98,8 @@ def test_a_port_in_use_is_reported_with_a_free_one(taken_port):
 
 def test_a_stack_checks_the_ports_before_it_starts_a_process(taken_port):
     with pytest.raises(StackError, match=f"{taken_port}.*prefect"):
-        up({"mlflow": taken_port + 1, "prefect": taken_port}, on_ready=print)
+        ports = {"mlflow": taken_port + 1, "prefect": taken_port, "health": taken_port + 2}
+        up(ports, on_ready=print)
     assert own_children() == []
 
 
@@ -123,17 +124,30 @@ def test_a_missing_repository_is_reported_with_the_remedy(tmp_path):
         Stack(folder=tmp_path).__enter__()
 
 
+def test_a_full_disk_is_reported_before_anything_starts(home, monkeypatch):
+    monkeypatch.setattr("flows.processes.free_bytes", lambda folder: 3_000_000)
+    with pytest.raises(ResourceError, match=rf"{home} has 3.0 MB left.*NEUROSCOPE_HOME"):
+        Stack().__enter__()
+    assert own_children() == []
+
+
 def test_every_server_has_a_port_and_a_title(tmp_path, home):
     (tmp_path / "prefect.yaml").write_text("deployments: [{name: compare}]")
-    listed = services({"mlflow": 5, "prefect": 4}, stack_environment("", ""), tmp_path, 7)
+    ports = {"mlflow": 5, "prefect": 4, "health": 6}
+    listed = services(ports, stack_environment("", ""), tmp_path, 7)
     assert [service.name for service in listed] == [
         "prefect",
         "mlflow",
         "worker",
         "deployment",
+        "health",
     ]
     addresses = {service.title: service.address for service in listed if service.title}
-    assert addresses == {"MLflow": "http://127.0.0.1:5", "Prefect": "http://127.0.0.1:4"}
+    assert addresses == {
+        "MLflow": "http://127.0.0.1:5",
+        "Prefect": "http://127.0.0.1:4",
+        "Health": "http://127.0.0.1:6/health",
+    }
     assert not any(service.is_ready() for service in listed)  # nothing listens there
     (worker,) = [service for service in listed if service.name == "worker"]
     assert worker.command[-2:] == ("--limit", "7")

@@ -133,6 +133,7 @@ def test_pages_of_runs_need_no_run_and_leave_out_deleted_experiments(tracker, cl
     ids = [client.get_experiment_by_name(f"neuroscope/{kind}").experiment_id for kind in kinds]
     assert pages == {
         kind: f"{server}/#/experiments/{id}/runs?workflowType=machine_learning"
+        "&compareRunsMode=CHART"
         for kind, id in zip(kinds, ids, strict=True)
     }
     assert runs_pages(server, tracker.uri, kinds) == pages

@@ -13,6 +13,7 @@ from flows.signals import interruptible
 def up(
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server.")] = 5000,
     prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server.")] = 4200,
+    health_port: Annotated[int, typer.Option(help="Port of the health of all services.")] = 5080,
     flows_at_once: Annotated[
         int, typer.Option(min=1, help="Maximum number of flows that run at once.")
     ] = 2,
@@ -24,5 +25,5 @@ def up(
     def say(message: str) -> None:
         errors.print(f"{message} …", highlight=False)
 
-    ports = {"mlflow": mlflow_port, "prefect": prefect_port}
+    ports = {"mlflow": mlflow_port, "prefect": prefect_port, "health": health_port}
     run_stack(ports, flows_at_once=flows_at_once, on_ready=show_addresses, say=say)

@@ -14,6 +14,7 @@ from neuroscope.extraction.architectures import Architecture
 from neuroscope.extraction.configuration import architecture_of
 from neuroscope.extraction.model_folder import refuse_adapter, weight_files
 from neuroscope.files import FileVersion, absolute, file_version
+from neuroscope.home import check_allowed
 
 BUILT_IN = {
     # all-MiniLM-L6-v2 (Apache-2.0), whose weights are in a Python package
@@ -152,10 +153,12 @@ def find_checkpoint(name: str) -> Checkpoint:
     Raises:
         ModelError: there is no such model, or it is refused: its architecture is not supported,
             its weights are not safetensors, or it needs code from the repository.
+        NeuroscopeError: the folder is outside those in `NEUROSCOPE_ROOTS`.
     """
     if name in BUILT_IN:
         checkpoint = _built_in(name)
     elif absolute(name).is_dir():
+        check_allowed(absolute(name))
         checkpoint = Checkpoint(name, absolute(name))
     else:
         checkpoint = _from_hub(name)

@@ -21,8 +21,8 @@ def report_page(server: str, experiment_id: str, run_id: str, artifact: str) -> 
 
 
 def runs_page(server: str, experiment_id: str) -> str:
-    """Return the address of the table of an experiment's runs."""
-    return _page(server, f"experiments/{experiment_id}/runs")
+    """Return the address of an experiment's runs, with charts; the table is one click away."""
+    return _page(server, f"experiments/{experiment_id}/runs", {"compareRunsMode": "CHART"})
 
 
 def charts_page(server: str, experiment_id: str, tag: str, value: str) -> str:

@@ -13,6 +13,7 @@ from neuroscope.extraction.differences import (
 )
 from neuroscope.extraction.models import Model, load_model
 from neuroscope.files import absolute
+from neuroscope.home import check_allowed
 from neuroscope.labels import counted, distinct_labels
 from neuroscope.options import Attention, Dtype
 from neuroscope.sites import Site, parse_site, resolve_sites
@@ -126,9 +127,13 @@ def find_baseline(name: str) -> Baseline | None:
 
     Raises:
         ModelError: the file is not a baseline, is damaged or cannot be read.
+        NeuroscopeError: it is outside the folders in `NEUROSCOPE_ROOTS`.
     """
     path = absolute(name)
-    return open_baseline(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    check_allowed(path)
+    return open_baseline(path)
 
 
 def extraction_of(experiment: DriftExperiment, subject: Subject, dtype: Dtype) -> ExtractionSpec:
