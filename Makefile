@@ -7,7 +7,7 @@ EDITABLE := --config-settings editable_mode=compat
 DOCS := README.md $(wildcard docs/*.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check format docs docs-tables docs-figures bench bench-memory validate lock chromium clean
+.PHONY: help demo test quick test-stack check format docs docs-tables docs-figures docs-stack bench bench-memory validate lock audit engine chromium clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -20,6 +20,9 @@ test: $(VENV)/installed-test ## Run the whole test suite
 
 quick: $(VENV)/installed-test ## Run the tests that start no server, no browser and no flow
 	$(BIN)/pytest -m "not slow"
+
+test-stack: $(VENV)/installed-test ## Build and use the stack of docker/; needs an engine: DOCKER_HOST=$$(docker/engine)
+	$(BIN)/pytest tests/engine
 
 check: $(VENV)/installed-test docs ## Check style, types, imports, dependencies, spelling and docs
 	$(BIN)/ruff check .
@@ -44,6 +47,9 @@ docs-tables: $(VENV)/installed-test ## Write the tables of the docs that are mad
 docs-figures: $(VENV)/installed-test ## Draw the figures of the docs; needs `make chromium`
 	$(BIN)/python -m docs.figures
 
+docs-stack: $(VENV)/installed-test ## Take the pictures of the stack on a server; needs an engine
+	NEUROSCOPE_PICTURES=$(CURDIR)/docs/images $(BIN)/pytest tests/engine
+
 # make bench PROMPTS=prompts.csv SPEED="--count 500" VOLUME="--sizes 1000 10000" DRIFT=...
 WRITE := --write $(if $(PROMPTS),--prompts "$(PROMPTS)")
 bench: $(VENV)/installed-bench ## Measure speed, precision and volume, into docs/performance.md
@@ -67,11 +73,18 @@ validate: $(VENV)/installed ## Plant changes and check what drift says of them, 
 TORCH ?= torch==2.13.0
 lock: ## Write constraints.txt from pyproject.toml
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/pip install --quiet '.[test,bench,docs]' $(TORCH)
+	$(VENV)-lock/bin/pip install --quiet '.[server,test,bench,docs]' $(TORCH)
 	$(VENV)-lock/bin/pip install --quiet --no-deps neurox
 	{ echo '# The exact set of versions that is tested; made by `make lock`.'; \
 	  $(VENV)-lock/bin/pip freeze --exclude neuroscope | sed 's/+cpu$$//'; } > constraints.txt
 	rm -rf $(VENV)-lock
+
+audit: $(VENV)/installed ## Look up the dependencies in the list of known vulnerabilities
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+
+engine: ## Start a container engine for `make test-stack`, and print its address (Debian; needs root)
+	@docker/engine
 
 chromium: ## Install the browser of the end-to-end test (Debian and Ubuntu; needs root)
 	apt-get update -q && apt-get install -y -q --no-install-recommends chromium

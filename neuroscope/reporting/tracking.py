@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from neuroscope.errors import NeuroscopeError
 from neuroscope.options import check_choice, choices
-from neuroscope.redaction import public_address
 from neuroscope.reporting.artifacts import ArtifactFolder
 from neuroscope.reporting.experiments import (
     all_experiment_ids,
@@ -29,6 +28,7 @@ from neuroscope.reporting.run_origin import reason_of, source_tags
 from neuroscope.reporting.run_owner import is_gone, this_process
 from neuroscope.reporting.tracking_errors import mlflow_errors
 from neuroscope.reporting.tracking_server import (
+    browser_address,
     check_no_outer_run,
     is_server,
     tracking_uri,
@@ -347,4 +347,4 @@ class Tracker:
 
     def _server(self, port: int = 5000) -> str:
         """Return the address of the server, or of the one that serves the embedded database."""
-        return public_address(self.uri) if is_server(self.uri) else f"http://127.0.0.1:{port}"
+        return browser_address(self.uri) if is_server(self.uri) else f"http://127.0.0.1:{port}"

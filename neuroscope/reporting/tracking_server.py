@@ -7,6 +7,7 @@ from pathlib import Path
 
 from neuroscope.errors import TrackingError
 from neuroscope.home import create_home, home
+from neuroscope.redaction import public_address
 
 _TIMEOUT = 10  # seconds in which a server must respond
 DATABASE_TIMEOUT = 20
@@ -59,6 +60,15 @@ def sqlite_file(uri: str) -> Path | None:
 def artifact_location(kind: str) -> str:
     """Return the URI of the folder in which the embedded database keeps a study's artifacts."""
     return (home() / "artifacts" / kind).as_uri()
+
+
+def browser_address(uri: str) -> str:
+    """Return the address under which browsers reach a server, without a login.
+
+    It is `NEUROSCOPE_MLFLOW_ADDRESS` if that is set: in a container, or behind a proxy, the server
+    has another name than `MLFLOW_TRACKING_URI` says.
+    """
+    return os.environ.get("NEUROSCOPE_MLFLOW_ADDRESS") or public_address(uri)
 
 
 def is_server(uri: str) -> bool:
