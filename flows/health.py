@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from neuroscope.errors import NeuroscopeError, StackError
 from neuroscope.files import size_text
 from neuroscope.home import home
+from neuroscope.redaction import redacted
 from neuroscope.storage.disk import free_bytes
 
 PATH = "/health"
@@ -51,6 +52,8 @@ def _timed(check: Callable[[], str]) -> Check:
         message, ok = check(), True
     except NeuroscopeError as error:
         message, ok = str(error), False
+    except Exception as error:  # whatever it is, the answer has to say that something is wrong
+        message, ok = redacted(f"{type(error).__name__}: {error}"), False
     return Check(ok, message, round(time.monotonic() - start, 3))
 
 
@@ -90,7 +93,9 @@ def _check_worker() -> str:
     server = PrefectServer.from_environment()
     if not server.has_worker(since=datetime.now(UTC) - _RECENT):
         raise StackError(f"no worker has polled within {_RECENT.seconds} seconds")
-    return f"polls; {len(server.deployment_pages())} flows are ready to run"
+    if not (deployed := server.deployment_pages()):
+        raise StackError("no flow is ready to run")
+    return f"polls; {len(deployed)} flows are ready to run"
 
 
 def _check_disk() -> str:

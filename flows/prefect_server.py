@@ -137,8 +137,11 @@ class PrefectServer:
         with environment(self._variables):
             from prefect.client.orchestration import SyncPrefectClient
 
-        # an empty context, as HTTP needs no certificates and loading them takes 20 ms
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # HTTP needs no certificates, and loading them takes 20 ms
+        secure = self.address.startswith("https://")
+        context = (
+            ssl.create_default_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        )
         settings = {"timeout": 10, "trust_env": False, "verify": context}
         try:
             login = self._variables.get("PREFECT_API_AUTH_STRING")

@@ -26,7 +26,7 @@ def run_prune(older_than: timedelta) -> None:
 
 
 @partial(form_flow, work=run_prune, name_of=lambda age: f"prune older than {age.days} days")
-def prune(days: Annotated[int, Field(ge=0)] = 90) -> timedelta:
+def prune(days: Annotated[int, Field(ge=0, le=36500)] = 90) -> timedelta:
     """Remove stored activations of this worker; studies compute them again when they need them.
 
     Args:

@@ -69,7 +69,8 @@ def test_every_setting_is_used_and_every_secret_is_created(compose):
 
 
 def test_setup_keeps_what_exists(tmp_path):
-    for name in ("setup", "settings.env"):
+    (tmp_path / "postgres").mkdir()
+    for name in ("setup", "settings.env", "postgres/roles.sh"):
         (tmp_path / name).write_bytes((DOCKER / name).read_bytes())
     subprocess.run(["sh", tmp_path / "setup"], check=True, capture_output=True)
     secrets = {file.name: file.read_text() for file in (tmp_path / "secrets").iterdir()}

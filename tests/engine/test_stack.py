@@ -29,6 +29,7 @@ def stack(tmp_path_factory):
     provide("postgres")
     stack = RunningStack(folder)
     arguments = ["--build-arg", f"TORCH_INDEX={index}"] if index else []
+    stack.configure({"BUILD_NETWORK": "host"})
     stack.compose("build", *arguments, "mlflow")
     try:
         stack.start()
@@ -80,6 +81,13 @@ def test_a_wrong_password_is_refused(stack, login):
     command = ["psql", "postgresql://mlflow:wrong@postgres/mlflow", "--command", "select 1"]
     with pytest.raises(AssertionError, match="password authentication failed"):
         stack.compose("exec", "-T", "postgres", *command)
+
+
+def test_a_proxy_in_front_of_mlflow_is_accepted(stack):
+    for host, status in (("127.0.0.1:5000", 200), ("elsewhere.example", 403)):
+        headers = {"Host": host, "Origin": stack.mlflow}
+        answer = stack.ask_mlflow("experiments/search?max_results=1", headers=headers)
+        assert answer.status_code == status, host
 
 
 def test_one_request_tells_the_health_of_all_services(stack):
@@ -170,7 +178,7 @@ def test_several_servers_of_prefect_and_an_object_store_do_the_same_work(stack):
         provide(name)
     stack.compose("down", "--volumes")
     address = "http://prefect-api:4200/api"
-    settings = {"ARTIFACTS": "s3://neuroscope", "MESSAGES": "redis", "PREFECT_API_URL": address}
+    settings = {"ARTIFACTS": "s3://neuroscope", "MESSAGES": "redis", "STACK_PREFECT": address}
     stack.configure(settings)
     stack.start("s3", "scale")
     flow_run = stack.start_flow("compare", prompts=PROMPTS)
