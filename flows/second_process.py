@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import time
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -75,6 +76,9 @@ class _ModelStep:
         """Return the error that says why the process ended."""
         (process,) = self._processes
         process.join()
+        deadline = time.monotonic() + 5
+        while process.exitcode is None and time.monotonic() < deadline:
+            time.sleep(0.01)  # the executor's own thread waits, too, and notes the code a bit later
         if process.exitcode != -signal.SIGKILL:
             return NeuroscopeError(
                 f"the process that runs the model ended with exit code {process.exitcode}",
