@@ -4,8 +4,8 @@ import gc
 import multiprocessing
 import os
 import signal
-import time
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
