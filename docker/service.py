@@ -20,7 +20,6 @@ from urllib.parse import quote
 
 SECRETS = Path("/run/secrets")
 ADMIN = "admin"  # name under which MLflow and Prefect ask for the password
-POOL = "neuroscope"
 WORKER_PORT = 8080  # of a worker's own health, on its loopback
 
 Command = list[str]
@@ -138,7 +137,9 @@ def deploy() -> Command:
 def worker() -> Command:
     """Prepare a worker, which runs flows in processes of its container."""
     connect()
-    options = ["--pool", POOL, "--type", "process", "--limit", os.environ["FLOWS_AT_ONCE"]]
+    from flows.prefect_server import WORK_POOL
+
+    options = ["--pool", WORK_POOL, "--type", "process", "--limit", os.environ["FLOWS_AT_ONCE"]]
     return ["-m", "prefect", "worker", "start", *options, "--with-healthcheck"]
 
 

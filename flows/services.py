@@ -146,7 +146,7 @@ def health_service(port: int) -> Service:
     """Return the server of the health of all services."""
     return Service(
         "health",
-        ("-m", "flows.health", "--port", str(port)),
+        ("-m", "flows.health", "--host", HOST, "--port", str(port)),
         lambda: _responds(f"{address(port)}/"),
         title="Health",
         address=f"{address(port)}/health",

@@ -34,6 +34,11 @@ def test_the_compose_file_follows_the_specification():
     subprocess.run([*command, DOCKER / "compose.yaml"], check=True, capture_output=True)
 
 
+def test_the_readme_names_every_service(compose):
+    text = (DOCKER / "README.md").read_text(encoding="utf-8")
+    assert [name for name in compose["services"] if f"`{name}`" not in text] == []
+
+
 def test_services_are_limited_and_their_images_pinned(compose):
     for name, settings in compose["services"].items():
         assert settings["cap_drop"] == ["ALL"] and settings["mem_limit"], name

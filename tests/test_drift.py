@@ -96,17 +96,17 @@ def test_few_prompts_and_unknown_labels_are_refused(base, tmp_path, labelled):
 
 
 def test_nan_in_the_weights_is_named_before_any_pass(base, labelled, home):
-    """Base and candidate are told apart, and so is the tensor."""
-    damaged = []
+    """The error names the model, base or candidate, and the tensor."""
+    names = []
 
-    def spoil(weights):
+    def damage(weights):
         name = next(key for key in weights if f".{CHANGED}." in key and weights[key].ndim == 2)
-        damaged.append(name.removeprefix("model."))
+        names.append(name.removeprefix("model."))
         return weights | {name: torch.full_like(weights[name], np.nan)}
 
-    spoiled = copy_with_weights(base, base.parent / "spoiled", spoil)
-    for models in ((base, spoiled), (spoiled, base)):
-        with pytest.raises(NonfiniteError, match=rf"weights of '.*spoiled' .*{damaged[0]}"):
+    damaged = copy_with_weights(base, base.parent / "damaged", damage)
+    for models in ((base, damaged), (damaged, base)):
+        with pytest.raises(NonfiniteError, match=rf"weights of '.*damaged' .*{names[0]}"):
             drift(*models, labelled)
     assert not (home / "activations").exists()
 

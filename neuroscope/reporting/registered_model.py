@@ -104,8 +104,8 @@ class RegisteredModel:
         On this machine a file is locked; for other machines the claim is a tag of the registered
         model. MLflow cannot set a tag only if it is missing: of two processes that set it within
         `_SETTLE` seconds, the later one holds the claim. If the tag of one arrives later than that,
-        both do. The claim of a process that has died is
-        ignored: at once on its own machine, elsewhere after a day.
+        both do. The claim of a process that has died is ignored: at once on its own machine,
+        elsewhere after a day.
 
         Args:
             key: name of the tag.

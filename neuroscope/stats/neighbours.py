@@ -87,10 +87,18 @@ def recall(index: Array, queries: Array, reference_queries: Array, k: int = 10) 
     )
 
 
+def varies(activations: Array) -> bool:
+    """Return whether any neuron of (prompts, neurons) activations differs between prompts.
+
+    Otherwise no prompt has nearest neighbours.
+    """
+    return bool((activations != activations[0]).any())
+
+
 def _check(activations: Array, name: str) -> None:
     """Raise ValueError unless neighbours among these activations, (prompts, neurons), exist."""
     check_activations(activations, name, least=2)
-    if (activations == activations[0]).all():
+    if not varies(activations):
         raise ValueError(f"no neuron of {name} varies, so its prompts have no nearest neighbours")
 
 

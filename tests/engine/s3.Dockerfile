@@ -4,5 +4,5 @@ FROM debian:bookworm-slim
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3-venv ca-certificates \
     && rm -rf /var/lib/apt/lists/*
-RUN python3 -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir "moto[server]"
-ENTRYPOINT ["sh", "-c", "exec /opt/venv/bin/moto_server --host 0.0.0.0 --port 8333"]
+RUN python3 -m venv /venv && /venv/bin/pip install --no-cache-dir "moto[server]"
+ENTRYPOINT ["sh", "-c", "exec /venv/bin/moto_server --host 0.0.0.0 --port 8333"]

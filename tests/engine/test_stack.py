@@ -4,7 +4,6 @@ import httpx
 import pytest
 from browsers import open_page, wait_for
 from containers import (
-    ROOT,
     RunningStack,
     add_wheel,
     check_engine,
@@ -191,8 +190,3 @@ def test_several_servers_of_prefect_and_an_object_store_do_the_same_work(stack):
     assert file.status_code == 200 and "<html" in file.text
     assert stack.compose("exec", "-T", "mlflow", "find", "/artifacts", "-type", "f") == ""
     assert "events" in stack.compose("exec", "-T", "redis", "redis-cli", "keys", "*")
-
-
-def test_the_readme_names_every_service_and_setting():
-    text = (ROOT / "docker/README.md").read_text()
-    assert all(f"`{name}`" in text for name in (*SERVICES, "deploy", "worker-gpu"))

@@ -11,7 +11,7 @@ from neuroscope.sites import Site
 from neuroscope.stats.cka import debiased_cka
 from neuroscope.stats.decision import Limits, Verdict, decide, limits, p_value
 from neuroscope.stats.moments import Doubles
-from neuroscope.stats.neighbours import mutual_neighbours
+from neuroscope.stats.neighbours import mutual_neighbours, varies
 from neuroscope.stats.paired import (
     bootstrap_counts,
     correlation_distances,
@@ -81,11 +81,6 @@ def site_agreement(
         if varies(base) and varies(candidate)
         else np.nan,
     )
-
-
-def varies(activations: Floats) -> bool:
-    """Return whether any neuron differs between prompts, so that they have nearest neighbours."""
-    return bool((activations != activations[0]).any())
 
 
 def with_neurons(

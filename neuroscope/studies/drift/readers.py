@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from neuroscope.activations import Floats
 from neuroscope.stats.alignment import MeanSd, Procrustes
 from neuroscope.stats.frozen_probes import FrozenAccuracy, frozen_accuracies
-from neuroscope.stats.neighbours import recall
+from neuroscope.stats.neighbours import recall, varies
 from neuroscope.stats.probes import HELD_OUT, LEAST_PER_CLASS, split_prompts
 from neuroscope.stats.similarity import Array
-from neuroscope.studies.drift.agreement import varies
 
 Indices = NDArray[np.intp]
 

@@ -64,8 +64,8 @@ def pair_of(experiment: DriftExperiment) -> Pair:
     """Return the models of a check, without loading them.
 
     Raises:
-        StoreError, ExperimentError: a baseline is damaged, or was made with other settings.
-        ModelError, SiteError: a model or a layer does not exist.
+        ModelError, SiteError: a model or a layer does not exist, or a baseline is damaged.
+        ExperimentError: a baseline was made with other settings.
     """
     with about("models", 0):
         baseline = find_baseline(experiment.models[0])
