@@ -108,6 +108,7 @@ def prefect() -> Command:
     os.environ["PREFECT_SERVER_API_AUTH_STRING"] = login("prefect_password")
     if os.environ["MESSAGES"] == "redis":  # several servers share what one keeps in its memory
         os.environ.update(
+            PREFECT_REDIS_MESSAGING_PASSWORD=secret("redis_password"),
             PREFECT_MESSAGING_BROKER="prefect_redis.messaging",
             PREFECT_MESSAGING_CACHE="prefect_redis.messaging",
             PREFECT_SERVER_EVENTS_CAUSAL_ORDERING="prefect_redis.ordering",

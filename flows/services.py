@@ -7,10 +7,9 @@ from pathlib import Path
 
 from flows.prefect_server import WORK_POOL, PrefectServer
 from flows.processes import Children
-from neuroscope.errors import StackError
-from neuroscope.home import create_home, home
-from neuroscope.reporting.moved_home import follow_home
-from neuroscope.reporting.tracking_server import embedded_database, server_arguments
+from neuroscope.errors import StackError, TrackingError
+from neuroscope.home import home
+from neuroscope.reporting.tracking_server import embedded_database, opened_alone, server_arguments
 
 HOST = "127.0.0.1"
 WORKER = "worker"
@@ -90,16 +89,18 @@ def prefect_service(server: PrefectServer, port: int) -> Service:
 
 
 def mlflow_service(port: int) -> Service:
-    """Return the MLflow server, whose database is first migrated to the installed MLflow."""
+    """Return the MLflow server, whose database is first created, or migrated to its version."""
     database = embedded_database(home())
 
-    def upgrade(children: Children) -> None:
-        from filelock import FileLock
+    def prepare(children: Children) -> None:
+        from neuroscope.reporting.mlflow_client import open_client
 
-        # every process that creates tables in the database holds this lock
-        with FileLock(create_home() / "mlflow.lock"):
-            children.run("mlflow-upgrade", "-m", "mlflow", "db", "upgrade", database)
-            follow_home(database)
+        try:
+            open_client(database)
+        except TrackingError:  # the tables are those of an older MLflow
+            with opened_alone(database):
+                children.run("mlflow-upgrade", "-m", "mlflow", "db", "upgrade", database)
+            open_client(database)
 
     return Service(
         "mlflow",
@@ -107,7 +108,7 @@ def mlflow_service(port: int) -> Service:
         lambda: _mlflow_responds(address(port)),
         title="MLflow",
         address=address(port),
-        prepare=upgrade,
+        prepare=prepare,
     )
 
 

@@ -29,10 +29,10 @@ def execute(database, statement):
         connection.commit()
 
 
-def refusal(error=TrackingError):
+def refusal(error=TrackingError, *, connect=Tracker.open):
     """Open the tracker; return the message of the error."""
     with pytest.raises(error) as raised:
-        Tracker.open()
+        connect()
     return str(raised.value)
 
 
@@ -170,10 +170,10 @@ def test_a_server_that_refuses_is_reported(status, remedy, monkeypatch):
         thread.start()
         address = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        message = refusal()
+        messages = [refusal(), refusal(connect=mlflow_client.check_tracking)]
         server.shutdown()
         thread.join()
-    assert address in message and remedy in message
+    assert all(address in message and remedy in message for message in messages)
 
 
 def test_a_server_that_stops_midway_is_reported(tmp_path, empty_database, monkeypatch):

@@ -46,8 +46,8 @@ def run(
 
 def _run(experiment: "Experiment", file: Path, *, json: bool) -> None:
     from flows.environment import check_prefect
+    from neuroscope.reporting.mlflow_client import check_tracking
     from neuroscope.reporting.tracking import Tracker
-    from neuroscope.reporting.tracking_server import check_tracking
     from neuroscope.studies.study import study_of
 
     check_prefect()

@@ -10,10 +10,13 @@ from neuroscope.reporting.moved_home import follow_home
 from neuroscope.reporting.tracking_errors import mlflow_errors, schema_errors
 from neuroscope.reporting.tracking_server import (
     DATABASE_TIMEOUT,
+    check_no_outer_run,
     check_reachable,
+    is_server,
     is_sqlite,
     opened_alone,
     sqlite_file,
+    tracking_uri,
 )
 
 if TYPE_CHECKING:
@@ -26,6 +29,17 @@ _SETTINGS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 """Environment variables of MLflow, set unless the user has set them."""
+
+
+def check_tracking() -> None:
+    """Check that results can be recorded, before any work is done.
+
+    Raises:
+        TrackingError: the server does not respond, or refuses the login, or `MLFLOW_RUN_ID` is set.
+    """
+    check_no_outer_run()
+    if is_server(uri := tracking_uri()):
+        open_client(uri)
 
 
 def open_client(uri: str) -> "MlflowClient":

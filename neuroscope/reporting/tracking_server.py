@@ -97,16 +97,6 @@ def server_arguments(home: Path, port: int) -> list[str]:
     ]
 
 
-def check_tracking() -> None:
-    """Check that results can be recorded, before any work is done.
-
-    Raises:
-        TrackingError: the server does not respond, or `MLFLOW_RUN_ID` is set.
-    """
-    check_no_outer_run()
-    check_reachable(tracking_uri())
-
-
 def check_no_outer_run() -> None:
     """Raise TrackingError if `MLFLOW_RUN_ID` is set: MLflow would use that run for every result."""
     if run_id := os.environ.get("MLFLOW_RUN_ID"):

@@ -86,9 +86,9 @@ def take_picture(page, name):
 class RunningStack:
     """The stack of a copy of the repository, with ports and a project of its own."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, name="test"):
         self.folder = folder
-        self.project = f"neuroscope-test-{os.getpid()}"
+        self.project = f"neuroscope-{name}-{os.getpid()}"
         ports = free_ports("mlflow", "prefect", "health")
         self.mlflow, self.prefect, self.health_page = (
             f"http://127.0.0.1:{port}" for port in ports.values()
@@ -103,6 +103,11 @@ class RunningStack:
             "PREFECT_ADDRESS": self.prefect,
         }
         self.configure(values)
+
+    def another(self, folder):
+        """Return the stack of another machine, of which nothing runs."""
+        copy_repository(folder)
+        return RunningStack(folder, "elsewhere")
 
     def configure(self, values):
         """Change settings of docker/.env."""

@@ -159,6 +159,25 @@ def test_the_flow_run_of_a_killed_worker_is_marked_and_the_next_one_runs(stack):
     assert sorted(statuses) == ["FINISHED"] * 3 + ["KILLED"]
 
 
+def test_a_worker_elsewhere_needs_two_passwords_and_the_addresses(stack, tmp_path):
+    elsewhere = stack.another(tmp_path)
+    for name in ("mlflow_password", "prefect_password"):
+        (elsewhere.folder / "docker/secrets" / name).write_text(stack.secret(name))
+    elsewhere.configure({"WORKER_NAME": "elsewhere"})
+    try:
+        elsewhere.compose("up", "--no-start", "--no-deps", "worker")
+        worker = elsewhere.container("worker")["Id"]
+        run("docker", "network", "connect", f"{stack.project}_default", worker)
+        stack.compose("stop", "worker")
+        elsewhere.compose("start", "worker")
+        flow_run = stack.start_flow("compare", prompts=PROMPTS)
+        assert stack.final_state(flow_run) == "COMPLETED"
+        assert flow_run in elsewhere.compose("logs", "--no-color", "worker")
+    finally:
+        elsewhere.remove()
+    stack.start()
+
+
 def test_a_backup_replaces_everything(stack, tmp_path):
     counts = stack.counts()
     run("docker/backup", tmp_path / "backup", folder=stack.folder)
@@ -177,8 +196,13 @@ def test_several_servers_of_prefect_and_an_object_store_do_the_same_work(stack):
         provide(name)
     stack.compose("down", "--volumes")
     address = "http://prefect-api:4200/api"
-    settings = {"ARTIFACTS": "s3://neuroscope", "MESSAGES": "redis", "STACK_PREFECT": address}
-    stack.configure(settings)
+    stack.configure(
+        {
+            "STACK_ARTIFACTS": "s3://neuroscope",
+            "STACK_MESSAGES": "redis",
+            "STACK_PREFECT": address,
+        }
+    )
     stack.start("s3", "scale")
     flow_run = stack.start_flow("compare", prompts=PROMPTS)
     assert stack.final_state(flow_run) == "COMPLETED"
@@ -189,4 +213,8 @@ def test_several_servers_of_prefect_and_an_object_store_do_the_same_work(stack):
     )
     assert file.status_code == 200 and "<html" in file.text
     assert stack.compose("exec", "-T", "mlflow", "find", "/artifacts", "-type", "f") == ""
-    assert "events" in stack.compose("exec", "-T", "redis", "redis-cli", "keys", "*")
+    keys = ("exec", "-T", "redis", "redis-cli", "-e")
+    with pytest.raises(AssertionError, match="Authentication required"):
+        stack.compose(*keys, "keys", "*")
+    password = ("-a", stack.secret("redis_password"), "--no-auth-warning")
+    assert "events" in stack.compose(*keys, *password, "keys", "*")
