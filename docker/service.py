@@ -78,7 +78,7 @@ def remove_deleted() -> Command:
     use_mlflow_login()
     use_object_store()
     collect = "from mlflow.cli import gc; gc(['--backend-store-uri', os.environ['DATABASE']])"
-    return ["-c", f"import os; {collect}"]
+    return ["-c", "import os; " + collect]
 
 
 def use_object_store() -> None:
@@ -132,14 +132,28 @@ def deploy() -> Command:
     server = PrefectServer.from_environment()
     server.create_work_pool()
     server.create_crash_automation()
+    show_runs()
     return ["-m", "prefect", "--no-prompt", "deploy", "--all"]
+
+
+def show_runs() -> None:
+    """Create the experiments of all studies in MLflow, and print where their charts are."""
+    from neuroscope.reporting.experiments import runs_pages
+    from neuroscope.reporting.tracking_server import browser_address
+    from neuroscope.studies.study import STUDIES
+
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    for kind, address in runs_pages(browser_address(uri), uri, [*STUDIES, "monitor"]).items():
+        print(f"Runs of {kind}: {address}", flush=True)
 
 
 def worker() -> Command:
     """Prepare a worker, which runs flows in processes of its container."""
     connect()
+    from flows.environment import LOG_LINES
     from flows.prefect_server import WORK_POOL
 
+    os.environ.update(LOG_LINES)
     options = ["--pool", WORK_POOL, "--type", "process", "--limit", os.environ["FLOWS_AT_ONCE"]]
     return ["-m", "prefect", "worker", "start", *options, "--with-healthcheck"]
 
@@ -151,9 +165,27 @@ def health() -> Command:
 
 
 def connect() -> None:
-    """Give clients the passwords of MLflow and Prefect."""
+    """Give clients the passwords of MLflow and Prefect, and end with a message if one is wrong."""
     use_mlflow_login()
     os.environ["PREFECT_API_AUTH_STRING"] = login("prefect_password")
+    mlflow, prefect = os.environ["MLFLOW_TRACKING_URI"], os.environ["PREFECT_API_URL"]
+    check_password(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=1", "mlflow_password")
+    check_password(f"{prefect}/admin/version", "prefect_password")
+
+
+def check_password(address: str, password: str) -> None:
+    """End with a message if a server refuses a password; it may not be started yet."""
+    request = urllib.request.Request(address, headers=authorization(password))
+    try:
+        urllib.request.urlopen(request, timeout=10).close()
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            sys.exit(
+                f"{address} refuses the password in {SECRETS / password} (status {error.code});"
+                " put the server's password there, or restart the server if you changed it"
+            )
+    except (urllib.error.URLError, OSError):
+        return
 
 
 def use_mlflow_login() -> None:
@@ -163,7 +195,11 @@ def use_mlflow_login() -> None:
 
 
 def login(name: str) -> str:
-    return f"{ADMIN}:{secret(name)}"
+    """Return name and password; end with a message if Prefect would answer with errors."""
+    password = secret(name)
+    if not password.isascii():
+        sys.exit(f"{SECRETS / name} has characters that are not ASCII; choose another password")
+    return f"{ADMIN}:{password}"
 
 
 def check_mlflow() -> None:
@@ -179,12 +215,17 @@ def check_prefect() -> None:
 
 def check_health() -> None:
     """Ask for the health of the stack, whatever it is: the service itself has to answer."""
-    ask("http://health:5080/")
+    ask("http://health:5080/alive")
 
 
 def check_worker() -> None:
     """Ask the worker whether it still polls Prefect."""
     ask(f"http://127.0.0.1:{WORKER_PORT}/health")
+
+
+def authorization(password: str) -> dict[str, str]:
+    """Return the header of a login."""
+    return {"Authorization": f"Basic {base64.b64encode(login(password).encode()).decode()}"}
 
 
 def ask(address: str, password: str = "", document: object = None) -> None:
@@ -197,7 +238,7 @@ def ask(address: str, password: str = "", document: object = None) -> None:
     """
     headers = {"Content-Type": "application/json"}
     if password:
-        headers["Authorization"] = f"Basic {base64.b64encode(login(password).encode()).decode()}"
+        headers |= authorization(password)
     data = None if document is None else json.dumps(document).encode()
     try:
         urllib.request.urlopen(urllib.request.Request(address, data, headers), timeout=10).close()

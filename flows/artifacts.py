@@ -36,8 +36,8 @@ def publish(
             "\n\n".join(filter(None, [texts[run.id], _figure(tracker, run.id, figure), link_text])),
             description=" · ".join(filter(None, [plain_markdown(run.name), link_text])),
         )
-        if address := links.get("MLflow run"):
-            get_run_logger().info(f"MLflow run {run.name}: {address}")
+        for title, address in links.items():
+            get_run_logger().info(f"{run.name}, {title}: {address}")
 
 
 def _recorded_runs(experiment: Experiment, tracker: Tracker) -> list[RecordedRun]:

@@ -18,6 +18,7 @@ from neuroscope.home import home
 from neuroscope.json_text import json_text
 from neuroscope.labels import distinct_labels
 from neuroscope.redaction import redacted
+from neuroscope.reporting.mlflow_pages import experiments_page
 from neuroscope.reporting.tables import Section, Table
 
 if TYPE_CHECKING:
@@ -220,7 +221,11 @@ def counted(number: int, noun: str) -> str:
 
 def show_addresses(addresses: StackAddresses) -> None:
     """Print the addresses of servers and deployments; a line ends with its link."""
-    lines = [f"{title:8} {address}" for title, address in addresses.servers.items()]
+    # MLflow itself opens on a page about traces
+    lines = [
+        f"{title:8} {experiments_page(address) if title == 'MLflow' else address}"
+        for title, address in addresses.servers.items()
+    ]
     for name, page in sorted(addresses.deployments.items()):
         lines.append(f"Run {name}: {page}")
         if runs := addresses.runs.get(name):

@@ -17,6 +17,14 @@ NO_TELEMETRY = {
 }
 """Variables that turn off the telemetry of MLflow and Prefect."""
 
+_LINE = "%(asctime)s.%(msecs)03d | %(levelname)-7s | flow run %(flow_run_id)s | "
+LOG_LINES = {
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": _LINE + "%(message)s",
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": _LINE
+    + "task %(task_run_name)s | %(message)s",
+}
+"""Variables with which each line of a worker's log has the id of its flow run."""
+
 
 def prepare_environment() -> None:
     """Turn off telemetry, and store the database of the embedded Prefect in the home folder.

@@ -1,7 +1,8 @@
 """Health of the whole stack, at one address: `curl http://127.0.0.1:5080/health`.
 
-`python -m flows.health` serves it. The servers are those that `MLFLOW_TRACKING_URI` and
-`PREFECT_API_URL` name; logins are read from the variables that MLflow and Prefect read.
+`python -m flows.health` serves it, and at `/` a page with the addresses of all forms and runs. The
+servers are those that `MLFLOW_TRACKING_URI` and `PREFECT_API_URL` name; logins are read from the
+variables that MLflow and Prefect read.
 """
 
 import argparse
@@ -11,17 +12,21 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from neuroscope.errors import NeuroscopeError, StackError
 from neuroscope.files import size_text
 from neuroscope.home import home
 from neuroscope.redaction import redacted
+from neuroscope.reporting.experiments import experiment_name
+from neuroscope.reporting.mlflow_pages import runs_page
+from neuroscope.reporting.tracking_server import browser_address
 from neuroscope.storage.disk import free_bytes
 
-PATH = "/health"
+PATH, ALIVE = "/health", "/alive"
 _LEAST_FREE = 10**9  # bytes on the disk of the home folder
-_RECENT = timedelta(seconds=90)  # since the last sign of life of a worker
+_RECENT = timedelta(seconds=50)  # since the last sign of life of a worker, one each 30 seconds
 
 
 @dataclass(frozen=True)
@@ -59,23 +64,31 @@ def _timed(check: Callable[[], str]) -> Check:
 
 def _check_mlflow() -> str:
     """Search experiments, which MLflow reads from its database."""
+    _experiments()
+    return "answers"
+
+
+def _experiments() -> dict[str, str]:
+    """Return the ids of the experiments of studies by the kinds of study, from MLflow."""
     import httpx
 
-    address = os.environ.get("MLFLOW_TRACKING_URI", "")
     login = [os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD")]
-    search = f"{address}/api/2.0/mlflow/experiments/search"
+    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    prefix = experiment_name("")
     try:
         response = httpx.get(
-            search,
-            params={"max_results": 1},
+            f"{address}/api/2.0/mlflow/experiments/search",
+            params={"max_results": 100, "filter": f"name LIKE '{prefix}%'"},
             auth=(login[0], login[1]) if all(login) else None,
             timeout=10,
             trust_env=False,
         )
-        response.raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise StackError(f"MLflow does not answer: {error}") from error
-    return "answers"
+    if not response.is_success:
+        raise StackError(f"MLflow answers with status {response.status_code}; see its log")
+    rows = response.json().get("experiments", [])
+    return {row["name"].removeprefix(prefix): row["experiment_id"] for row in rows}
 
 
 def _check_prefect() -> str:
@@ -92,9 +105,9 @@ def _check_worker() -> str:
 
     server = PrefectServer.from_environment()
     if not server.has_worker(since=datetime.now(UTC) - _RECENT):
-        raise StackError(f"no worker has polled within {_RECENT.seconds} seconds")
+        raise StackError(f"no worker has polled in the last {_RECENT.seconds} seconds")
     if not (deployed := server.deployment_pages()):
-        raise StackError("no flow is ready to run")
+        raise StackError("a worker polls, but no flow is deployed")
     return f"polls; {len(deployed)} flows are ready to run"
 
 
@@ -105,13 +118,58 @@ def _check_disk() -> str:
     return f"{size_text(free)} free"
 
 
+def links_page() -> str:
+    """Return a page with the addresses of all forms in Prefect and of all runs in MLflow."""
+    parts = [f"<p><a href='{PATH}'>Health of all services</a></p>"]
+    for title, links in (("Start a flow", _forms), ("Runs, with charts", _runs)):
+        try:
+            items = [
+                f"<li><a href='{escape(address)}'>{escape(name)}</a></li>"
+                for name, address in sorted(links().items())
+            ]
+        except NeuroscopeError as error:
+            items = [f"<li>{escape(str(error))}</li>"]
+        parts.append(f"<h2>{title}</h2><ul>{''.join(items) or '<li>none yet</li>'}</ul>")
+    return _PAGE.format("".join(parts))
+
+
+_PAGE = (
+    "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>neuroscope</title>"
+    "<style>body {{font: 16px/1.5 sans-serif; margin: 3em auto; max-width: 40em; color: #222}}"
+    " a {{color: #1f5fa8}}</style></head><body><h1>neuroscope</h1>{}</body></html>"
+)
+
+
+def _forms() -> dict[str, str]:
+    """Return the address of the form of each deployment, for a browser."""
+    from flows.prefect_server import PrefectServer
+
+    server = PrefectServer.from_environment()
+    root = os.environ.get("PREFECT_UI_URL") or server.address
+    return {
+        name: root + address.removeprefix(server.address)
+        for name, address in server.deployment_pages().items()
+    }
+
+
+def _runs() -> dict[str, str]:
+    """Return the address of the charts of each kind of study, for a browser."""
+    server = browser_address(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    return {kind: runs_page(server, id) for kind, id in _experiments().items()}
+
+
 class _Handler(BaseHTTPRequestHandler):
     """Answers requests of the health as JSON, with status 503 unless all is well."""
 
     def do_GET(self) -> None:
-        if self.path != PATH:
-            self._answer(200 if self.path == "/" else 404, {"health": PATH})
-            return
+        if self.path == "/":
+            self._send(200, "text/html; charset=utf-8", links_page().encode())
+        elif self.path == PATH:
+            self._answer_health()
+        else:
+            self._answer(200 if self.path == ALIVE else 404, {"health": PATH})
+
+    def _answer_health(self) -> None:
         checks = stack_health()
         ok = all(check.ok for check in checks.values())
         parts = {name: asdict(check) for name, check in checks.items()}
@@ -119,9 +177,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200 if ok else 503, document)
 
     def _answer(self, status: int, document: Mapping[str, object]) -> None:
-        content = json.dumps(document, indent=2).encode() + b"\n"
+        self._send(status, "application/json", json.dumps(document, indent=2).encode() + b"\n")
+
+    def _send(self, status: int, kind: str, content: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)

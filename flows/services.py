@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from flows.health import ALIVE, PATH
 from flows.prefect_server import WORK_POOL, PrefectServer
 from flows.processes import Children
 from neuroscope.errors import StackError, TrackingError
@@ -148,9 +149,9 @@ def health_service(port: int) -> Service:
     return Service(
         "health",
         ("-m", "flows.health", "--host", HOST, "--port", str(port)),
-        lambda: _responds(f"{address(port)}/"),
+        lambda: _responds(f"{address(port)}{ALIVE}"),
         title="Health",
-        address=f"{address(port)}/health",
+        address=f"{address(port)}{PATH}",
     )
 
 

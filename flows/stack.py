@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 from flows import signals
-from flows.environment import NO_TELEMETRY, prefect_variables
+from flows.environment import LOG_LINES, NO_TELEMETRY, prefect_variables
 from flows.prefect_server import PrefectServer
 from flows.processes import Children, check_alone, check_disk, check_ports, end
 from flows.running_stack import recorded_servers
@@ -199,6 +199,7 @@ def stack_environment(mlflow: str, prefect: str) -> dict[str, str]:
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_UI_V2_ENABLED": "false",  # each V2 page sends a request to another host
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
+        **LOG_LINES,
         "PREFECT_WORKER_QUERY_SECONDS": "2",  # otherwise a run waits up to ten seconds
         # otherwise SQLite records task runs many seconds late
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",

@@ -54,7 +54,8 @@ def check_allowed(path: Path) -> None:
     """Check that a path that a user named is in a folder from which this process may read.
 
     On a server, `NEUROSCOPE_ROOTS` names these folders, separated by colons; the home folder is
-    always one of them. If it is not set, as at a desk, every path is allowed. Links are followed.
+    always one of them. If it is not set, as at a desk, every path is allowed. Links are resolved
+    before the check.
 
     Raises:
         NeuroscopeError: the path is outside all of these folders.
@@ -67,5 +68,5 @@ def check_allowed(path: Path) -> None:
     if not any(real.is_relative_to(root.resolve()) for root in allowed):
         raise NeuroscopeError(
             f"'{path}' is outside the folders from which this server may read",
-            remedy=f"move it into one of {', '.join(roots.split(os.pathsep))}",
+            remedy=f"move it into {' or '.join(roots.split(os.pathsep))}",
         )

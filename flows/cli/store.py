@@ -59,7 +59,7 @@ def prune(
         raise NeuroscopeError(f"--older-than is {older_than:g}; give a number of days, 0 or more")
     if (older_than is None) != all:
         problem = (
-            "--older-than and --all exclude each other" if all else "nothing to remove is named"
+            "--older-than and --all exclude each other" if all else "it is not said what to remove"
         )
         raise NeuroscopeError(
             problem,

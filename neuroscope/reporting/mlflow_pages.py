@@ -10,6 +10,11 @@ from urllib.parse import quote, urlencode
 _TRAINING = {"workflowType": "machine_learning"}
 
 
+def experiments_page(server: str) -> str:
+    """Return the address of the list of experiments."""
+    return _page(server, "experiments")
+
+
 def run_page(server: str, experiment_id: str, run_id: str) -> str:
     """Return the address of a run's page."""
     return _page(server, f"experiments/{experiment_id}/runs/{run_id}")

@@ -93,6 +93,7 @@ class RunningStack:
         self.mlflow, self.prefect, self.health_page = (
             f"http://127.0.0.1:{port}" for port in ports.values()
         )
+        self.links = f"{self.health_page}/"
         run("docker/setup", folder=folder)
         values = {
             "COMPOSE_PROJECT_NAME": self.project,
