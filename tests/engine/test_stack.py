@@ -64,6 +64,7 @@ def test_a_form_starts_a_flow_whose_run_is_found_in_mlflow(stack):
         page.get_by_role("link", name="compare", exact=True).last.click()
         page.get_by_text("minilm").first.wait_for()
         page.locator(".plotly, canvas, svg.main-svg").first.wait_for()
+        page.get_by_role("button", name="Close", exact=True).click()  # the assistant
         take_picture(page, "stack_run.png")
         page.get_by_text("minilm").first.click()
         page.get_by_text("through the form").first.wait_for()
