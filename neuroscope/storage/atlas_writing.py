@@ -1,0 +1,210 @@
+"""Writing an atlas: its tables into one DuckDB file, atomically."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from neuroscope.errors import StoreError
+from neuroscope.files import absolute, sync_folder
+from neuroscope.storage.atlas_connection import connect_to_write, writing_error
+from neuroscope.storage.atlas_schema import (
+    MEANINGS,
+    NEIGHBOURS,
+    ORDER,
+    SCHEMA,
+    TABLES,
+    TOKENS,
+    VERSION_TABLE,
+    AtlasColumn,
+)
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+
+MEMORY = "1GB"
+"""Most memory that DuckDB uses; larger tables are sorted on the disk."""
+
+Frames: TypeAlias = "pd.DataFrame | Iterable[pd.DataFrame]"
+"""The rows of a table, at once or in parts."""
+
+
+def write_atlas(path: str | Path, tables: Mapping[str, Frames]) -> Path:
+    """Write an atlas and return its path.
+
+    >>> write_atlas("atlas.duckdb", {"model": model, "prompt": prompts, ...})
+
+    The file appears under its name only when it is complete and on the disk. The rows of a table
+    may come in any order and in parts, of which one at a time is in memory.
+
+    Args:
+        path: file to create, which must not exist.
+        tables: table -> frame, or iterable of frames, with the columns of `TABLES`.
+
+    Raises:
+        ValueError: a table or column is missing or unknown, or a value does not fit its column.
+        StoreError: the file exists, or cannot be written.
+        ResourceError: the disk is full.
+    """
+    import duckdb
+
+    path = absolute(path)
+    _check_names("the atlas", "tables", tables, TABLES)
+    check_absent(path)
+    try:
+        with unfinished_file(path) as file:
+            _write(file, tables)
+            sync_file(file)
+            check_absent(path)
+            file.rename(path)
+            sync_folder(path.parent)
+    except (OSError, duckdb.Error) as error:
+        raise writing_error(path, error) from error
+    return path
+
+
+def check_absent(path: Path) -> None:
+    """Raise StoreError if the file of an atlas that is to be written exists."""
+    if path.exists():
+        raise StoreError(
+            f"{path} exists, and an atlas is never changed",
+            remedy="choose another path, or delete the file first",
+        )
+
+
+@contextmanager
+def unfinished_file(path: Path) -> Iterator[Path]:
+    """Yield a path in a hidden folder beside `path`; the folder is removed in the end."""
+    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir()
+    try:
+        yield folder / path.name
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(file: Path, tables: Mapping[str, Frames]) -> None:
+    """Write all tables into a new file."""
+    with closing(connect_to_write(file, file.with_name("spill"), MEMORY)) as connection:
+        for table, columns in TABLES.items():
+            connection.execute(_definition(table, columns))
+            _comment(connection, table, columns)
+            _insert(connection, table, tables[table])
+        rows = connection.execute("SELECT count(*) FROM model").fetchone()
+        if rows != (1,):
+            raise ValueError(f"the table model needs one row, not {rows and rows[0]}")
+        connection.execute(f"CREATE TABLE {VERSION_TABLE} (version INTEGER)")
+        connection.execute(f"INSERT INTO {VERSION_TABLE} VALUES (?)", [SCHEMA])
+        connection.execute("CHECKPOINT atlas")
+
+
+def _definition(table: str, columns: Iterable[AtlasColumn]) -> str:
+    """Return the statement that creates a table."""
+    keys = ORDER[table]
+    parts = [
+        f'"{column.name}" {column.type}{" NOT NULL" * (column.name in keys)}' for column in columns
+    ]
+    return f"CREATE TABLE {table} ({', '.join(parts)})"
+
+
+def _comment(
+    connection: "duckdb.DuckDBPyConnection", table: str, columns: Iterable[AtlasColumn]
+) -> None:
+    """Store the meaning of a table and its columns, which `duckdb_columns()` then lists."""
+    connection.execute(f"COMMENT ON TABLE {table} IS {_literal(MEANINGS[table])}")
+    for column in columns:
+        meaning = _literal(column.meaning)
+        connection.execute(f'COMMENT ON COLUMN {table}."{column.name}" IS {meaning}')
+
+
+def _literal(text: str) -> str:
+    """Return a text of this package in quotes: COMMENT takes no parameters."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _insert(connection: "duckdb.DuckDBPyConnection", table: str, frames: Frames) -> None:
+    """Insert the rows of a table, sorted."""
+    import duckdb
+
+    connection.execute(f"CREATE TEMP TABLE staging AS FROM {table} LIMIT 0")
+    for frame in _parts(frames):
+        connection.register("part", _arrow_table(table, frame))
+        connection.execute("INSERT INTO staging BY NAME FROM part")
+        connection.unregister("part")
+    keys = ", ".join(ORDER[table])
+    try:
+        connection.execute(f"INSERT INTO {table} FROM staging ORDER BY {keys}")
+    except duckdb.ConstraintException as error:
+        raise ValueError(f"the table {table} needs values of {keys}: {error}") from error
+    connection.execute("DROP TABLE staging")
+
+
+def _parts(frames: Frames) -> "Iterable[pd.DataFrame]":
+    """Return the rows of a table as an iterable of frames."""
+    import pandas as pd
+
+    return [frames] if isinstance(frames, pd.DataFrame) else frames
+
+
+def _arrow_table(table: str, frame: "pd.DataFrame") -> Any:
+    """Return a frame with the types of a table; NaN becomes NULL.
+
+    Raises:
+        ValueError: a column is missing or unknown, or a value does not fit its column.
+    """
+    import pyarrow as pa
+
+    columns = TABLES[table]
+    _check_names(
+        f"the table {table}", "columns", frame.columns, [column.name for column in columns]
+    )
+    schema = pa.schema([(column.name, _arrow_type(column.type)) for column in columns])
+    try:
+        return pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+    except (pa.ArrowException, OverflowError) as error:
+        raise ValueError(f"the table {table} cannot be written: {error}") from error
+
+
+def _arrow_type(sql: str) -> Any:
+    """Return the Arrow type of a type in SQL."""
+    import pyarrow as pa
+
+    scalars = {
+        "BOOLEAN": pa.bool_(),
+        "TINYINT": pa.int8(),
+        "INTEGER": pa.int32(),
+        "BIGINT": pa.int64(),
+        "REAL": pa.float32(),
+        "DOUBLE": pa.float64(),
+        "VARCHAR": pa.string(),
+        TOKENS[:-2]: pa.struct([("token", pa.string()), ("score", pa.float32())]),
+        NEIGHBOURS[:-2]: pa.struct([("neuron", pa.int32()), ("cosine", pa.float32())]),
+    }
+    scalar = scalars[sql.removesuffix("[]")]
+    return pa.list_(scalar) if sql.endswith("[]") else scalar
+
+
+def _check_names(owner: str, kind: str, names: Iterable[object], expected: Iterable[str]) -> None:
+    """Raise ValueError unless the names are the expected ones, in any order."""
+    names, expected = list(names), list(expected)
+    missing = [name for name in expected if name not in names]
+    unknown = [name for name in names if name not in expected]
+    repeated = {name for name in names if names.count(name) > 1}
+    problems = [
+        f"{problem} {kind}: {', '.join(map(str, which))}"
+        for problem, which in (("missing", missing), ("unknown", unknown), ("repeated", repeated))
+        if which
+    ]
+    if problems:
+        raise ValueError(f"{owner} has {'; '.join(problems)}")
+
+
+def sync_file(file: Path) -> None:
+    """Flush a file to the disk."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
