@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from neuroscope.reporting.tracking import Tracker
     from neuroscope.sites import Site
     from neuroscope.storage.activation_store import read_activations, read_parts
+    from neuroscope.storage.atlas_file import Atlas
+    from neuroscope.studies.atlas.changes import atlas_changes
+    from neuroscope.studies.atlas.find import open_atlas
+    from neuroscope.studies.atlas.result import AtlasResult
+    from neuroscope.studies.atlas.search import search_text
+    from neuroscope.studies.atlas.study import build_atlas, run_atlas
     from neuroscope.studies.compare.result import Comparison
     from neuroscope.studies.compare.study import compare, run_comparison
     from neuroscope.studies.drift.result import DriftResult
@@ -38,6 +44,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Activations": "neuroscope.activations",
+    "Atlas": "neuroscope.storage.atlas_file",
+    "AtlasResult": "neuroscope.studies.atlas.result",
     "Comparison": "neuroscope.studies.compare.result",
     "DriftResult": "neuroscope.studies.drift.result",
     "Experiment": "neuroscope.experiment",
@@ -48,6 +56,8 @@ _HOMES = {
     "PromptSet": "neuroscope.prompts",
     "Site": "neuroscope.sites",
     "Tracker": "neuroscope.reporting.tracking",
+    "atlas_changes": "neuroscope.studies.atlas.changes",
+    "build_atlas": "neuroscope.studies.atlas.study",
     "compare": "neuroscope.studies.compare.study",
     "drift": "neuroscope.studies.drift.study",
     "extract": "neuroscope.extraction.extract",
@@ -55,18 +65,23 @@ _HOMES = {
     "layers": "neuroscope.studies.layers.study",
     "load_experiment": "neuroscope.studies.study",
     "load_model": "neuroscope.studies.models",
+    "open_atlas": "neuroscope.studies.atlas.find",
     "plot_activations": "neuroscope.reporting.plots",
     "plot_difference": "neuroscope.reporting.plots",
     "read_activations": "neuroscope.storage.activation_store",
     "read_parts": "neuroscope.storage.activation_store",
     "read_prompts": "neuroscope.prompt_files",
+    "run_atlas": "neuroscope.studies.atlas.study",
     "run_comparison": "neuroscope.studies.compare.study",
     "run_drift": "neuroscope.studies.drift.study",
     "run_layers": "neuroscope.studies.layers.study",
+    "search_text": "neuroscope.studies.atlas.search",
 }
 
 __all__ = [
     "Activations",
+    "Atlas",
+    "AtlasResult",
     "Comparison",
     "DriftResult",
     "Experiment",
@@ -78,6 +93,8 @@ __all__ = [
     "PromptSet",
     "Site",
     "Tracker",
+    "atlas_changes",
+    "build_atlas",
     "compare",
     "drift",
     "extract",
@@ -85,14 +102,17 @@ __all__ = [
     "layers",
     "load_experiment",
     "load_model",
+    "open_atlas",
     "plot_activations",
     "plot_difference",
     "read_activations",
     "read_parts",
     "read_prompts",
+    "run_atlas",
     "run_comparison",
     "run_drift",
     "run_layers",
+    "search_text",
 ]
 
 

@@ -29,6 +29,8 @@ class Architecture:
     mlp_width: str = "intermediate_size"
     positions_after_padding: bool = False  # whether position ids start after pad_token_id
     rotary: bool = False  # whether positions are rotary embeddings, whose limit can be extended
+    gated: bool = False  # whether `mlp_act` is the product of two projections
+    activation: str = "hidden_act"  # key of config.json
 
     def count(self, config: Mapping[str, Any]) -> int:
         """Return the number of layers of the configured model."""
@@ -57,6 +59,10 @@ class Architecture:
             return rotary_limit(config)
         return int(config[self.limit]) - self.first_position(config)
 
+    def silences(self, config: Mapping[str, Any]) -> bool:
+        """Return whether neurons of `mlp_act` are off or on: gated, or with a ReLU."""
+        return self.gated or "relu" in str(config.get(self.activation, ""))
+
     def neurons(self, config: Mapping[str, Any], component: str) -> int:
         """Return the number of neurons of a component; for `logits`, the size of the vocabulary."""
         width = int(config[self.width])
@@ -73,6 +79,7 @@ _LLAMA_PATHS: Any = {
     "pre_norm": True,
     "final_norm": "norm",
     "rotary": True,
+    "gated": True,
 }
 _BERT_PATHS: Any = {
     "layers": "encoder.layer",
@@ -94,6 +101,7 @@ _SUPPORTED = (
         layer_count="n_layers",
         width="dim",
         mlp_width="hidden_dim",
+        activation="activation",
     ),
     Architecture(
         "gpt2",
@@ -107,6 +115,7 @@ _SUPPORTED = (
         limit="n_positions",
         width="n_embd",
         mlp_width="n_inner",
+        activation="activation_function",
     ),
     Architecture("llama", **_LLAMA_PATHS),
     Architecture("mistral", **_LLAMA_PATHS),

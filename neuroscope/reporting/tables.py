@@ -28,11 +28,15 @@ class Column:
     """Meaning of its values, shown where there is room."""
     digits: int = 4
     """Number of decimals."""
+    tiny: bool = False
+    """Whether a value that would be rounded to zero is shown as below the last digit: <0.001."""
 
     def text(self, cell: Cell) -> str:
         """Return the text of a cell: strings and integers unchanged, other numbers rounded."""
         if cell is None:
             return NO_VALUE
+        if self.tiny and isinstance(cell, float) and abs(cell) < 10**-self.digits:
+            return f"<{10**-self.digits:.{self.digits}f}"
         return number(cell, self.digits) if isinstance(cell, float) else str(cell)
 
     @classmethod

@@ -24,6 +24,7 @@ STUDIES: Mapping[str, str] = {
     "compare": "neuroscope.studies.compare.study",
     "layers": "neuroscope.studies.layers.study",
     "drift": "neuroscope.studies.drift.study",
+    "atlas": "neuroscope.studies.atlas.study",
 }
 """Kind of study -> module that contains its `STUDY`, imported when it is first used."""
 

@@ -1,11 +1,12 @@
 """Models under study: their labels, sites and settings, without loading them."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
-from neuroscope.errors import ModelError
+from neuroscope.errors import HeadlessError, ModelError, ResourceError
 from neuroscope.experiment import Fingerprints, ModelsExperiment
 from neuroscope.experiment_faults import about
 from neuroscope.extraction.checkpoints import Checkpoint
@@ -95,18 +96,31 @@ def extraction_spec(
     )
 
 
-def model_loader(experiment: ModelsExperiment, subject: Subject) -> Callable[[], Model]:
-    """Return a function that loads the model of a subject when it is first called."""
+def model_loader(
+    experiment: ModelsExperiment, subject: Subject, *, head: bool = False
+) -> Callable[[], Model]:
+    """Return a function that loads the model of a subject when it is first called.
+
+    Args:
+        experiment: settings of the model.
+        subject: model to load.
+        head: whether to load the language-model head, if there is one and it fits into memory.
+    """
+    load_with = partial(
+        load_model,
+        subject.checkpoint,
+        device=experiment.device,
+        dtype=experiment.dtype,
+        attention=experiment.attention,
+        memory=experiment.memory,
+    )
 
     @cache
     def load() -> Model:
-        return load_model(
-            subject.checkpoint,
-            device=experiment.device,
-            dtype=experiment.dtype,
-            attention=experiment.attention,
-            memory=experiment.memory,
-        )
+        if head and experiment.memory != "stream":  # a model with its head cannot be streamed
+            with suppress(HeadlessError, ResourceError):
+                return load_with(head=True)
+        return load_with()
 
     return load
 

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from neuroscope.reporting.metrics import Metric
@@ -103,10 +104,12 @@ def plot_matrix(
     if cells.size <= MOST_NUMBERS:
         _separate(axes, cells.shape)
         _write_numbers(axes, image, cells)
-    bar = (frame.left + frame.width + 0.15, frame.foot, 0.16, frame.top - frame.foot)
-    add_color_bar(figure, image, bar, [metric.axis_label], _extend(cells, low, high))
+    box = (frame.left + frame.width + 0.15, frame.foot, 0.16, frame.top - frame.foot)
+    bar = add_color_bar(figure, image, box, [metric.axis_label], _extend(cells, low, high))
+    if not (cells % 1).any():  # counts
+        bar.locator = MaxNLocator(integer=True)
     if np.isnan(cells).any():
-        corner = (bar[0] / frame.page_width, 0)
+        corner = (box[0] / frame.page_width, 0)
         figure.legend([Patch(**MISSING)], ["n/a"], bbox_to_anchor=corner, **LEGEND)
     return figure
 

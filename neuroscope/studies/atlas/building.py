@@ -1,0 +1,322 @@
+"""Steps of building an atlas of one model: pilot, passes over the shards, and the database."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope.errors import StoreError
+from neuroscope.extraction.models import Model
+from neuroscope.extraction.neuron_weights import weight_profile
+from neuroscope.files import absolute
+from neuroscope.home import create_home
+from neuroscope.progress import Progress, silent
+from neuroscope.sites import Site
+from neuroscope.stats.confounds import q_values
+from neuroscope.stats.group_moments import activation_entropy, entropy_selected
+from neuroscope.storage.activation_store import read_parts, store_folder
+from neuroscope.storage.atlas_writing import write_atlas
+from neuroscope.storage.statistics import read_statistics
+from neuroscope.studies.atlas.counts import AtlasStatistics, Context, SiteCounts
+from neuroscope.studies.atlas.directions import direction_areas, direction_frame
+from neuroscope.studies.atlas.experiment import AtlasExperiment
+from neuroscope.studies.atlas.frames import (
+    SiteMeasures,
+    covariate_frame,
+    example_frame,
+    neuron_frame,
+    prompt_frames,
+    selectivity_frame,
+    token_frame,
+    topic_frame,
+)
+from neuroscope.studies.atlas.measures import Confounds, selectivity_of, verdicts_of
+from neuroscope.studies.atlas.pilot import Pilot, run_pilot
+from neuroscope.studies.atlas.provenance import model_frame
+from neuroscope.studies.atlas.shards import Shard
+from neuroscope.studies.atlas.topics import TopicIndex
+from neuroscope.studies.store.spec import ExtractionSpec
+from neuroscope.studies.store.store import StoredActivations, store_activations
+from neuroscope.tokens import TokenBlock, Vocabulary
+
+_VERSION = 1
+"""Version of what is counted and measured; other versions are computed again."""
+_SAMPLE = 256  # prompts from which the random examples are drawn
+_WEIGHT_RANKS = 10  # tokens and neighbours per neuron
+_COUNTED = (
+    *("topic", "separator", "source", "split", "least_prompts", "leave_out", "pilot", "examples"),
+    "seed",
+)
+"""Keys of an experiment that determine the counts, beside those of the extraction."""
+_JUDGED = ("min_auroc", "min_lift", "min_one_vs_one", "max_q")
+"""Keys that determine the verdicts."""
+
+
+@dataclass(frozen=True)
+class AtlasFolder:
+    """Folder with the files of an atlas, which are complete as soon as they exist."""
+
+    path: Path
+    digest: str
+    """Digest of what determines the counts."""
+    verdicts: str
+    """Digest of the thresholds."""
+
+    @classmethod
+    def of(
+        cls, experiment: AtlasExperiment, spec: ExtractionSpec, path: Path | None = None
+    ) -> "AtlasFolder":
+        """Return the folder of an experiment in one model: `path`, or one in the home folder."""
+        digest = _digest(experiment, _COUNTED, spec.key.digest)
+        path = path or create_home("atlas", digest)
+        return cls(path, digest, _digest(experiment, _JUDGED))
+
+    @property
+    def topics(self) -> Path:
+        """File of what is known of the prompts apart from the model."""
+        return self.path / "topics.npz"
+
+    @property
+    def pilot(self) -> Path:
+        """File of the edges and regressions."""
+        return self.path / "pilot.npz"
+
+    @property
+    def atlas(self) -> Path:
+        """The database."""
+        return self.path / f"atlas-{self.verdicts}.duckdb"
+
+    def statistics(self, experiment: AtlasExperiment, offset: int) -> AtlasStatistics:
+        """Return the statistics of a shard whose first prompt has the index `offset`."""
+        topics = TopicIndex.load(self.topics)
+        context = Context(topics, experiment.examples, topics.sample(_SAMPLE))
+        return AtlasStatistics(
+            self.statistics_name, context, Pilot.load(self.pilot), experiment.pool, offset
+        )
+
+    @property
+    def statistics_name(self) -> str:
+        """Name of the stored counts."""
+        return f"atlas-{self.digest}"
+
+
+def _digest(experiment: AtlasExperiment, keys: Sequence[str], *more: str) -> str:
+    """Return a digest of some keys of an experiment."""
+    document = experiment.document()
+    content = [_VERSION, *more, *(document[key] for key in keys)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def prepare(
+    experiment: AtlasExperiment,
+    spec: ExtractionSpec,
+    load: Callable[[], Model],
+    progress: Progress = silent,
+    path: Path | None = None,
+) -> AtlasFolder:
+    """Index the topics of the prompts and run the pilot, unless both exist.
+
+    Args:
+        experiment: experiment that is run.
+        spec: extraction of all prompts.
+        load: function that returns the model; called only if the pilot does not exist.
+        progress: callback of the pilot.
+        path: existing folder for the files of the atlas; by default one in the home folder.
+    """
+    folder = AtlasFolder.of(experiment, spec, path)
+    if not folder.topics.is_file():
+        TopicIndex.of(experiment).save(folder.topics)
+    if not folder.pilot.is_file():
+        topics = TopicIndex.load(folder.topics)
+        run_pilot(load(), spec, topics, experiment.pilot, experiment.examples, progress).save(
+            folder.pilot
+        )
+    return folder
+
+
+def count_shard(
+    experiment: AtlasExperiment,
+    spec: ExtractionSpec,
+    shard: Shard,
+    folder: AtlasFolder,
+    load: Callable[[], Model],
+    progress: Progress = silent,
+    path: Path | None = None,
+) -> Path:
+    """Count the prompts of a shard, unless that is done; return the folder of the counts.
+
+    Args:
+        experiment: experiment that is run.
+        spec: extraction of all prompts.
+        shard: prompts to count.
+        folder: files of the atlas.
+        load: function that returns the model; called only if the counts are not complete.
+        progress: callback of the pass.
+        path: folder for the counts; by default one in the store of activations.
+    """
+    own = replace(spec, prompts=shard)
+    stored: StoredActivations = store_activations(
+        own,
+        path or store_folder(own.key),
+        load,
+        statistics=[folder.statistics(experiment, shard.first)],
+        values=False,
+        progress=progress,
+    )
+    return stored.folder
+
+
+def build_database(
+    experiment: AtlasExperiment,
+    spec: ExtractionSpec,
+    shards: Sequence[Path],
+    folder: AtlasFolder,
+    load: Callable[[], Model],
+    progress: Progress = silent,
+) -> Path:
+    """Merge the counts of all shards, measure every neuron, and write the database.
+
+    Args:
+        experiment: experiment that is run.
+        spec: extraction of all prompts.
+        shards: folders of the counts, in the order of the prompts.
+        folder: files of the atlas.
+        load: function that returns the model; called only if the database does not exist.
+        progress: callback of the last pass, which measures directions.
+    """
+    if folder.atlas.is_file():
+        return folder.atlas
+    model = load()
+    topics, pilot = TopicIndex.load(folder.topics), Pilot.load(folder.pilot)
+    counts = _merged(shards, folder.statistics_name, spec.sites)
+    block = _tokens(shards, model.vocabulary)
+    tokens = block.kept_counts(spec.token_rule)
+    confounds = Confounds.of(topics, tokens)
+    measures = _measures(experiment, spec, counts, pilot, topics, confounds)
+    areas = direction_areas(model, spec, topics, counts, progress)
+    profile = weight_profile(model, spec.sites, _WEIGHT_RANKS)
+    words = _words(model.vocabulary)
+    tables: dict[str, Any] = {
+        "model": model_frame(experiment, spec, topics, confounds),
+        "prompt": prompt_frames(spec.prompts, topics, block, tokens),
+        "token": token_frame(model.vocabulary),
+        "topic": topic_frame(topics, confounds, measures),
+        "covariate": covariate_frame(confounds),
+        "neuron": (neuron_frame(part, profile, words) for part in measures),
+        "selectivity": (selectivity_frame(part) for part in measures),
+        "example": (example_frame(part, block) for part in measures),
+        "direction": direction_frame(areas, measures),
+    }
+    try:
+        return write_atlas(absolute(folder.atlas), tables)
+    except StoreError:
+        if folder.atlas.is_file():  # another process has written the same meanwhile
+            return folder.atlas
+        raise
+
+
+def _merged(shards: Sequence[Path], name: str, sites: Sequence[Site]) -> dict[Site, SiteCounts]:
+    """Return the counts of every site over all parts of all shards."""
+    total: dict[Site, SiteCounts] = {}
+    for folder in shards:
+        for arrays in read_statistics(folder, name):
+            for site in sites:
+                counts = SiteCounts.from_arrays(_below(arrays, f"{site}/"))
+                total[site] = total[site].merge(counts) if site in total else counts
+    return total
+
+
+def _below(arrays: Mapping[str, NDArray[Any]], start: str) -> dict[str, NDArray[Any]]:
+    """Return the arrays whose names begin with `start`, by the rest of their names."""
+    return {
+        name.removeprefix(start): values
+        for name, values in arrays.items()
+        if name.startswith(start)
+    }
+
+
+def _tokens(shards: Sequence[Path], vocabulary: Vocabulary) -> TokenBlock:
+    """Return the tokens of all prompts."""
+    ids: list[NDArray[np.int32]] = []
+    lengths: list[NDArray[np.int64]] = []
+    for folder in shards:
+        for part in read_parts(folder, []):
+            ids.append(part.tokens.ids)
+            lengths.append(part.tokens.lengths)
+    return TokenBlock(np.concatenate(ids), np.cumsum(np.concatenate(lengths)), vocabulary)
+
+
+def _words(vocabulary: Vocabulary) -> list[str]:
+    """Return each token as a list of words shows it."""
+    return [vocabulary.display(id) for id in range(len(vocabulary.texts))]
+
+
+def _measures(
+    experiment: AtlasExperiment,
+    spec: ExtractionSpec,
+    counts: Mapping[Site, SiteCounts],
+    pilot: Pilot,
+    topics: TopicIndex,
+    confounds: Confounds,
+) -> list[SiteMeasures]:
+    """Return the measures of all sites; q-values are corrected over all of them together."""
+    measured = {site: selectivity_of(counts[site]) for site in spec.sites}
+    q = np.split(
+        q_values(np.concatenate([part.p for part in measured.values()])),
+        np.cumsum([len(part.p) for part in measured.values()])[:-1],
+    )
+    shares = topics.members[topics.heldout].mean(axis=0)
+    entropies = _entropies(spec, counts)
+    firsts = np.cumsum([0, *(len(part.p) for part in measured.values())]).tolist()
+    return [
+        SiteMeasures(
+            site,
+            first,
+            counts[site],
+            pilot.sites[site].edges,
+            own,
+            verdicts_of(own, own_q, shares, confounds.separable, experiment),
+            own_q,
+            *entropies[site],
+        )
+        for (site, own), own_q, first in zip(measured.items(), q, firsts[:-1], strict=True)
+    ]
+
+
+def _entropies(
+    spec: ExtractionSpec, counts: Mapping[Site, SiteCounts]
+) -> dict[Site, tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+    """Return the entropy of each neuron over the topics, and whether it is among the lowest.
+
+    The entropy is NaN unless neurons are off or on: those of gated MLPs and with a ReLU.
+    """
+    checkpoint = spec.checkpoint
+    defined = spec.sites[0].component == "mlp_act" and checkpoint.architecture.silences(
+        checkpoint.config
+    )
+    if not defined:
+        widths = {site: part.active.shape[1] for site, part in counts.items()}
+        return {
+            site: (np.full(width, np.nan), np.zeros(width, dtype=bool))
+            for site, width in widths.items()
+        }
+    shares = {site: _active_shares(part) for site, part in counts.items()}
+    everything = np.concatenate([*shares.values()], axis=1)
+    selected = entropy_selected(everything, activation_entropy(everything))
+    ends = np.cumsum([part.shape[1] for part in shares.values()])[:-1]
+    return {
+        site: (activation_entropy(part), own)
+        for (site, part), own in zip(shares.items(), np.split(selected, ends), strict=True)
+    }
+
+
+def _active_shares(counts: SiteCounts) -> NDArray[np.float64]:
+    """Return the share of each topic's prompts at which a neuron is positive, (topics, neurons)."""
+    prompts = counts.moments[0].count + counts.moments[1].count
+    shares: NDArray[np.float64] = counts.active[1:] / np.maximum(prompts[1:], 1)[:, None]
+    return shares

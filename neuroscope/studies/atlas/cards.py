@@ -1,0 +1,166 @@
+"""Cards of neurons: what a reader sees of a neuron, in reports and on the terminal."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope.reporting.tables import Column, Section, Table
+from neuroscope.storage.atlas_file import Atlas
+from neuroscope.storage.atlas_queries import NeuronCard
+from neuroscope.storage.atlas_schema import COVARIATES
+from neuroscope.studies.atlas.result import AtlasResult
+from neuroscope.studies.atlas.tables import (
+    AREA,
+    ONE_VS_ONE,
+    PARTIAL,
+    PRECISION,
+    RIVAL,
+    TOPIC,
+    VERDICT,
+    D,
+    Q,
+    plain_records,
+    plain_value,
+    records,
+    verdict,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SHOWN = 5  # examples of each kind
+_BARS = 40  # of a histogram
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class Card:
+    """Card of one neuron: tables and sentences."""
+
+    name: str
+    summary: str
+    """Sentence on the distribution of its values."""
+    histogram: str
+    """Bars of the prompts by value, from the lowest to the highest."""
+    topics: Table
+    examples: Table
+    words: Mapping[str, str]
+    """What the words are -> the words, such as the tokens that the neuron promotes."""
+
+
+def strongest_cards(atlas: Atlas, result: AtlasResult) -> list[Card]:
+    """Return the card of the best neuron of each topic that is separable, without repetition."""
+    names = dict.fromkeys(row.best_neuron for row in result.topics if not row.reason)
+    return [card_of(atlas.neuron(name)) for name in names]
+
+
+def card_of(
+    card: NeuronCard, examples: int = _SHOWN, *, rulers: "pd.DataFrame | None" = None
+) -> Card:
+    """Return what a reader sees of a neuron.
+
+    Args:
+        card: what an atlas holds on the neuron.
+        examples: number of prompts of each kind.
+        rulers: topics of the atlas, if the table is to say what a ruler reaches.
+    """
+    neuron = card.neuron
+    summary = (
+        f"Mean {neuron['mean']:.3g}, sd {neuron['sd']:.3g}, from {neuron['low']:.3g} to"
+        f" {neuron['high']:.3g}; positive at {neuron['active']:.0%} of the prompts; the topics"
+        f" account for {neuron['eta_squared']:.0%} of its variance."
+    )
+    words = {
+        "promotes": _tokens(neuron["promotes"]),
+        "suppresses": _tokens(neuron["suppresses"]),
+        "neighbours": ", ".join(
+            f"{row['neuron']} ({row['cosine']:.2f})" for row in records(card.neighbours)
+        ),
+    }
+    return Card(
+        neuron["name"],
+        summary,
+        histogram_text(neuron["edges"], neuron["counts"]),
+        topic_table(neuron["name"], card, rulers),
+        example_table(card, examples),
+        {name: text for name, text in words.items() if text},
+    )
+
+
+def _tokens(tokens: Sequence[Mapping[str, Any]] | None) -> str:
+    return ", ".join(str(token["token"]) for token in tokens or ())
+
+
+def histogram_text(edges: Sequence[float], counts: Sequence[int]) -> str:
+    """Return a histogram with bars of equal width as one line of text.
+
+    The bins of an atlas hold about equal numbers of prompts, and are wide where values are rare;
+    each bin's prompts are spread evenly over its width.
+
+    >>> histogram_text([0.0, 1.0, 2.0, 4.0], [10, 5, 1])
+    '0 ██████████▄▄▄▄▄▄▄▄▄▄▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁ 4'
+    """
+    low, high = edges[0], edges[-1]
+    ends = np.linspace(low, high, _BARS + 1)
+    below = np.interp(ends, *_strictly(edges, np.concatenate([[0], np.cumsum(counts)])))
+    shares = np.diff(below) / max(np.diff(below).max(), 1e-9)
+    levels = np.ceil(shares * (len(_BLOCKS) - 1) - 1e-9).astype(int)
+    return f"{low:.3g} {''.join(_BLOCKS[level] for level in levels)} {high:.3g}"
+
+
+def _strictly(
+    edges: Sequence[float], below: "NDArray[np.float64]"
+) -> "tuple[NDArray[np.float64], NDArray[np.float64]]":
+    """Return edges without repetition, and the number of prompts up to each."""
+    values, last = np.unique(np.asarray(edges, dtype=np.float64)[::-1], return_index=True)
+    return values, below[::-1][last]
+
+
+def topic_table(name: str, card: NeuronCard, rulers: "pd.DataFrame | None" = None) -> Table:
+    """Return the statistics of a neuron by topic, and what a ruler reaches."""
+    reached = {} if rulers is None else _reached(rulers)
+    ruler = Column("ruler", meaning="AUROC of length, punctuation or source", digits=3)
+    columns = [TOPIC, AREA, PARTIAL, PRECISION, ONE_VS_ONE, RIVAL, D, Q]
+    columns += [ruler, VERDICT] if reached else [VERDICT]
+    rows: list[list[Any]] = [
+        [
+            *(row["topic"], row["auroc_heldout"], row["partial_auroc"], row["ap_heldout"]),
+            *(row["one_vs_one"], row["rival"], row["d"], row["q"]),
+            *([reached[row["topic"]]] if reached else []),
+            verdict(row),
+        ]
+        for row in plain_records(card.topics)
+    ]
+    return Table(name, columns, [Section("", rows)])
+
+
+def _reached(rulers: "pd.DataFrame") -> dict[str, float]:
+    """Return the AUROC of the best thing that a ruler reads, by topic."""
+    areas = rulers.set_index("name")[list(COVARIATES)].astype(float)
+    return {str(topic): area for topic, area in ((areas - 0.5).abs().max(axis=1) + 0.5).items()}
+
+
+def card_document(card: NeuronCard) -> dict[str, Any]:
+    """Return everything that an atlas holds on a neuron as plain values."""
+    return {
+        **{name: plain_value(value) for name, value in card.neuron.items()},
+        "topics": plain_records(card.topics),
+        "examples": plain_records(card.examples),
+        "neighbours": plain_records(card.neighbours),
+    }
+
+
+def example_table(card: NeuronCard, count: int = _SHOWN) -> Table:
+    """Return example prompts of a neuron, with the token at which it peaks."""
+    columns = [Column("value", digits=3), Column("prompt, with [the token] where it peaks")]
+    sections = []
+    for kind in ("strongest", "random", "weakest"):
+        rows: list[list[Any]] = [
+            [row["value"], row["excerpt"]]
+            for row in records(card.examples[card.examples["kind"] == kind].head(count))
+        ]
+        sections.append(Section(kind, rows))
+    return Table("", columns, sections)

@@ -1,0 +1,97 @@
+"""Directions of topics: what a whole layer knows of a topic, beside its best neuron."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope.extraction.batching import tokenise
+from neuroscope.extraction.budget import TokenBudget, usual_budget
+from neuroscope.extraction.extract import record
+from neuroscope.extraction.models import Model
+from neuroscope.progress import Progress
+from neuroscope.sites import Site
+from neuroscope.stats.moments import Doubles
+from neuroscope.stats.selectivity import auroc
+from neuroscope.studies.atlas.counts import SiteCounts
+from neuroscope.studies.atlas.frames import SiteMeasures
+from neuroscope.studies.atlas.measures import strength
+from neuroscope.studies.atlas.pilot import chosen_prompts
+from neuroscope.studies.atlas.topics import TopicIndex
+from neuroscope.studies.store.spec import ExtractionSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MOST_PROMPTS = 4096
+"""Prompts of the reported half along which directions are measured at most."""
+
+
+def direction_areas(
+    model: Model,
+    spec: ExtractionSpec,
+    topics: TopicIndex,
+    counts: Mapping[Site, SiteCounts],
+    progress: Progress,
+) -> dict[Site, Doubles]:
+    """Return the AUROC of each topic's direction at each site, (topics,).
+
+    The direction is the difference of the mean activations in and outside a topic in the selection
+    half, as DiffMean in AxBench (arXiv 2501.17148); the AUROC is that of the projections of prompts
+    of the reported half, a random sample if there are many.
+    """
+    indices = topics.sample(_MOST_PROMPTS, heldout=True)
+    chosen = chosen_prompts(spec.prompts, indices)
+    recorded = record(
+        model,
+        tokenise(model, chosen, truncate=spec.truncate),
+        spec.sites,
+        pool=spec.pool,
+        token_rule=spec.token_rule,
+        budget=TokenBudget(usual_budget(str(model.device))),
+        progress=progress,
+    )
+    members = topics.members[indices]
+    return {
+        site: _areas(values @ _directions(counts[site]).astype(np.float32), members)
+        for site, values in recorded
+    }
+
+
+def _directions(counts: SiteCounts) -> Doubles:
+    """Return the direction of each topic, (neurons, topics)."""
+    moments = counts.moments[0]
+    inside = moments.select(slice(1, None))
+    return (inside.mean - inside.complement(moments.select(slice(1))).mean).T
+
+
+def _areas(scores: NDArray[np.float32], members: NDArray[np.bool_]) -> Doubles:
+    """Return the AUROC of each topic's own scores, (topics,)."""
+    return np.array(
+        [auroc(scores[:, [topic]], members[:, topic])[0] for topic in range(members.shape[1])]
+    )
+
+
+def direction_frame(
+    areas: Mapping[Site, Doubles], measures: Sequence[SiteMeasures]
+) -> "pd.DataFrame":
+    """Return one row per topic and layer, with the neuron that is best in the selection half."""
+    import pandas as pd
+
+    rows = []
+    for part in measures:
+        selectivity = part.selectivity
+        best = np.nanargmax(strength(selectivity.auroc, selectivity.polarity), axis=0)
+        reached = strength(selectivity.auroc_heldout, selectivity.polarity)
+        for topic, neuron in enumerate(best.tolist()):
+            rows.append(
+                {
+                    "topic": topic,
+                    "layer": part.site.layer,
+                    "auroc_heldout": areas[part.site][topic],
+                    "best_neuron": part.first + neuron,
+                    "best_auroc": reached[neuron, topic],
+                }
+            )
+    return pd.DataFrame(rows)

@@ -1,0 +1,53 @@
+"""Finding an atlas: a file, an MLflow run, or the latest atlas of a model."""
+
+from pathlib import Path
+
+from neuroscope.errors import StoreError
+from neuroscope.files import absolute
+from neuroscope.reporting.tracking import Tracker
+from neuroscope.storage.atlas_file import Atlas
+from neuroscope.studies.atlas.outputs import ATLAS
+
+_RUN_ID = 32  # hexadecimal digits
+
+
+def open_atlas(name: str | Path = "") -> Atlas:
+    """Open an atlas.
+
+    >>> with ns.open_atlas("atlas.duckdb") as atlas:
+    ...     atlas.neurons("sport", top=10)
+
+    Args:
+        name: path of a file, id of an MLflow run, or name of a model whose latest recorded atlas is
+            opened; empty for the latest recorded atlas of any model.
+
+    Raises:
+        StoreError: there is no such atlas, or the file is not one.
+        TrackingError: MLflow cannot be reached, or the run has no atlas.
+    """
+    path = absolute(name) if name else None
+    if path and (path.is_file() or path.suffix == ".duckdb"):  # not the folder of a model
+        return Atlas.open(path)
+    return Atlas.open(_recorded(str(name)))
+
+
+def _recorded(name: str) -> Path:
+    """Return the local path of a recorded atlas."""
+    tracker = Tracker.connect()
+    if _is_run_id(name):
+        return tracker.artifact(name, ATLAS)
+    runs = tracker.find_runs("atlas", {"neuroscope.model": name} if name else {})
+    for run in runs:  # the newest first; an overview of several models has no atlas of its own
+        if "neuroscope.model" in run.tags:
+            return tracker.artifact(run.id, ATLAS)
+    whose = f" of '{name}'" if name else ""
+    raise StoreError(
+        f"no atlas{whose} is recorded in MLflow, and there is no file of this name"
+        if name
+        else "no atlas is recorded in MLflow",
+        remedy="build one with `neuroscope atlas build FILE`, or name the file of one",
+    )
+
+
+def _is_run_id(name: str) -> bool:
+    return len(name) == _RUN_ID and all(letter in "0123456789abcdef" for letter in name)

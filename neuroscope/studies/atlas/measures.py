@@ -1,0 +1,219 @@
+"""Measures of an atlas: from the counts of the passes to selectivity, topic by topic."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroscope.stats.confounds import covariate_auroc, group_auroc
+from neuroscope.stats.group_moments import (
+    GroupMoments,
+    cohens_d,
+    correlation,
+    eta_squared,
+)
+from neuroscope.stats.histograms import (
+    auroc,
+    average_precision,
+    pairwise_auroc,
+    rank_p_value,
+)
+from neuroscope.stats.moments import Doubles
+from neuroscope.studies.atlas.counts import SiteCounts
+from neuroscope.studies.atlas.experiment import AtlasExperiment
+from neuroscope.studies.atlas.topics import TopicIndex
+
+_INSEPARABLE = 0.95
+"""AUROC from which a topic cannot be told apart from its source or its length."""
+
+
+@dataclass(frozen=True, eq=False)
+class Selectivity:
+    """Selectivity of the neurons of a site; every array is (neurons, topics).
+
+    All values but `auroc` are those of the reported half.
+    """
+
+    auroc: Doubles
+    auroc_heldout: Doubles
+    auroc_error: Doubles
+    ap_heldout: Doubles
+    ap_error: Doubles
+    one_vs_one: Doubles
+    rival: NDArray[np.int64]
+    d: Doubles
+    r: Doubles
+    p: Doubles
+    polarity: NDArray[np.int8]
+    partial_auroc: Doubles
+
+
+def selectivity_of(counts: SiteCounts) -> Selectivity:
+    """Return the selectivity of each neuron of a site for each topic."""
+    selection, selection_rest = _inside_outside(counts.counts[0])
+    inside, outside = _inside_outside(counts.counts[1])
+    areas, _ = auroc(selection, selection_rest)
+    polarity = np.where(areas < 0.5, -1, 1).astype(np.int8)
+    heldout, error = auroc(inside, outside)
+    precision, precision_error = _precision(inside, outside, polarity)
+    one_vs_one, rival = _one_vs_one(inside, polarity)
+    partial, _ = auroc(*_inside_outside(counts.residual_counts))
+    topics, rest = _topics_and_rest(counts.moments[1])
+    return Selectivity(
+        areas,
+        heldout,
+        error,
+        precision,
+        precision_error,
+        one_vs_one,
+        rival,
+        cohens_d(topics, rest).T,
+        correlation(topics, rest).T,
+        rank_p_value(inside, outside),
+        polarity,
+        partial,
+    )
+
+
+def _inside_outside(counts: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the counts in and outside each topic, (neurons, topics, bins) each.
+
+    Args:
+        counts: (groups, neurons, bins), those of all prompts first.
+    """
+    signed = counts.astype(np.int64).transpose(1, 0, 2)
+    inside = signed[:, 1:]
+    return inside, signed[:, :1] - inside
+
+
+def _precision(
+    inside: NDArray[np.int64], outside: NDArray[np.int64], polarity: NDArray[np.int8]
+) -> tuple[Doubles, Doubles]:
+    """Return average precision and its error, of low values for neurons that are silent."""
+    active = average_precision(inside, outside)
+    silent = average_precision(inside[..., ::-1], outside[..., ::-1])
+    value, error = (
+        np.where(polarity > 0, first, second) for first, second in zip(active, silent, strict=True)
+    )
+    return value, error
+
+
+def _one_vs_one(
+    inside: NDArray[np.int64], polarity: NDArray[np.int8]
+) -> tuple[Doubles, NDArray[np.int64]]:
+    """Return the smallest AUROC against a single other topic, and the index of that topic."""
+    pairs = strength(pairwise_auroc(inside), polarity[..., None])
+    own = np.arange(pairs.shape[1])
+    pairs[:, own, own] = np.inf
+    rival = np.nanargmin(pairs, axis=2)
+    return np.take_along_axis(pairs, rival[..., None], axis=2)[..., 0], rival
+
+
+def strength(areas: Doubles, polarity: NDArray[np.int8]) -> Doubles:
+    """Return AUROC as seen by neurons that are active (1) or silent (-1) on a topic."""
+    return np.where(polarity > 0, areas, 1 - areas)
+
+
+def _topics_and_rest(moments: GroupMoments) -> tuple[GroupMoments, GroupMoments]:
+    """Return the moments in and outside each topic.
+
+    Args:
+        moments: moments of all prompts first, then of each topic.
+    """
+    whole, topics = moments.select(slice(1)), moments.select(slice(1, None))
+    return topics, topics.complement(whole)
+
+
+@dataclass(frozen=True, eq=False)
+class Verdicts:
+    """Entries that pass the thresholds; every array is (neurons, topics)."""
+
+    selective: NDArray[np.bool_]
+    confounded: NDArray[np.bool_]
+
+
+def verdicts_of(
+    measured: Selectivity,
+    q: Doubles,
+    shares: Doubles,
+    separable: NDArray[np.bool_],
+    experiment: AtlasExperiment,
+) -> Verdicts:
+    """Return which neurons are selective for which topics, and which of these are confounded.
+
+    A selective entry is confounded if its AUROC does not reach the threshold once the effect of
+    what a ruler reads is removed, or if the topic cannot be told apart from it at all.
+
+    Args:
+        measured: selectivity of a site.
+        q: (neurons, topics) q-values.
+        shares: (topics,) share of each topic among the prompts of the reported half.
+        separable: (topics,) whether a topic can be told apart from its source and its length.
+        experiment: thresholds.
+    """
+    floor = np.minimum(experiment.min_lift * shares, (1 + shares) / 2)
+    polarity = measured.polarity
+    with np.errstate(invalid="ignore"):  # NaN passes no threshold
+        selective = (
+            (strength(measured.auroc, polarity) >= experiment.min_auroc)
+            & (strength(measured.auroc_heldout, polarity) >= experiment.min_auroc)
+            & (measured.ap_heldout >= floor)
+            & (measured.one_vs_one >= experiment.min_one_vs_one)
+            & (q < experiment.max_q)
+        )
+        explained = ~(strength(measured.partial_auroc, polarity) >= experiment.min_auroc)
+    return Verdicts(selective, selective & (explained | ~separable))
+
+
+@dataclass(frozen=True, eq=False)
+class Confounds:
+    """What a ruler reaches: how well it detects each topic without any neuron."""
+
+    areas: dict[str, Doubles]
+    """Name of what is read -> (topics,) AUROC on the reported half."""
+
+    @classmethod
+    def of(cls, topics: TopicIndex, tokens: NDArray[np.int64]) -> "Confounds":
+        """Return the AUROC of each number and of the source.
+
+        Args:
+            topics: what is known of the prompts.
+            tokens: (prompts,) number of content tokens of each prompt.
+        """
+        heldout, members = topics.heldout, topics.members
+        numbers = {"tokens": tokens.astype(np.float64), **topics.numbers}
+        areas = {
+            name: covariate_auroc(values[heldout], members[heldout])
+            for name, values in numbers.items()
+        }
+        if len(np.unique(topics.sources)) > 1:
+            areas["source"] = group_auroc(
+                topics.sources[~heldout],
+                members[~heldout],
+                topics.sources[heldout],
+                members[heldout],
+            )
+        return cls(areas)
+
+    @property
+    def separable(self) -> NDArray[np.bool_]:
+        """(topics,) whether no single thing that a ruler reads tells the topic apart."""
+        return np.array([not reason for reason in self.reasons])
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why each topic is not separable in these data; empty for those that are."""
+        count = len(next(iter(self.areas.values())))
+        return [
+            ", ".join(
+                name.replace("tokens", "length").replace("_", " ")
+                for name, areas in self.areas.items()
+                if max(areas[topic], 1 - areas[topic]) >= _INSEPARABLE
+            )
+            for topic in range(count)
+        ]
+
+
+def variance_explained(counts: SiteCounts) -> Doubles:
+    """Return eta squared of each neuron over the topics, on the reported half."""
+    return eta_squared(counts.moments[1].select(slice(1, None)))

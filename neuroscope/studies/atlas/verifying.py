@@ -1,0 +1,91 @@
+"""Storing the verdicts of ablation: a verified copy of an atlas, and its run in MLflow."""
+
+import datetime
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from neuroscope.errors import TrackingError
+from neuroscope.extraction.models import Model
+from neuroscope.files import absolute
+from neuroscope.home import create_home
+from neuroscope.reporting.logged_models import FINGERPRINT_TAG
+from neuroscope.reporting.tracking import PROMPTS_TAG, Tracker
+from neuroscope.storage.atlas_file import Atlas
+from neuroscope.storage.atlas_verifying import verified_copy
+from neuroscope.storage.atlas_writing import check_absent
+from neuroscope.studies.atlas.ablation import ablate
+from neuroscope.studies.atlas.ablation_result import AblationResult
+from neuroscope.studies.atlas.outputs import ATLAS
+from neuroscope.studies.model_runs import run_files
+from neuroscope.studies.run_folder import RunFolder
+
+_log = logging.getLogger("neuroscope")
+
+
+def verify(
+    atlas: Atlas,
+    model: Model | str = "",
+    *,
+    out: str | Path = "",
+    record: bool = True,
+    **settings: Any,
+) -> tuple[AblationResult, Path]:
+    """Test neurons by ablation; write a copy of the atlas with the verdicts.
+
+    Args:
+        atlas: open atlas.
+        model: loaded model, or its name; by default the name in the atlas.
+        out: file to write, which must not exist. By default the copy is in the home folder, and is
+            recorded in MLflow as the latest atlas of its model.
+        record: whether to record a copy in the home folder; if MLflow cannot be reached, a warning
+            is logged instead.
+        settings: other arguments of `ablate`.
+
+    Returns:
+        The effects, and the path of the copy.
+
+    Raises:
+        StoreError: the file exists or cannot be written.
+        ResourceError: the disk is full.
+        ExperimentError, ModelError, NonfiniteError: as `ablate`.
+    """
+    if out:
+        check_absent(absolute(out))  # before the passes
+    result = ablate(atlas, model, **settings)
+    path = out or _path_in_home(atlas)
+    copy = verified_copy(atlas.path, path, result.verifications(), result.note())
+    if record and not out:
+        try:
+            _record(copy, result, Tracker.open())
+        except TrackingError as error:
+            _log.warning("the atlas is not recorded in MLflow: %s", error)
+    return result, copy
+
+
+def _path_in_home(atlas: Atlas) -> Path:
+    """Return a path in the home folder, named after the atlas and the time."""
+    now = datetime.datetime.now(datetime.UTC)
+    return create_home("atlas", "verified") / f"{atlas.path.stem}-{now:%Y%m%d-%H%M%S-%f}.duckdb"
+
+
+def _record(path: Path, result: AblationResult, tracker: Tracker) -> None:
+    """Record a verified atlas in a run of its own, under the model's name."""
+    with Atlas.open(path) as verified:
+        settings = verified.model()
+    models = json.loads(settings["experiment"]).get("models", [])
+    model = models[0] if len(models) == 1 else settings["name"]
+    tags = {
+        "neuroscope.model": model,
+        FINGERPRINT_TAG: settings["fingerprint"],
+        PROMPTS_TAG: settings["prompts_digest"],
+    }
+    first = result.rows[0]
+    with tracker.run("atlas", f"{Path(model).name} ablation", tags=tags) as run:
+        run.log_params({"model_name": model, "mode": first.mode, "measure": first.measure})
+        with run_files(run) as folder:
+            RunFolder(folder).table("ablation", result.rows)
+            shutil.copyfile(path, folder / ATLAS)
+        run.describe(result.note())
