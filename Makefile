@@ -44,8 +44,9 @@ docs: $(VENV)/installed-docs ## Build the documentation site; open build/site/in
 docs-tables: $(VENV)/installed-test ## Write the tables of the docs that are made from the code
 	$(BIN)/cog -r -P -I . $(DOCS)
 
-docs-figures: $(VENV)/installed-test ## Draw the figures of the docs; needs `make chromium`
+docs-figures: $(VENV)/installed-test ## Draw the figures of the docs and run their sittings; needs `make chromium`
 	$(BIN)/python -m docs.figures
+	$(BIN)/python -m docs.sitting
 
 docs-stack: $(VENV)/installed-test ## Take the pictures of the stack on a server; needs an engine
 	NEUROSCOPE_PICTURES=$(CURDIR)/docs/images $(BIN)/pytest tests/engine

@@ -41,6 +41,10 @@ FIGURES = {
         "cka.png": "layers_cka.png",
         "geometry_by_layer.png": "layers_geometry.png",
     },
+    "experiments/atlas.yaml": {
+        "selective_by_layer.png": "atlas_selective.png",
+        "growth_by_layer.png": "atlas_growth.png",
+    },
 }
 """Experiment -> its figures, each with its name in the documentation."""
 DRIFT = {"drift_by_layer.png": "drift_by_layer.png", "patching.png": "drift_patching.png"}

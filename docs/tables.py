@@ -32,6 +32,18 @@ def print_metrics(metrics: Mapping[str, Metric]) -> None:
         print(f"| `{metric.name}` | {metric.heading} | {metric.meaning} |")
 
 
+def print_schema() -> None:
+    """Print the tables of an atlas with their columns."""
+    from neuroscope.storage.atlas_schema import MEANINGS, TABLES
+
+    for name, columns in TABLES.items():
+        print(f"### `{name}`\n\n{MEANINGS[name]}\n")
+        print("| column | type | meaning |\n| --- | --- | --- |")
+        for column in columns:
+            print(f"| `{column.name}` | `{column.type}` | {column.meaning} |")
+        print()
+
+
 def print_components(components: Mapping[str, str], aliases: Mapping[str, str]) -> None:
     """Print a table of the sites and of their names in TransformerLens."""
     print("| site | what it is | TransformerLens, after `blocks.5.` |\n| --- | --- | --- |")

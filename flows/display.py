@@ -148,7 +148,8 @@ def show_pages(names: Mapping[str, str], tracker: "Tracker", port: int | None) -
 
 def show_table(table: Table) -> None:
     """Print a table, one per section."""
-    output.print(table.title, style="bold", markup=False, highlight=False)
+    if table.title:
+        output.print(table.title, style="bold", markup=False, highlight=False)
     for section in table.sections:
         if section.title:
             print_prose(output, f"\n{section.title}")

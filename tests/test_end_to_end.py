@@ -170,6 +170,17 @@ def test_a_study_of_layers_started_from_the_form_is_recorded(stack, page):
     page.get_by_role("columnheader", name="topic").first.wait_for()
 
 
+def test_an_atlas_started_from_the_form_is_recorded(stack, page):
+    prefect_ui.open_run_form(page, stack.deployments["atlas"])
+    prefect_ui.fill_text(page, "layers (Optional)", "4-5")
+    flow_run = prefect_ui.submit(page)
+    assert final_state(stack, flow_run) == "COMPLETED"
+    (run,) = mlflow_runs(stack, flow_run)
+    assert run.info.status == "FINISHED" and run.data.tags["neuroscope.kind"] == "atlas"
+    prefect_ui.open_artifact(page, stack.servers["Prefect"], flow_run, run.info.run_name)
+    page.get_by_role("columnheader", name="selective").first.wait_for()
+
+
 def test_several_models_have_an_artifact_and_a_link_each(stack, tmp_path):
     folder = make_model("bert", tmp_path / "tiny")
     prompts = {"prompts": ["the cat sits .", "the dog sits ."]}
@@ -191,6 +202,7 @@ FAULTS = [
     ("compare", "file (Optional)", "  ", "does not match"),
     ("compare", "site (Optional)", "mlp", "does not match"),
     ("layers", "File", "", "is a required property"),
+    ("atlas", "pool (Optional)", "last", "does not match"),
 ]
 
 

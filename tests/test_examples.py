@@ -30,11 +30,16 @@ NOT_RUN = {
     "flows.startup.quick_start",
     "neuroscope.extraction.differences.CheckpointDifferences",
     "neuroscope.extraction.patching.patched",
+    "neuroscope.extraction.silencing.silenced",
     "neuroscope.extraction.streaming.LayerStream",
     "neuroscope.reporting.registered_model.RegisteredModel",
     "neuroscope.stats.alignment.MeanSd",
     "neuroscope.stats.alignment.Procrustes",
+    "neuroscope.storage.atlas_verifying.verified_copy",
+    "neuroscope.storage.atlas_writing.write_atlas",
     "neuroscope.storage.writing.FolderWriter",
+    "neuroscope.studies.atlas.ablation.ablate",
+    "neuroscope.studies.atlas.result.AtlasResult",
     "neuroscope.studies.drift.baseline.Baseline",
     "neuroscope.studies.drift.result.DriftResult",
     "neuroscope.studies.drift.study.drift",
@@ -112,10 +117,21 @@ def example_names(model, folder):
     }
 
 
+@pytest.fixture(scope="module")
+def atlas_file(model, tmp_path_factory):
+    """Return the file of an atlas of minilm."""
+    path = tmp_path_factory.mktemp("atlas") / "atlas.duckdb"
+    ns.build_atlas(model, ROOT / "experiments" / "topics.csv", path).close()
+    return path
+
+
 @pytest.mark.parametrize("name", sorted(set(EXAMPLES) - NOT_RUN))
-def test_docstring_examples_run(name, model, folder):
+def test_docstring_examples_run(name, model, folder, request):
     test = EXAMPLES[name]
     test.globs = example_names(model, folder) | test.globs
+    if any("atlas" in example.source for example in test.examples):
+        path = shutil.copy(request.getfixturevalue("atlas_file"), folder / "atlas.duckdb")
+        test.globs["atlas"] = ns.open_atlas(path)
     if name.endswith("read_statistics"):
         test.examples[0].source = test.examples[0].source.replace("geometry-3f2a", "norms-1")
     report = []

@@ -81,6 +81,13 @@ def test_the_colour_bar_marks_values_beyond_its_limits(
     assert figure.axes[0].images[0].colorbar.extend == extend
 
 
+def test_the_colour_bar_of_counts_has_no_fractions() -> None:
+    counts = heat([[0, 3], [1, 2]]).axes[0].images[0].colorbar
+    assert all(float(tick).is_integer() for tick in counts.get_ticks())
+    shares = heat([[0.0, 0.3]]).axes[0].images[0].colorbar
+    assert not all(float(tick).is_integer() for tick in shares.get_ticks())
+
+
 def test_numbers_contrast_with_their_cells() -> None:
     dark, bright = heat([[0.0, 1.0]]).axes[0].texts
     assert (dark.get_color(), bright.get_color()) == ("white", "#222222")

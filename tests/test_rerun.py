@@ -30,6 +30,10 @@ SETTINGS = {
         "candidate_dtype": "bfloat16",
         "resamples": 100,
     },
+    "atlas": {
+        "prompts": {"file": "prompts.csv", "text_column": "sentence", "label_columns": ["topic"]},
+        "least_prompts": 10,
+    },
 }
 """Kind of study -> settings of a small experiment."""
 

@@ -48,6 +48,14 @@ def test_no_value_is_a_dash():
     assert [column.text(cell) for cell in (3, "x", 0.54)] == ["3", "x", "0.5"]
 
 
+def test_a_tiny_value_is_shown_as_below_the_last_digit():
+    column = Column("q", digits=3, tiny=True)
+    cells = (1e-30, 0.0, 0.0012, 0.05, math.nan, None)
+    assert [column.text(cell) for cell in cells] == [
+        *("<0.001", "<0.001", "0.001", "0.050", NO_VALUE, NO_VALUE)
+    ]
+
+
 def test_groups_span_their_columns():
     assert TABLE.groups() == [("", 1), ("aligned", 2), ("span", 1)]
     assert [TABLE.is_text(index) for index in range(4)] == [True, False, False, False]

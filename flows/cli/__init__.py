@@ -4,6 +4,7 @@ Large libraries are imported only when a command needs them, so that `neuroscope
 """
 
 from flows.cli import (  # each adds its commands
+    atlas,
     compare,
     drift,
     extract,
@@ -19,6 +20,7 @@ from flows.cli.app import app, main
 
 __all__ = [
     "app",
+    "atlas",
     "compare",
     "drift",
     "extract",

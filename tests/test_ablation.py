@@ -1,0 +1,305 @@
+"""Ablation confirms a neuron that a model uses for a topic, and not one that is only correlated."""
+
+import json
+import shutil
+from contextlib import closing
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from atlased import WORDS
+from models import copy_with_weights, make_model, make_tokenizer
+
+from flows.cli import app
+from neuroscope.errors import ExperimentError, ModelError, NeuroscopeError, StoreError
+from neuroscope.extraction.models import load_model
+from neuroscope.extraction.silenced_outputs import SilencedOutputs
+from neuroscope.extraction.silencing import Replacement
+from neuroscope.home import home
+from neuroscope.sites import Site
+from neuroscope.storage.atlas_file import Atlas
+from neuroscope.studies.atlas.ablation import ablate
+from neuroscope.studies.atlas.controls import matched_controls
+from neuroscope.studies.atlas.find import open_atlas
+from neuroscope.studies.atlas.study import build_atlas
+from neuroscope.studies.atlas.topic_prompts import AtlasPrompts
+from neuroscope.studies.atlas.verifying import verify
+
+WIDTH, UNITS = 64, 96
+FILLERS = "is was sits on in mat house black white small very old young and".split()
+USED, CORRELATED, GENERAL = 0, 1, 2
+"""Neurons of the last layer: the first two fire on words of animals, the third one on `the`."""
+TOPIC_DIM, PAIR_DIM = 50, 60
+"""Dimensions of the residual stream that raise the logits of animals, and that of `a`."""
+
+
+def planted(weights):
+    """Return weights in which each token has a dimension, and three neurons have known uses.
+
+    `USED` raises the logits of animals after an animal, and `GENERAL` that of `a` after `the`;
+    `CORRELATED` fires like `USED` but writes nothing. All other neurons write a little noise.
+    """
+    ids = make_tokenizer("llama").get_vocab()
+    animals = [ids[word] for word in WORDS["animals"]]
+    embeddings = torch.zeros(len(ids), WIDTH)
+    embeddings[range(len(ids)), range(len(ids))] = 1
+    head = torch.zeros(len(ids), WIDTH)
+    head[animals, TOPIC_DIM] = 0.65
+    head[ids["a"], PAIR_DIM] = 0.65
+    mlp = {
+        name: weights[f"model.layers.1.mlp.{name}_proj.weight"] for name in ("gate", "up", "down")
+    }
+    for name in ("gate", "up"):
+        mlp[name] *= 0.1 / mlp[name].std()
+        mlp[name][[USED, CORRELATED, GENERAL]] = 0
+        mlp[name][[[USED], [CORRELATED]], animals] = 0.5  # 4 after the norm, so silu(4) * 4 = 15.7
+        mlp[name][GENERAL, ids["the"]] = 0.5
+    mlp["down"] *= 0.15 / mlp["down"].std()
+    mlp["down"][:, [USED, CORRELATED, GENERAL]] = 0
+    mlp["down"][TOPIC_DIM, USED] = mlp["down"][PAIR_DIM, GENERAL] = 1 / 15.7
+    changed = {f"model.layers.1.mlp.{name}_proj.weight": values for name, values in mlp.items()}
+    quiet = {name: values * 0 for name, values in weights.items() if "o_proj" in name}
+    quiet["model.layers.0.mlp.down_proj.weight"] = (
+        weights["model.layers.0.mlp.down_proj.weight"] * 0
+    )
+    own = {"model.embed_tokens.weight": embeddings, "lm_head.weight": head}
+    return weights | changed | quiet | own
+
+
+def row(rng, topic):
+    """Return a prompt with three words of its topic in a row, and twice `the a`."""
+    parts = [[*rng.choice(WORDS[topic], 3)], ["the", "a"], ["the", "a"]]
+    parts += [[word] for word in rng.choice(FILLERS, rng.integers(2, 5))]
+    return {"text": " ".join(word for part in rng.permutation(len(parts)) for word in parts[part])}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("planted")
+    shape = {"hidden_size": WIDTH, "intermediate_size": UNITS, "num_key_value_heads": 4}
+    make_model("llama", folder / "random", head=True, **shape)
+    return load_model(
+        str(copy_with_weights(folder / "random", folder / "model", planted)), head=True
+    )
+
+
+@pytest.fixture(scope="module")
+def path(model, tmp_path_factory):
+    """Return the path of an atlas of the model: 100 prompts on each of 4 topics."""
+    folder = tmp_path_factory.mktemp("atlas")
+    rng = np.random.default_rng(0)
+    rows = [row(rng, topic) | {"topic": topic} for topic in WORDS for _ in range(100)]
+    prompts = folder / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    build_atlas(model, prompts, folder / "atlas.duckdb", pilot=100).close()
+    return folder / "atlas.duckdb"
+
+
+@pytest.fixture
+def atlas(path):
+    with Atlas.open(path) as opened:
+        yield opened
+
+
+def neuron(unit):
+    return f"mlp_act.1.{unit}"
+
+
+FEW = {"prompts": 20, "controls": 39}
+
+
+@pytest.mark.parametrize("mode", ["mean", "zero", "range"])
+def test_a_neuron_that_is_used_is_confirmed_and_one_that_is_only_correlated_is_not(
+    atlas, model, mode
+):
+    result = ablate(atlas, model, topic="animals", top=2, mode=mode, prompts=40)
+    used, correlated, both = result.rows
+    assert (used.neuron, correlated.neuron) == (neuron(USED), neuron(CORRELATED))  # AUROC 1
+    assert used.verdict == "confirmed" and used.p == 1 / 40 and used.low > 0.1
+    assert correlated.verdict == "not confirmed" and abs(correlated.effect) < 0.01
+    assert both.verdict == "confirmed" and both.neurons == (used.neuron, correlated.neuron)
+    np.testing.assert_allclose(both.on_topic, used.on_topic)
+    for row in result.rows:
+        assert row.effect == pytest.approx(row.on_topic - row.off_topic - row.control)
+        assert row.low < row.effect < row.high
+        assert (row.topic, row.prompts, row.measure, row.mode) == ("animals", 40, "loss", mode)
+    assert [used.controls, both.controls] == [39, 37]  # no neuron is a control of two sets
+
+
+def test_a_neuron_that_hurts_every_topic_is_general(atlas, model):
+    (row,) = ablate(atlas, model, neuron=neuron(GENERAL), **FEW).rows
+    assert row.verdict == "general"
+    assert min(row.on_topic, row.off_topic) > 0.1 > abs(row.effect)
+
+
+def test_the_changes_are_those_of_the_mean_loss_when_the_neuron_is_replaced(atlas, model):
+    (row,) = ablate(atlas, model, neuron=neuron(USED), **FEW).rows
+    drawn = AtlasPrompts.of(atlas).draw(atlas.check_topic("animals"), 20, 0)
+    mean = atlas.moments(1)[0][USED]
+    change = SilencedOutputs(model, drawn.prompts).change(
+        {Site("mlp_act", 1): Replacement.of([USED], mean)}
+    )
+    assert row.on_topic == pytest.approx(change[drawn.on].mean())
+    assert row.off_topic == pytest.approx(change[~drawn.on].mean())
+
+
+def test_results_repeat_and_depend_on_the_seed(atlas, model):
+    first, again, other = (
+        ablate(atlas, model, neuron=neuron(USED), seed=seed, **FEW).rows[0] for seed in (0, 0, 1)
+    )
+    assert first == again != other
+    assert other.verdict == "confirmed"
+
+
+def test_prompts_are_held_out_and_those_off_the_topic_are_of_all_other_topics(atlas):
+    drawn = AtlasPrompts.of(atlas).draw(atlas.check_topic("royals"), 30, 0)
+    names = atlas.topics()["name"].tolist()
+    rows = atlas.sql("SELECT text, heldout FROM prompt").set_index("text")["heldout"]
+    assert rows[drawn.prompts.texts].all() and not rows[drawn.selecting.texts].any()
+    for text, member, on in zip(drawn.prompts.texts, drawn.members, drawn.on, strict=True):
+        own = {names[index] for index in np.flatnonzero(member)}
+        assert own == {name for name in WORDS if set(WORDS[name]) & set(text.split())}
+        assert on == (own == {"royals"})
+    assert drawn.members[~drawn.on].sum(axis=0).tolist() == [10, 10, 0, 10]
+    assert all(set(WORDS["royals"]) & set(text.split()) for text in drawn.selecting.texts)
+
+
+def test_controls_are_the_nearest_neurons_of_the_layer():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "layer": np.repeat([0, 1], 100),
+            "active": rng.random(200),
+            "mean": rng.normal(size=200) * np.repeat([1, 100], 100),
+            "usable": rng.random(200) < 0.8,
+        }
+    )
+    tested = [7, 150]
+    controls = matched_controls(frame, tested, 30, 0)
+    values = frame[["active", "mean"]].abs()
+    for column, (number, layer) in enumerate(zip(tested, (0, 1), strict=True)):
+        own = values[frame["layer"] == layer]
+        distance = (((own - own.loc[number]) / own.std(ddof=0)) ** 2).sum(axis=1)
+        usable = distance[frame["usable"][own.index] & (own.index != number)]
+        assert set(controls[:, column]) == set(usable.nsmallest(30).index)
+    together = matched_controls(frame, [7, 8, 150], 60, 0)
+    assert len(together) == (frame["usable"][:100].drop([7, 8]).sum()) // 2
+    assert len(np.unique(together)) == together.size
+    with pytest.raises(ExperimentError, match="layer 0"):
+        matched_controls(frame, list(range(5)), 39, 0)
+
+
+def test_progress_counts_the_sets_of_neurons(atlas, model):
+    reports = []
+    ablate(
+        *(atlas, model),
+        **FEW | {"neuron": neuron(USED), "progress": lambda *report: reports.append(report)},
+    )
+    assert reports == [("ablate", done, 40) for done in range(41)]
+
+
+def no_passes(model):
+    """Make every pass of a model fail."""
+    return model.module.register_forward_pre_hook(lambda *arguments: pytest.fail("a pass"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "no neuron and no topic"),
+        ({"neuron": "mlp_act.1.0", "topic": "animals"}, "both"),
+        ({"neuron": "mlp_act.1.960"}, "mlp_act.1.960"),
+        ({"topic": "animal"}, "'animals'"),
+        ({"topic": "animals", "prompts": 9}, "prompts is 9"),
+        ({"topic": "animals", "controls": 19}, "controls is 19"),
+        ({"topic": "animals", "mode": "median"}, "median"),
+        ({"topic": "animals", "top": 30}, "layer"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_a_pass(atlas, model, settings, words):
+    hook = no_passes(model)
+    try:
+        with pytest.raises(NeuroscopeError, match=words):
+            ablate(atlas, model, **settings)
+    finally:
+        hook.remove()
+
+
+def test_another_model_and_too_few_prompts_are_refused(path, atlas, tmp_path):
+    other = str(make_model("llama", tmp_path / "other", head=True))
+    for model in (other, load_model(other, head=True)):
+        with pytest.raises(ModelError, match="the atlas describes"):
+            ablate(atlas, model, topic="animals")
+    copy = tmp_path / "atlas.duckdb"
+    shutil.copyfile(path, copy)
+    with closing(duckdb.connect(str(copy))) as connection:
+        connection.execute("UPDATE prompt SET heldout = false WHERE prompt < 95")  # animals
+        connection.execute("UPDATE model SET pool = 'max'")
+    with Atlas.open(copy) as changed:
+        with pytest.raises(ExperimentError, match="'zero'"):
+            ablate(changed, topic="animals")
+        with pytest.raises(ExperimentError, match="topic 'animals'"):
+            ablate(changed, topic="animals", mode="zero")
+
+
+def test_a_model_that_is_named_is_loaded_with_its_head(atlas):
+    (row,) = ablate(atlas, neuron=neuron(CORRELATED), **FEW).rows
+    assert row.measure == "loss"
+
+
+def test_verdicts_are_recorded_as_the_latest_atlas_of_the_model(atlas, model, caplog):
+    result, path = verify(atlas, model, topic="animals", top=2, **FEW)
+    assert path.parent == home() / "atlas" / "verified"
+    with open_atlas(model.name) as latest:
+        assert latest.path != path
+        confirmed = latest.neurons("animals", verified=True)
+        assert confirmed["neuron"].tolist() == [neuron(USED)]
+        assert confirmed["effect"][0] == pytest.approx(result.rows[0].effect)
+        assert "ablation" in latest.model()["notes"][-1]
+        again, _ = verify(latest, model, neuron=neuron(GENERAL), record=False, **FEW)
+    assert again.rows[0].verdict == "general"
+    with open_atlas() as latest:
+        assert latest.neurons(verified=True)["neuron"].tolist() == [neuron(USED)]
+    assert not caplog.records
+
+
+def test_a_copy_under_a_path_is_not_recorded_and_never_overwrites(atlas, model, tmp_path):
+    out = tmp_path / "verified.duckdb"
+    assert verify(atlas, model, neuron=neuron(GENERAL), out=out, **FEW)[1] == out
+    with Atlas.open(out) as verified:
+        general = verified.sql("SELECT name FROM neuron WHERE general")["name"].tolist()
+    assert general == [neuron(GENERAL)]
+    hook = no_passes(model)
+    try:
+        with pytest.raises(StoreError, match="exists"):
+            verify(atlas, model, neuron=neuron(USED), out=out, **FEW)
+    finally:
+        hook.remove()
+    assert not (home() / "mlflow.db").exists()
+
+
+def test_a_server_that_does_not_respond_loses_nothing(atlas, model, monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    _, path = verify(atlas, model, neuron=neuron(USED), **FEW)
+    assert path.exists() and "not recorded" in caplog.text
+
+
+def test_the_command_prints_effects_and_writes_the_copy(path, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "verified.duckdb"
+    command = ["neuroscope", "atlas", "ablate", "--topic", "animals", "--top", "2"]
+    command += ["--prompts", "20", "--atlas", str(path), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", [*command, "--json"])
+    app(standalone_mode=False)
+    document = json.loads(capsys.readouterr().out)
+    verdicts = [row["verdict"] for row in document["rows"]]
+    assert verdicts == ["confirmed", "not confirmed", "confirmed"]
+    assert document["atlas"] == str(out)
+    with Atlas.open(out) as verified:
+        assert verified.neurons("animals", verified=True)["neuron"].tolist() == [neuron(USED)]
+    out.unlink()
+    monkeypatch.setattr("sys.argv", command)
+    app(standalone_mode=False)
+    printed = capsys.readouterr().out
+    assert "all 2 together" in printed and str(out) in printed
