@@ -7,7 +7,15 @@ from layered import labelled_prompts
 from models import make_model
 
 from benchmarks.drift import results
-from benchmarks.validation import equal, false_alarms, ladders, one_layer, one_topic
+from benchmarks.validation import (
+    binned_scores,
+    equal,
+    false_alarms,
+    ladders,
+    one_layer,
+    one_topic,
+    planted_neurons,
+)
 from benchmarks.validation.__main__ import PAGE, SECTIONS
 from benchmarks.validation.changes import add_noise, copy_model, prune, round_to_integers
 from benchmarks.validation.checks import FEW, Base
@@ -127,3 +135,16 @@ def test_figures_have_three_digits():
 def test_the_ratio_of_a_check_to_its_passes():
     text = results({"bare-drift": 100.0, "drift": 131.0}, 2000)
     assert "1.31 (target: at most 1.30; not met)" in text
+
+
+def test_an_atlas_finds_planted_neurons_and_nothing_in_shuffled_labels():
+    planted = [planted_neurons.draw(seed) for seed in range(3)]
+    assert [one.found for one in planted] == [planted_neurons.PLANTED] * 3
+    shuffled = [planted_neurons.draw(seed, shuffled=True) for seed in range(2)]
+    assert not any(one.false for one in (*planted, *shuffled))
+    assert sum(one.false_discoveries for one in planted) / 3 < 0.15
+
+
+def test_scores_of_histograms_are_within_their_bounds():
+    outcome = binned_scores.measure()
+    assert outcome.failures == () and outcome.text.count("\n|") == 2 + 9 - 1

@@ -1,4 +1,4 @@
-"""Plants changes in models and checks what the study of drift says of them."""
+"""Plants changes in models and neurons, and checks what drift and the atlas say of them."""
 
 import argparse
 import os
@@ -12,7 +12,16 @@ import torch
 
 from benchmarks.random_checkpoint import Shape, ensure_checkpoint
 from benchmarks.tables import machine, write_section
-from benchmarks.validation import equal, false_alarms, ladders, limits, one_layer, one_topic
+from benchmarks.validation import (
+    binned_scores,
+    equal,
+    false_alarms,
+    ladders,
+    limits,
+    one_layer,
+    one_topic,
+    planted_neurons,
+)
 from benchmarks.validation.checks import Base
 from benchmarks.validation.outcome import Outcome
 from benchmarks.validation.subjects import (
@@ -132,6 +141,14 @@ class Validation:
         )
         return one_topic.outcome(same, other, versions.topic)
 
+    def plant_neurons(self) -> Outcome:
+        """Return what an atlas says of planted neurons, and of shuffled labels."""
+        return planted_neurons.measure(self._arguments.atlas_draws)
+
+    def score_bins(self) -> Outcome:
+        """Return how far scores from histograms are from those of the values."""
+        return binned_scores.measure()
+
 
 SECTIONS: dict[str, Callable[[Validation], Outcome]] = {
     "ladder-encoder": Validation.climb_encoder,
@@ -141,6 +158,8 @@ SECTIONS: dict[str, Callable[[Validation], Outcome]] = {
     "equal": Validation.equal_weights,
     "one-layer": Validation.change_one_layer,
     "one-topic": Validation.train_one_topic,
+    "planted-neurons": Validation.plant_neurons,
+    "binned-scores": Validation.score_bins,
 }
 """Section of docs/validation.md -> its experiment."""
 
@@ -189,6 +208,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--texts", type=Path, help="CSV (text, topic), with --versions")
     parser.add_argument("--topic", help="topic of the last version, with --versions")
     parser.add_argument("--draws", type=int, default=1000, help="draws of the false alarms")
+    parser.add_argument("--atlas-draws", type=int, default=200, help="draws of planted neurons")
     parser.add_argument("--samples", type=int, default=200, help="samples of prompts, for limits")
     parser.add_argument(
         "--large", type=Path, help="folder for two checkpoints of 14.5 GB, which are created there"

@@ -136,10 +136,10 @@ def run_pilot(
         check=FiniteCheck(model, [prompt.id for prompt in chosen]),
         progress=progress,
     )
-    return Pilot(design, {site: _site_pilot(values, matrix, examples) for site, values in recorded})
+    return Pilot(design, {site: site_pilot(values, matrix, examples) for site, values in recorded})
 
 
-def _site_pilot(
+def site_pilot(
     values: NDArray[np.float32], matrix: NDArray[np.float64], examples: int
 ) -> SitePilot:
     coefficients = fit(matrix, values)
