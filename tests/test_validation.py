@@ -142,7 +142,7 @@ def test_an_atlas_finds_planted_neurons_and_nothing_in_shuffled_labels():
     assert [one.found for one in planted] == [planted_neurons.PLANTED] * 3
     shuffled = [planted_neurons.draw(seed, shuffled=True) for seed in range(2)]
     assert not any(one.false for one in (*planted, *shuffled))
-    assert sum(one.false_discoveries for one in planted) / 3 < 0.15
+    assert sum(one.false_discoveries for one in planted) / 3 < 0.1
 
 
 def test_scores_of_histograms_are_within_their_bounds():

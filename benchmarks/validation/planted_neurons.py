@@ -30,15 +30,15 @@ class Draw:
     found: int
     """Planted neurons that are selective for their topic."""
     false: int
-    """Other entries that are selective."""
+    """Entries of other neurons that are selective."""
     rejected: int
     """Entries with q < .05."""
     wrong: int
-    """Those of them that are not planted."""
+    """Those of them that are of other neurons."""
 
     @property
     def false_discoveries(self) -> float:
-        """Share of the entries with q < .05 that are not planted."""
+        """Share of the entries with q < .05 that are of neurons that are not planted."""
         return self.wrong / max(self.rejected, 1)
 
 
@@ -57,15 +57,15 @@ def draw(seed: int, *, shuffled: bool = False) -> Draw:
     selective, q = _judge(values, topics, rng)
     planted = np.zeros_like(selective)
     planted[:PLANTED, 0] = not shuffled
-    # an entry of a planted neuron and another topic is no error: it is less active there
-    neither = np.ones_like(planted)
-    neither[:PLANTED] = shuffled
-    rejected = (q < _MOST_Q) & (planted | neither)
+    # entries of a planted neuron and another topic are true, too: it is less active there
+    others = np.ones_like(planted)
+    others[:PLANTED] = shuffled
+    rejected = q < _MOST_Q
     return Draw(
         int((selective & planted).sum()),
-        int((selective & neither).sum()),
+        int((selective & others).sum()),
         int(rejected.sum()),
-        int((rejected & ~planted).sum()),
+        int((rejected & others).sum()),
     )
 
 
