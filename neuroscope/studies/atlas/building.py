@@ -130,7 +130,7 @@ def prepare(
     """
     folder = AtlasFolder.of(experiment, spec, path)
     if not folder.topics.is_file():
-        TopicIndex.of(experiment).save(folder.topics)
+        experiment.topic_index.save(folder.topics)
     if not folder.pilot.is_file():
         topics = TopicIndex.load(folder.topics)
         run_pilot(load(), spec, topics, experiment.pilot, experiment.examples, progress).save(

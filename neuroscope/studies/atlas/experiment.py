@@ -10,11 +10,10 @@ from neuroscope.experiment import ModelsExperiment, PromptSource, make_experimen
 from neuroscope.experiment_faults import about, validator
 from neuroscope.experiment_values import check_study_site, plain_name
 from neuroscope.prompts import Prompts
+from neuroscope.studies.atlas.topics import FEWEST_PROMPTS, TopicIndex
 
 LEAST_PROMPTS = 20
 """Default number of prompts below which nothing is said about a topic."""
-FEWEST_PROMPTS = 4
-"""Lower limit of that number: each half needs prompts of the topic."""
 
 
 class AtlasExperiment(ModelsExperiment):
@@ -82,6 +81,16 @@ class AtlasExperiment(ModelsExperiment):
         10, ge=1, le=100, description="Number of strongest, weakest and random prompts per neuron"
     )
     seed: int = Field(0, ge=0, description="Seed of the division into halves and of samples")
+
+    @cached_property
+    def topic_index(self) -> TopicIndex:
+        """Topics of the prompts, their halves, and what a ruler reads of them.
+
+        Raises:
+            ExperimentError, PromptError: as in `TopicIndex.of`.
+        """
+        with about("prompts", "file"):
+            return TopicIndex.of(self)
 
     def prompt_sources(self) -> list[PromptSource]:
         return [self.prompts]

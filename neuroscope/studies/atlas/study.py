@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from neuroscope.experiment_faults import about
 from neuroscope.extraction.models import Model, check_model
 from neuroscope.files import absolute
 from neuroscope.progress import Progress, silent
@@ -32,7 +31,6 @@ from neuroscope.studies.atlas.outputs import metric_points, write_outputs
 from neuroscope.studies.atlas.result import AtlasResult
 from neuroscope.studies.atlas.shards import Shard, shards_of
 from neuroscope.studies.atlas.summary import atlas_result, summary_table
-from neuroscope.studies.atlas.topics import TopicIndex
 from neuroscope.studies.model_runs import ModelStudy, step_count, study_models
 from neuroscope.studies.steps import InlineExecutor, Steps
 from neuroscope.studies.store.spec import ExtractionSpec
@@ -179,7 +177,7 @@ def run_atlas(
         NeuroscopeError: the study failed; the subclass and the message say why. An open run is
             marked FAILED; none is opened if a model, layer, file or column does not exist.
     """
-    check_topics(experiment)
+    _ = experiment.topic_index  # reports what is wrong with the topics
     subjects, shards = subjects_of(experiment), shards_of(experiment.prompt_set, experiment.shards)
     total = step_count(subjects, tracker, lambda subject: len(shards) + 1)
     steps = Steps(executor or InlineExecutor(), progress, total=total)
@@ -202,13 +200,7 @@ def check(experiment: AtlasExperiment) -> None:
             column does not exist, or there are too few topics or prompts.
     """
     subjects_of(experiment)
-    check_topics(experiment)
-
-
-def check_topics(experiment: AtlasExperiment) -> None:
-    """Check the topics of the prompts; raise ExperimentError or PromptError as `TopicIndex.of`."""
-    with about("prompts", "file"):
-        TopicIndex.of(experiment)
+    _ = experiment.topic_index
 
 
 def spec_of(experiment: AtlasExperiment, subject: Subject) -> ExtractionSpec:

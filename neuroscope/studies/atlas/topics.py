@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +14,36 @@ from numpy.typing import NDArray
 from neuroscope.errors import ExperimentError, Option
 from neuroscope.files import atomic_write
 from neuroscope.labels import counted
-from neuroscope.prompts import Prompt
-from neuroscope.studies.atlas.experiment import FEWEST_PROMPTS, AtlasExperiment
+from neuroscope.prompts import Prompt, Prompts
 
 Flags = NDArray[np.bool_]
 
+FEWEST_PROMPTS = 4
+"""Smallest number of prompts that may be required of a topic: each half needs some."""
 _SOURCE = "source"
 """Column of the sources unless the experiment names another."""
 _SURFACE = ("question_mark", "digits", "upper_case")
 """What a ruler reads of each text without a model; the number of tokens comes later."""
+
+
+class TopicSettings(Protocol):
+    """Keys of an experiment that say what its topics are, and how they are divided."""
+
+    topic: str
+    separator: str
+    source: str
+    split: Literal["auto", "prompt", "source"]
+    least_prompts: int
+    leave_out: bool
+    seed: int
+
+    @property
+    def prompt_set(self) -> Prompts: ...
+
+    @property
+    def model_fields_set(self) -> set[str]:
+        """Keys that are not left at their defaults."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +68,7 @@ class TopicIndex:
     """Sentences on prompts and topics that are left out."""
 
     @classmethod
-    def of(cls, experiment: AtlasExperiment) -> "TopicIndex":
+    def of(cls, experiment: TopicSettings) -> "TopicIndex":
         """Read the topics of an experiment's prompts.
 
         Raises:
@@ -131,7 +152,7 @@ class _Row:
     surface: tuple[float, float, float]
 
     @classmethod
-    def of(cls, prompt: Prompt, experiment: AtlasExperiment) -> "_Row":
+    def of(cls, prompt: Prompt, experiment: TopicSettings) -> "_Row":
         digest = hashlib.blake2b(f"{experiment.seed} {prompt.text}".encode(), digest_size=8)
         return cls(
             _topics_of(prompt.labels.get(experiment.topic, ""), experiment.separator),
@@ -157,14 +178,14 @@ def _surface_of(text: str) -> tuple[float, float, float]:
     return float("?" in text), digits, sum(map(str.isupper, text)) / max(letters, 1)
 
 
-def _check_source(rows: Sequence[_Row], experiment: AtlasExperiment) -> None:
+def _check_source(rows: Sequence[_Row], experiment: TopicSettings) -> None:
     """Raise ExperimentError if a column of sources is named and no prompt has it."""
     if experiment.source and all(row.source is None for row in rows):
         raise _missing(experiment, "source", experiment.source)
 
 
 def _choose_topics(
-    topics: Sequence[Sequence[str]], experiment: AtlasExperiment
+    topics: Sequence[Sequence[str]], experiment: TopicSettings
 ) -> tuple[tuple[str, ...], list[str]]:
     """Return the names of the topics, and sentences on what is left out."""
     names, counts = np.unique([name for own in topics for name in own], return_counts=True)
@@ -198,7 +219,7 @@ def _choose_topics(
     return chosen, notes
 
 
-def _missing(experiment: AtlasExperiment, key: str, column: str) -> ExperimentError:
+def _missing(experiment: TopicSettings, key: str, column: str) -> ExperimentError:
     """Return the error for a column of labels that no prompt has."""
     known = sorted({name for prompt in experiment.prompt_set for name in prompt.labels})
     listed = f"; they have {', '.join(known)}" if known else ", and they have no labels"
@@ -209,7 +230,7 @@ def _missing(experiment: AtlasExperiment, key: str, column: str) -> ExperimentEr
 
 
 def _halves(
-    experiment: AtlasExperiment,
+    experiment: TopicSettings,
     members: Flags,
     ranks: NDArray[np.uint64],
     sources: NDArray[np.str_],
