@@ -9,6 +9,7 @@ from atlased import experiment_of, index_of, topical_rows, write_rows
 
 from neuroscope.errors import ExperimentError, NeuroscopeError, PromptError
 from neuroscope.prompts import PromptSet, digest_of
+from neuroscope.studies.atlas.experiment import atlas_experiment
 from neuroscope.studies.atlas.shards import shards_of
 from neuroscope.studies.atlas.topics import TopicIndex
 
@@ -220,3 +221,22 @@ def test_shards_are_consecutive_prompts(count, sizes):
     assert [prompt for shard in shards for prompt in shard] == list(prompts)
     assert sum(shard.characters for shard in shards) == prompts.characters
     assert all(shard.digest == digest_of(shard) for shard in shards)
+
+
+def test_prompts_are_put_into_a_template(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    rows = [{"text": f"word {number} {{}}", "topic": "ab"[number % 2]} for number in range(60)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    experiment = atlas_experiment("", ["minilm"], {"file": str(file)}, prompt_template="Say {}!")
+    prompts = experiment.prompt_set
+    texts = [prompt.text for prompt in prompts]
+    assert texts == [f"Say {row['text']}!" for row in rows] and len(prompts) == 60
+    assert prompts.characters == sum(map(len, texts))
+    assert prompts.digest == digest_of(prompts) != experiment.prompts.prompts().digest
+    assert experiment.topic_index.names == ("a", "b")
+
+
+@pytest.mark.parametrize("template", ["no gap", "{} and {}"])
+def test_a_template_without_one_gap_is_refused(template):
+    with pytest.raises(ExperimentError, match="exactly once"):
+        atlas_experiment("x", ["minilm"], {"texts": ["a", "b"]}, prompt_template=template)

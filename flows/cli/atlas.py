@@ -57,6 +57,9 @@ Top = Annotated[int, typer.Option(min=1, help="Number of rows.")]
 def build(
     file: PromptsFile,
     text_column: TextColumn = "text",
+    prompt_template: Annotated[
+        str, typer.Option(help="Text with {} once, into which each prompt is put. [default: none]")
+    ] = "",
     topic: Annotated[
         str, typer.Option("--topic-column", help="Column of the file that contains the topics.")
     ] = "topic",
@@ -120,6 +123,7 @@ def build(
             name,
             models,
             {"file": str(file), "text_column": text_column},
+            prompt_template=prompt_template,
             topic=topic,
             separator=separator,
             source=source,

@@ -9,11 +9,18 @@ from pydantic import Field
 from neuroscope.experiment import ModelsExperiment, PromptSource, make_experiment
 from neuroscope.experiment_faults import about, validator
 from neuroscope.experiment_values import check_study_site, plain_name
-from neuroscope.prompts import Prompts
+from neuroscope.prompts import Prompts, fill_template
+from neuroscope.studies.atlas.filled import FilledPrompts
 from neuroscope.studies.atlas.topics import FEWEST_PROMPTS, TopicIndex
 
 LEAST_PROMPTS = 20
 """Default number of prompts below which nothing is said about a topic."""
+
+
+def _check_template(template: str) -> None:
+    """Raise PromptError unless a template is empty or contains {} once."""
+    if template:
+        fill_template(template, ["text"])
 
 
 class AtlasExperiment(ModelsExperiment):
@@ -31,6 +38,11 @@ class AtlasExperiment(ModelsExperiment):
     )
     pool: Literal["mean", "max"] = Field(
         "mean", description="Pooling of a prompt's tokens into one value per neuron"
+    )
+    prompt_template: Annotated[str, validator(_check_template)] = Field(
+        "",
+        description="Text that contains {} once, into which each prompt is put, such as"
+        " `Which topic is this? {}`; by default prompts are read as they are",
     )
     topic: str = Field("topic", description="Column of the topics")
     separator: str = Field(
@@ -103,7 +115,8 @@ class AtlasExperiment(ModelsExperiment):
             PromptError: the file is missing or malformed.
         """
         with about("prompts", "file"):
-            return self.prompts.prompts()
+            prompts = self.prompts.prompts()
+        return FilledPrompts.of(prompts, self.prompt_template) if self.prompt_template else prompts
 
 
 def atlas_experiment(
