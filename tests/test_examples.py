@@ -40,6 +40,7 @@ NOT_RUN = {
     "neuroscope.storage.writing.FolderWriter",
     "neuroscope.studies.atlas.ablation.ablate",
     "neuroscope.studies.atlas.result.AtlasResult",
+    "neuroscope.studies.atlas.study.build_atlas",
     "neuroscope.studies.drift.baseline.Baseline",
     "neuroscope.studies.drift.result.DriftResult",
     "neuroscope.studies.drift.study.drift",

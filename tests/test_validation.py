@@ -138,11 +138,11 @@ def test_the_ratio_of_a_check_to_its_passes():
 
 
 def test_an_atlas_finds_planted_neurons_and_nothing_in_shuffled_labels():
-    planted = [planted_neurons.draw(seed) for seed in range(3)]
-    assert [one.found for one in planted] == [planted_neurons.PLANTED] * 3
-    shuffled = [planted_neurons.draw(seed, shuffled=True) for seed in range(2)]
+    planted = [planted_neurons.draw(seed) for seed in range(2)]
+    assert [one.found for one in planted] == [planted_neurons.PLANTED] * 2
+    shuffled = [planted_neurons.draw(seed, shuffled=True) for seed in range(1)]
     assert not any(one.false for one in (*planted, *shuffled))
-    assert sum(one.false_discoveries for one in planted) / 3 < 0.1
+    assert sum(one.false_discoveries for one in planted) / 2 < 0.1
 
 
 def test_scores_of_histograms_are_within_their_bounds():
