@@ -1,10 +1,12 @@
 """The stack of docker/compose.yaml in a real container engine, for its test."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -76,6 +78,12 @@ def provide(name):
     run("docker", "build", "--network", "host", "--file", file, "--tag", image, file.parent)
 
 
+def provide_all():
+    """Provide all images, one after the other, beside what the caller does; return the futures."""
+    executor = ThreadPoolExecutor(max_workers=1)
+    return [executor.submit(provide, name) for name in IMAGES]
+
+
 def take_picture(page, name):
     """Save a picture of a page, if pictures are wanted."""
     if PICTURES:
@@ -105,10 +113,22 @@ class RunningStack:
         }
         self.configure(values)
 
-    def another(self, folder):
-        """Return the stack of another machine, of which nothing runs."""
+    @contextlib.contextmanager
+    def worker_elsewhere(self, folder):
+        """Run a worker of another machine, which has nothing of this stack but two passwords."""
         copy_repository(folder)
-        return RunningStack(folder, "elsewhere")
+        elsewhere = RunningStack(folder, "elsewhere")
+        for name in ("mlflow_password", "prefect_password"):
+            (folder / "docker/secrets" / name).write_text(self.secret(name))
+        elsewhere.configure({"WORKER_NAME": "elsewhere"})
+        try:
+            elsewhere.compose("up", "--no-start", "--no-deps", "worker")
+            worker = elsewhere.container("worker")["Id"]
+            run("docker", "network", "connect", f"{self.project}_default", worker)
+            elsewhere.compose("start", "worker")
+            yield elsewhere
+        finally:
+            elsewhere.remove()
 
     def configure(self, values):
         """Change settings of docker/.env."""
