@@ -178,6 +178,8 @@ def test_a_backup_replaces_everything(stack, tmp_path):
     run("docker/restore", tmp_path / "backup", folder=stack.folder)
     wait_for(lambda: stack.health("worker") == "healthy")
     assert stack.counts() == counts
+    again = stack.start_flow("compare", prompts=PROMPTS)
+    assert stack.final_state(again) == "COMPLETED"
 
 
 def test_several_servers_of_prefect_and_an_object_store_do_the_same_work(stack):
