@@ -8,7 +8,7 @@ from pathlib import Path
 from flows.health import ALIVE, PATH
 from flows.prefect_server import WORK_POOL, PrefectServer
 from flows.processes import Children
-from neuroscope.errors import StackError, TrackingError
+from neuroscope.errors import StackError
 from neuroscope.home import home
 from neuroscope.reporting.tracking_server import embedded_database, opened_alone, server_arguments
 
@@ -95,10 +95,11 @@ def mlflow_service(port: int) -> Service:
 
     def prepare(children: Children) -> None:
         from neuroscope.reporting.mlflow_client import open_client
+        from neuroscope.reporting.tracking_errors import OutdatedTablesError
 
         try:
             open_client(database)
-        except TrackingError:  # the tables are those of an older MLflow
+        except OutdatedTablesError:
             with opened_alone(database):
                 children.run("mlflow-upgrade", "-m", "mlflow", "db", "upgrade", database)
             open_client(database)

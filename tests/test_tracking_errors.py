@@ -13,6 +13,8 @@ import pytest
 from mlflow_server import serving
 from sqlalchemy import Engine, event
 
+from flows.processes import Children
+from flows.services import mlflow_service
 from neuroscope.errors import NeuroscopeError, ResourceError, TrackingError
 from neuroscope.reporting import mlflow_client
 from neuroscope.reporting.run import Point
@@ -72,6 +74,22 @@ def test_an_outdated_database_is_reported_with_its_upgrade(monkeypatch, database
     execute(database, "UPDATE alembic_version SET version_num = '451aebb31d03'")
     message = refusal()
     assert "451aebb31d03" in message and f"mlflow db upgrade sqlite:///{database}" in message
+
+
+@pytest.mark.parametrize(
+    "statement, commands",
+    [
+        ("UPDATE alembic_version SET version_num = '451aebb31d03'", ["mlflow-upgrade"]),
+        ("UPDATE alembic_version SET version_num = 'ffffffffffff'", []),
+    ],
+)
+def test_only_outdated_tables_are_migrated(statement, commands, monkeypatch, database, tmp_path):
+    execute(database, statement)
+    started = []
+    monkeypatch.setattr(Children, "run", lambda self, name, *command: started.append(name))
+    children = Children(tmp_path / "logs", {}, limit=1)
+    refusal(connect=lambda: mlflow_service(5000).prepare(children))
+    assert started == commands
 
 
 @pytest.mark.parametrize("statement", ["SELECT 1", "DROP TABLE webhooks"])

@@ -36,6 +36,10 @@ _SQLITE_ERRORS = {
 _LENGTH = 300  # most characters shown of another library's message
 
 
+class OutdatedTablesError(TrackingError):
+    """Error about a database whose tables an older MLflow created; they can be migrated."""
+
+
 @contextlib.contextmanager
 def mlflow_errors(uri: str, *, requested: str = "") -> Iterator[None]:
     """Translate the errors of MLflow that the block raises.
@@ -110,7 +114,7 @@ def _schema_error(uri: str) -> TrackingError | None:
             remedy="install the MLflow version that created it, or a later one",
         )
     remedy = f"back up the database, then run `mlflow db upgrade {shlex.quote(uri)}`"
-    return TrackingError(f"the database {shown} {problem}; it is outdated", remedy=remedy)
+    return OutdatedTablesError(f"the database {shown} {problem}; it is outdated", remedy=remedy)
 
 
 def _schema_of(uri: str) -> str | None:
