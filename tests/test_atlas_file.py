@@ -1,6 +1,7 @@
 """An atlas returns what was written into it, to several readers, and only reads."""
 
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -304,3 +305,16 @@ def test_importing_the_modules_does_not_import_duckdb():
         "assert not {'duckdb', 'pandas', 'pyarrow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(
+    "name, nearest",
+    [
+        (f"mlp_act.{LAYERS + 5}.1", f"mlp_act.{LAYERS - 1}.1"),
+        ("mlp_act.1.999", f"mlp_act.1.{UNITS - 1}"),
+        ("mpl_act.1.2", "mlp_act.1.2"),
+    ],
+)
+def test_the_nearest_neuron_is_offered(atlas, name, nearest):
+    with pytest.raises(ExperimentError, match=rf"did you mean '{re.escape(nearest)}'"):
+        atlas.neuron(name)

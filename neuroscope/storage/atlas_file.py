@@ -163,6 +163,19 @@ class Atlas(AtlasReader):
             f"{component}.LAYER.UNIT with layers {first}-{last} and units 0-{unit}"
             for component, first, last, unit in map(dict.values, self._records(UNITS))
         ]
+        near = self._nearest(name)
+        hint = f" (did you mean '{near}'?)" if near else ""
         return ExperimentError(
-            f"unknown neuron '{name}'", remedy=f"choose from {' and '.join(known)}"
+            f"unknown neuron '{name}'{hint}", remedy=f"choose from {' and '.join(known)}"
         )
+
+    def _nearest(self, name: str) -> str:
+        """Return the neuron whose name is nearest to an unknown one; empty if none is near."""
+        parts = re.fullmatch(r"(\w+)\.(\d{1,9})\.(\d{1,9})", name)
+        rows = {row["component"]: list(row.values()) for row in self._records(UNITS)}
+        component = get_close_matches(parts[1], rows, n=1) if parts else []
+        if not parts or not component:
+            return ""
+        _, first, last, unit = rows[component[0]]
+        layer = min(max(int(parts[2]), first), last)
+        return f"{component[0]}.{layer}.{min(int(parts[3]), unit)}"

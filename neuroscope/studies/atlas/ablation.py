@@ -1,13 +1,11 @@
 """Check by ablation that neurons are used for a topic, not only correlated with it."""
 
-import contextlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from neuroscope.errors import ExperimentError, HeadlessError, Option
-from neuroscope.extraction.checkpoints import Checkpoint
+from neuroscope.errors import ExperimentError, Option
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.silencing import check_replacements
 from neuroscope.options import check_choice, choices
@@ -15,10 +13,9 @@ from neuroscope.progress import Progress, silent
 from neuroscope.storage.atlas_file import Atlas
 from neuroscope.studies.atlas.ablation_result import AblationResult, AblationRow, Mode
 from neuroscope.studies.atlas.controls import FEWEST_CONTROLS, neurons_in
-from neuroscope.studies.atlas.search import check_same_model
+from neuroscope.studies.atlas.described import described_checkpoint, load_described
 from neuroscope.studies.atlas.topic_ablation import TopicAblation
 from neuroscope.studies.atlas.topic_prompts import FEWEST_PROMPTS, AtlasPrompts
-from neuroscope.studies.models import find_model, load_model
 
 Sets = dict[str, list[Sequence[str]]]
 """Topic -> sets of neurons that are tested on it."""
@@ -86,13 +83,17 @@ def ablate(
     settings = atlas.model()
     _check_means(settings, mode)
     sets = _sets_of_neuron(atlas, neuron) if neuron else _sets_of_topic(atlas, topic, top)
-    checkpoint = _checkpoint(settings, model)
+    checkpoint = described_checkpoint(settings, model)
     source = AtlasPrompts.of(atlas)
     ablations = [
         _ablation(atlas, source, name, tested, prompts, controls, seed)
         for name, tested in sets.items()
     ]
-    loaded = model if isinstance(model, Model) else _load(settings, checkpoint, device)
+    loaded = (
+        model
+        if isinstance(model, Model)
+        else load_described(settings, checkpoint, device, head=True)
+    )
     check_replacements(loaded, {})
     advance = _counting(progress, sum(len(ablation.sets()) for ablation in ablations))
     truncate = bool(json.loads(settings["experiment"]).get("truncate", False))
@@ -162,24 +163,6 @@ def _ablation(
     layers = {int(name.split(".")[1]) for names in tested for name in names}
     neurons = neurons_in(atlas, number, sorted(layers))
     return TopicAblation.of(topic, drawn, neurons, tested, controls, seed)
-
-
-def _checkpoint(settings: dict[str, Any], model: Model | str) -> Checkpoint:
-    """Return the files of a model; raise ModelError unless it is the model of the atlas."""
-    checkpoint = (
-        model.checkpoint if isinstance(model, Model) else find_model(model or settings["name"])
-    )
-    check_same_model(checkpoint, settings)
-    return checkpoint
-
-
-def _load(settings: Mapping[str, Any], checkpoint: Checkpoint, device: str) -> Model:
-    """Load the model of an atlas in its number format, a causal one with its head if it has one."""
-    options = {name: settings[name] for name in ("dtype", "attention")} | {"device": device}
-    if checkpoint.architecture.causal:
-        with contextlib.suppress(HeadlessError):
-            return load_model(checkpoint, head=True, **options)
-    return load_model(checkpoint, **options)
 
 
 def _counting(progress: Progress, total: int) -> Callable[[], None]:

@@ -1,18 +1,16 @@
 """Search of an atlas: which neurons respond unusually to a text."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neuroscope.errors import ModelError
-from neuroscope.extraction.batching import tokenise
-from neuroscope.extraction.checkpoints import Checkpoint
+from neuroscope.activations import Floats
 from neuroscope.extraction.extract import extract
-from neuroscope.extraction.models import Model, load_model
-from neuroscope.prompts import PromptSet
+from neuroscope.extraction.models import Model
 from neuroscope.sites import Site
 from neuroscope.storage.atlas_file import Atlas
-from neuroscope.studies.models import find_model
+from neuroscope.studies.atlas.described import described_checkpoint, load_described
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,56 +45,52 @@ def search_text(
     import pandas as pd
 
     settings = atlas.model()
-    loaded = model if isinstance(model, Model) else _load(settings, model, device)
-    check_same_model(loaded.checkpoint, settings)
-    prompts = PromptSet.of([text])
+    checkpoint = described_checkpoint(settings, model)
+    loaded = model if isinstance(model, Model) else load_described(settings, checkpoint, device)
     layers = atlas.sql("SELECT DISTINCT layer FROM neuron ORDER BY layer")["layer"].tolist()
-    sites = [Site(settings["component"], layer) for layer in layers]
-    pooled = extract(loaded, prompts, [str(site) for site in sites], pool=settings["pool"])
-    tokens = extract(loaded, prompts, [str(site) for site in sites], pool="none")
-    block = tokenise(loaded, prompts.prompts)
-    words = [loaded.vocabulary.display(id) for id in block.ids[block.kept("content")].tolist()]
-    frames = []
-    for site in sites:
-        values = pooled[site][0]
-        mean, sd = atlas.moments(site.layer)
-        z = np.divide(values - mean, sd, out=np.zeros_like(values), where=sd > 0)
-        chosen = np.argsort(-np.abs(z), kind="stable")[:top]
-        peaks = tokens[site][0][:, chosen].argmax(axis=0)
-        frames.append(
-            pd.DataFrame(
-                {
-                    "neuron": [f"{site}.{unit}" for unit in chosen.tolist()],
-                    "layer": site.layer,
-                    "value": values[chosen],
-                    "z": z[chosen],
-                    "token": [words[peak] for peak in peaks.tolist()],
-                }
-            )
-        )
-    found = pd.concat(frames, ignore_index=True)
+    sites = [f"{settings['component']}.{layer}" for layer in layers]
+    read = extract(loaded, [text], sites, pool="none")
+    block = read.tokens
+    words = [block.vocabulary.display(id) for id in block.ids[block.kept("content")].tolist()]
+    found = pd.concat(
+        [_unusual(atlas, site, read[site][0], words, settings["pool"], top) for site in sites],
+        ignore_index=True,
+    )
     order = found["z"].abs().sort_values(ascending=False, kind="stable").index[:top]
     found = found.loc[order].reset_index(drop=True)
     return found.assign(topics=[_topics(atlas, name) for name in found["neuron"]])
 
 
-def _load(settings: dict[str, Any], name: str, device: str) -> Model:
-    """Load the model of an atlas in the number format in which it was read."""
-    checkpoint = find_model(name or settings["name"])
-    check_same_model(checkpoint, settings)  # before the weights are loaded
-    return load_model(
-        checkpoint, device=device, dtype=settings["dtype"], attention=settings["attention"]
+def _unusual(
+    atlas: Atlas, site: str, values: Floats, words: Sequence[str], pool: str, top: int
+) -> "pd.DataFrame":
+    """Return the neurons of a site whose pooled value is furthest from its mean.
+
+    Args:
+        atlas: open atlas.
+        site: site of the neurons.
+        values: (tokens, neurons) activations at the tokens that count.
+        words: text of each of these tokens.
+        pool: how the atlas pools tokens, `mean` or `max`.
+        top: number of neurons.
+    """
+    import pandas as pd
+
+    layer = Site.parse(site).layer
+    pooled = values.mean(axis=0) if pool == "mean" else values.max(axis=0)
+    mean, sd = atlas.moments(layer)
+    z = np.divide(pooled - mean, sd, out=np.zeros_like(pooled), where=sd > 0)
+    chosen = np.argsort(-np.abs(z), kind="stable")[:top]
+    peaks = values[:, chosen].argmax(axis=0)
+    return pd.DataFrame(
+        {
+            "neuron": [f"{site}.{unit}" for unit in chosen.tolist()],
+            "layer": layer,
+            "value": pooled[chosen],
+            "z": z[chosen],
+            "token": [words[peak] for peak in peaks.tolist()],
+        }
     )
-
-
-def check_same_model(checkpoint: Checkpoint, settings: dict[str, Any]) -> None:
-    """Raise ModelError unless a model is the one that an atlas describes."""
-    if checkpoint.fingerprint != settings["fingerprint"]:
-        raise ModelError(
-            f"the atlas describes '{settings['name']}' (SHA-256 {settings['fingerprint'][:12]}…),"
-            f" but '{checkpoint.name}' has other files (SHA-256 {checkpoint.fingerprint[:12]}…)",
-            remedy="name the model of the atlas, or build an atlas of this one",
-        )
 
 
 def _topics(atlas: Atlas, neuron: str) -> str:
