@@ -60,6 +60,8 @@ bench: $(VENV)/installed-bench ## Measure speed, precision and volume, into docs
 	$(BIN)/python -m benchmarks.drift $(WRITE) $(DRIFT)
 	$(BIN)/python -m benchmarks.precision $(WRITE) $(PRECISION)
 	$(BIN)/python -m benchmarks.volume $(WRITE) $(VOLUME)
+	$(BIN)/python -m benchmarks.atlas_volume $(WRITE) $(VOLUME)
+	$(BIN)/python -m benchmarks.atlas --write
 
 # make bench-memory MODEL=folder takes 14.5 GB of disk and half an hour on two cores
 MODEL ?= $(or $(NEUROSCOPE_HOME),$(HOME)/.neuroscope)/benchmarks/mistral-shaped
