@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from atlased import WORDS, topical_rows, write_rows
 from models import make_model
@@ -126,6 +127,19 @@ def test_a_search_gives_the_distance_from_the_mean(run_json, atlas, family_folde
     assert [row["neuron"] for row in rows] == expected.tolist()
     assert abs(rows[0]["z"]) == pytest.approx(z.abs().max(), rel=1e-3)
     assert {row["token"] for row in rows} <= {"the", "queen", "sits"}
+
+
+def test_a_text_is_searched_in_the_template_of_the_prompts(prompt_file, family_folder, tmp_path):
+    model = ns.load_model(str(family_folder("bert")))
+    options = OPTIONS | {"prompt_template": "the old man sits in {}"}
+    with ns.build_atlas(model, str(prompt_file), tmp_path / "atlas.duckdb", **options) as atlas:
+        found = ns.search_text(atlas, "the queen sits", top=10_000, model=model)
+        neurons = atlas.sql("SELECT name, layer, unit, mean, sd FROM neuron")
+    acts = ns.extract(model, ["the old man sits in the queen sits"], "mlp_act")
+    values = [acts[f"mlp_act.{row.layer}"][0, row.unit] for row in neurons.itertuples()]
+    expected = ((values - neurons["mean"]) / neurons["sd"]).set_axis(neurons["name"])
+    z = found.set_index("neuron")["z"][expected.index]
+    np.testing.assert_allclose(z, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_two_versions_are_compared(run_json, run_command, built):

@@ -1,13 +1,15 @@
 """Search of an atlas: which neurons respond unusually to a text."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neuroscope.activations import Floats
 from neuroscope.extraction.extract import extract
 from neuroscope.extraction.models import Model
+from neuroscope.prompts import fill_template
 from neuroscope.sites import Site
 from neuroscope.storage.atlas_file import Atlas
 from neuroscope.studies.atlas.described import described_checkpoint, load_described
@@ -21,6 +23,7 @@ def search_text(
 ) -> "pd.DataFrame":
     """Return the neurons that respond most unusually to a text.
 
+    The text is put into the template of the atlas's prompts, if they have one.
     How unusual a value is, is its distance from the neuron's mean over the atlas's prompts in
     standard deviations (z).
 
@@ -49,7 +52,7 @@ def search_text(
     loaded = model if isinstance(model, Model) else load_described(settings, checkpoint, device)
     layers = atlas.sql("SELECT DISTINCT layer FROM neuron ORDER BY layer")["layer"].tolist()
     sites = [f"{settings['component']}.{layer}" for layer in layers]
-    read = extract(loaded, [text], sites, pool="none")
+    read = extract(loaded, _filled(settings, text), sites, pool="none")
     block = read.tokens
     words = [block.vocabulary.display(id) for id in block.ids[block.kept("content")].tolist()]
     found = pd.concat(
@@ -59,6 +62,12 @@ def search_text(
     order = found["z"].abs().sort_values(ascending=False, kind="stable").index[:top]
     found = found.loc[order].reset_index(drop=True)
     return found.assign(topics=[_topics(atlas, name) for name in found["neuron"]])
+
+
+def _filled(settings: Mapping[str, Any], text: str) -> list[str]:
+    """Return a text as the atlas's prompts are, in their template if they have one."""
+    template = json.loads(settings["experiment"]).get("prompt_template", "")
+    return fill_template(template, [text]) if template else [text]
 
 
 def _unusual(
