@@ -68,11 +68,6 @@ def card_of(
         rulers: topics of the atlas, if the table is to say what a ruler reaches.
     """
     neuron = card.neuron
-    summary = (
-        f"Mean {neuron['mean']:.3g}, sd {neuron['sd']:.3g}, from {neuron['low']:.3g} to"
-        f" {neuron['high']:.3g}; positive at {neuron['active']:.0%} of the prompts; the topics"
-        f" account for {neuron['eta_squared']:.0%} of its variance."
-    )
     words = {
         "promotes": _tokens(neuron["promotes"]),
         "suppresses": _tokens(neuron["suppresses"]),
@@ -82,12 +77,26 @@ def card_of(
     }
     return Card(
         neuron["name"],
-        summary,
+        _summary(neuron),
         histogram_text(neuron["edges"], neuron["counts"]),
         topic_table(neuron["name"], card, rulers),
         example_table(card, examples),
         {name: text for name, text in words.items() if text},
     )
+
+
+def _summary(neuron: Mapping[str, Any]) -> str:
+    """Return a sentence on the values of a neuron, without what the atlas does not know of them."""
+    known = {name: value for name, value in neuron.items() if plain_value(value) is not None}
+    clauses = (
+        (("mean", "sd"), "mean {mean:.3g}, sd {sd:.3g}"),
+        (("low", "high"), ", from {low:.3g} to {high:.3g}"),
+        (("active",), "; positive at {active:.0%} of the prompts"),
+        (("eta_squared",), "; the topics account for {eta_squared:.0%} of its variance"),
+    )
+    text = "".join(text.format_map(known) for names, text in clauses if known.keys() >= {*names})
+    text = text.lstrip(",; ")
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def _tokens(tokens: Sequence[Mapping[str, Any]] | None) -> str:

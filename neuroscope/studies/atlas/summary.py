@@ -16,9 +16,11 @@ _TOPIC = """
 SELECT t.name AS topic, t.prompts, t.share, t.reason, t.selective, t.confounded,
     n.name AS best_neuron, s.polarity, s.auroc_heldout, s.ap_heldout AS best_ap
 FROM topic t JOIN (
-    SELECT *, row_number() OVER (
-        PARTITION BY topic ORDER BY selective AND NOT confounded DESC, abs(auroc - 0.5) DESC, neuron
-    ) AS place FROM selectivity
+    SELECT e.*, row_number() OVER (
+        PARTITION BY e.topic ORDER BY
+            CASE WHEN e.polarity > 0 THEN e.auroc ELSE 1 - e.auroc END DESC NULLS LAST, e.neuron
+    ) AS place
+    FROM selectivity e JOIN direction d ON d.topic = e.topic AND d.best_neuron = e.neuron
 ) s ON s.topic = t.topic AND s.place = 1
 JOIN neuron n ON n.neuron = s.neuron ORDER BY t.topic
 """
@@ -70,7 +72,7 @@ def atlas_result(path: Path, model: str) -> AtlasResult:
 
 
 def _topics(atlas: Atlas) -> tuple[TopicRow, ...]:
-    """Return a row per topic, with its best neuron; unconfounded selective ones come first."""
+    """Return a row per topic, with the neuron that is best in the half that selects."""
     rows = []
     for number, row in enumerate(records(atlas.sql(_TOPIC))):
         ruler = atlas.sql(_RULER, [number]).iloc[0]
@@ -123,7 +125,7 @@ def summary_table(result: AtlasResult) -> Table:
         Column("AUROC", "without the model", METRICS["ruler_auroc"].meaning, digits=3),
         Column("selective", "neurons", METRICS["selective"].meaning),
         Column("confounded", "neurons", METRICS["confounded"].meaning),
-        Column("name", "best neuron", "strongest that is not confounded, if there is one"),
+        Column("name", "best neuron", "strongest in the half that selects"),
         Column("AUROC", "best neuron", METRICS["best_auroc"].meaning, digits=3),
         Column(
             "precision",
