@@ -161,6 +161,26 @@ def test_a_changed_byte_is_reported(tmp_path, written):
         atlas.sql("FROM neuron")
 
 
+@pytest.mark.parametrize(
+    "offset", [0, 4, 12, 4096, 4104, 8192, 8200, 12288, 12300, 0.3, 0.5, 0.7, 0.9]
+)
+def test_changed_bytes_are_damage_and_not_a_lock(tmp_path, written, offset):
+    content = bytearray(written[0].read_bytes())
+    start = offset if isinstance(offset, int) else int(offset * len(content))
+    for index in range(start, start + 4):
+        content[index] ^= 0xFF
+    path = tmp_path / "locked block.duckdb"
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"is damaged.*build the atlas again"):
+        read_all(path)
+
+
+def read_all(path):
+    with Atlas.open(path) as atlas:
+        for name in TABLES:
+            atlas.sql(f"FROM {name}")
+
+
 def test_a_file_that_another_process_writes_is_refused(tmp_path, written):
     path = tmp_path / "atlas.duckdb"
     shutil.copy(written[0], path)

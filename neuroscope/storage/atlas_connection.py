@@ -19,6 +19,9 @@ _STORAGE = "v1.2.0"
 _MAGIC = slice(8, 12)
 """Bytes of a DuckDB file that read `DUCK`."""
 
+_LOCKED = ("Could not set lock", "Conflicting lock")
+"""Texts in the error of DuckDB for a file that another program has open for writing."""
+
 _FULL = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
@@ -89,7 +92,7 @@ def _check_header(path: Path) -> None:
 def _not_opened(path: Path, error: "duckdb.Error") -> NeuroscopeError:
     """Return the error for a DuckDB file that cannot be opened."""
     reason = _first_line(error)
-    if "lock" in reason:
+    if any(text in reason for text in _LOCKED):
         return StoreError(
             f"{path} is open for writing in another program ({reason})",
             remedy="close that program, or open the file in it read-only",
@@ -121,15 +124,23 @@ def reading_error(path: Path, error: "duckdb.Error") -> NeuroscopeError:
     return StoreError(f"{path} is damaged ({_first_line(error)})", remedy=REBUILD)
 
 
-def writing_error(path: Path, error: "OSError | duckdb.Error") -> NeuroscopeError:
-    """Return the error for a file that cannot be written."""
+def writing_error(
+    path: Path, error: "OSError | duckdb.Error", again: str = "build the atlas again"
+) -> NeuroscopeError:
+    """Return the error for a file that cannot be written.
+
+    Args:
+        path: file.
+        error: what the system or DuckDB reports.
+        again: what to do after the cause is removed, in the imperative.
+    """
     import duckdb
 
     reason = (isinstance(error, OSError) and error.strerror) or _first_line(error)
     full = isinstance(error, duckdb.OutOfMemoryException) or any(text in reason for text in _FULL)
     kind: type[NeuroscopeError] = ResourceError if full else StoreError
     repair = "free some space" if full else "check the disk and its permissions"
-    return kind(f"cannot write {path} ({reason})", remedy=f"{repair} and build the atlas again")
+    return kind(f"cannot write {path} ({reason})", remedy=f"{repair} and {again}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,5 +1,7 @@
 """Copy of an atlas with the verdicts of silencing, as an atlas is never changed itself."""
 
+import errno
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
@@ -14,6 +16,8 @@ from neuroscope.storage.atlas_writing import MEMORY, check_absent, sync_file, un
 
 if TYPE_CHECKING:
     import duckdb
+
+_AGAIN = "test the neurons again"
 
 GENERAL = "general"
 """Verdict of a neuron whose silencing hurts every topic."""
@@ -76,8 +80,27 @@ def verified_copy(
             copy.rename(target)
         sync_folder(target.parent)
     except (OSError, duckdb.Error) as error:
-        raise writing_error(target, error) from error
+        raise writing_error(target, error, _AGAIN) from error
     return target
+
+
+def check_target(target: str | Path) -> None:
+    """Raise an error unless a copy, and the folders above it, can be created; leave nothing.
+
+    Raises:
+        StoreError: the target exists or cannot be created.
+        ResourceError: the disk is full.
+    """
+    target = absolute(target)
+    check_absent(target)
+    folder = next(parent for parent in target.parents if parent.exists())
+    try:
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        with unfinished_file(folder / target.name) as copy:
+            copy.touch()
+    except OSError as error:
+        raise writing_error(target, error, _AGAIN) from error
 
 
 def _update(file: Path, rows: Sequence[Verification], note: str) -> None:
