@@ -192,6 +192,7 @@ def test_neurons_and_topics_have_numbers(atlas):
     [
         *("", ".", "mlp_act", "mlp_act.3", "mlp_act.3.0", "mlp_act.0.8", "mlp_act.0.-1"),
         *("mlp_out.0.0", "mlp_act.0.0 ", "mlp_act.0.٣", "mlp_act.0." + "9" * 40, HOSTILE),
+        *(f"mlp_act.{'9' * 60}.5", f"mlp_act.{'9' * 5000}.5", f"blocks.{'9' * 60}.mlp.hook_post.5"),
     ],
 )
 def test_an_unknown_neuron_is_reported_with_those_that_exist(atlas, name):

@@ -148,6 +148,8 @@ class Atlas(AtlasReader):
     def _neuron(self, name: str) -> dict[str, Any]:
         """Return the row of a neuron; raise ExperimentError if it is unknown."""
         site, _, unit = name.rpartition(".")
+        if re.search(r"\d{10,}", name):  # too large for an INTEGER
+            raise self._unknown_neuron(name)
         try:
             component, layer = parse_site(site)
         except SiteError:
