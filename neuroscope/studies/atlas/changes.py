@@ -1,5 +1,6 @@
 """Changes between two atlases: which neurons gained, lost or changed a topic."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ SELECT n.name AS neuron, t.name AS topic, s.auroc_heldout AS auroc, s.auroc_erro
 FROM selectivity s JOIN neuron n USING (neuron) JOIN topic t USING (topic)
 WHERE t.name = coalesce(?, t.name)
 """
+
+_LAYERS = "SELECT DISTINCT layer FROM neuron ORDER BY layer"
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ def atlas_changes(old: Atlas, new: Atlas, topic: str | None = None) -> AtlasChan
         topic: name of a topic; by default all topics that both have.
 
     Raises:
-        ExperimentError: the atlases describe other components or numbers of neurons, or share no
-            topic.
+        ExperimentError: the atlases describe other layers, components or numbers of neurons, or
+            share no topic.
     """
     _check_alike(old, new)
     if topic is not None:
@@ -59,6 +62,13 @@ def atlas_changes(old: Atlas, new: Atlas, topic: str | None = None) -> AtlasChan
 
 def _check_alike(old: Atlas, new: Atlas) -> None:
     """Raise ExperimentError unless two atlases describe neurons of the same names."""
+    layers = [atlas.sql(_LAYERS)["layer"].tolist() for atlas in (old, new)]
+    if layers[0] != layers[1]:
+        described = " and ".join(_layers_text(each) for each in layers)
+        raise ExperimentError(
+            f"the atlases describe different layers: {described}",
+            remedy="compare atlases of two versions of one model, built with the same layers",
+        )
     count = "SELECT component, count(*) AS neurons FROM neuron GROUP BY component"
     shapes = [atlas.sql(count).iloc[0].to_dict() for atlas in (old, new)]
     if shapes[0] != shapes[1]:
@@ -69,6 +79,19 @@ def _check_alike(old: Atlas, new: Atlas) -> None:
             f"the atlases describe {described}",
             remedy="compare atlases of two versions of one model, at the same site and layers",
         )
+
+
+def _layers_text(layers: Sequence[int]) -> str:
+    """Return layers in ascending order as text.
+
+    >>> _layers_text([0]), _layers_text([0, 1, 2]), _layers_text([0, 2])
+    ('layer 0', 'layers 0-2', 'layers 0, 2')
+    """
+    if len(layers) == 1:
+        return f"layer {layers[0]}"
+    if layers[-1] - layers[0] == len(layers) - 1:
+        return f"layers {layers[0]}-{layers[-1]}"
+    return f"layers {', '.join(map(str, layers))}"
 
 
 def _states(both: "pd.DataFrame") -> "pd.Series[str]":
