@@ -131,10 +131,10 @@ def _check_means(settings: Mapping[str, Any], mode: Mode) -> None:
 
 def _sets_of_neuron(atlas: Atlas, neuron: str) -> Sets:
     """Return a neuron as a set of its own for each topic on which it is tested."""
-    atlas.check_neuron(neuron)
-    topics = atlas.neuron(neuron).topics
+    card = atlas.neuron(neuron)
+    canonical, topics = card.neuron["name"], card.topics
     selective = topics.loc[topics["selective"], "topic"].tolist()
-    return {name: [[neuron]] for name in selective or topics["topic"].tolist()[:1]}
+    return {name: [[canonical]] for name in selective or topics["topic"].tolist()[:1]}
 
 
 def _sets_of_topic(atlas: Atlas, topic: str, top: int) -> Sets:
