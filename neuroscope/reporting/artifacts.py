@@ -64,7 +64,11 @@ class ArtifactFolder:
     def check(self, path: str, run_id: str) -> None:
         """Raise TrackingError unless there is an entry at a path, which is that of a run."""
         if self.find(path) is None:
-            raise TrackingError(f"run '{run_id}' has no artifact '{path}' in {self.uri}")
+            names = list(self.entries())
+            raise TrackingError(
+                f"run '{run_id}' has no artifact '{path}' in {self.uri}",
+                remedy=f"choose from what it has: {', '.join(names)}" if names else "",
+            )
 
     def local_path(self, path: str, run_id: str, *, again: bool) -> Path:
         """Return a path on this machine of an artifact, which is downloaded from a server.
