@@ -22,7 +22,10 @@ from neuroscope.reporting.mlflow_pages import experiments_page
 from neuroscope.reporting.tables import Section, Table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from neuroscope.reporting.tracking import Tracker
+    from neuroscope.studies.atlas.ablation_result import AblationResult
     from neuroscope.studies.store.store import StoredActivations
     from neuroscope.studies.study import Findings, Results, Study
 
@@ -213,6 +216,20 @@ def show_extraction(stored: "StoredActivations", seconds: float, *, json: bool) 
         rows = ", ".join(f"{site} ({rows:,} rows)" for site, rows in manifest.nonfinite.items())
         lines.append(f"note: values are not finite at {rows}")
     print_text("\n".join(lines))
+
+
+def show_ablation(result: "AblationResult", path: "Path | None" = None, *, json: bool) -> None:
+    """Print the effects of silencing and the atlas that holds them, if it could be written."""
+    from neuroscope.studies.atlas.ablation_result import ablation_table
+    from neuroscope.studies.atlas.tables import plain_records
+
+    if json:
+        rows = plain_records(result.to_frame())
+        print_json({"atlas": None if path is None else str(path), "rows": rows})
+        return
+    show_table(ablation_table(result))
+    if path is not None:
+        print_text(f"\nAtlas: {path}")
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,6 +1,8 @@
 """Ablation confirms a neuron that a model uses for a topic, and not one that is only correlated."""
 
+import errno
 import json
+import os
 import shutil
 from contextlib import closing
 
@@ -18,6 +20,7 @@ from neuroscope.extraction.models import load_model
 from neuroscope.extraction.silenced_outputs import SilencedOutputs
 from neuroscope.extraction.silencing import Replacement
 from neuroscope.home import home
+from neuroscope.reporting.tracking import Tracker
 from neuroscope.sites import Site
 from neuroscope.storage.atlas_file import Atlas
 from neuroscope.studies.atlas.ablation import ablate
@@ -278,6 +281,48 @@ def test_a_copy_under_a_path_is_not_recorded_and_never_overwrites(atlas, model, 
     finally:
         hook.remove()
     assert not (home() / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("name", ["mlp_act.1.00", "mlp_act.01.0", "blocks.1.mlp.hook_post.0"])
+def test_every_name_of_a_neuron_that_an_atlas_knows_is_accepted(atlas, model, name):
+    (row,) = ablate(atlas, model, neuron=name, mode="zero", **FEW).rows
+    assert (row.neuron, row.verdict) == (neuron(USED), "confirmed")
+
+
+def test_a_copy_that_cannot_be_created_is_refused_before_a_pass(atlas, model, tmp_path):
+    (tmp_path / "text").write_text("")
+    hook = no_passes(model)
+    try:
+        for folder in ("text", "text/new"):
+            with pytest.raises(StoreError, match=r"cannot write .*Not a directory"):
+                verify(atlas, model, neuron=neuron(USED), out=tmp_path / folder / "new.duckdb")
+    finally:
+        hook.remove()
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+def test_effects_are_printed_if_they_cannot_be_stored(path, tmp_path, run_command, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("neuroscope.storage.atlas_verifying._update", full)
+    options = ["--prompts", 20, "--atlas", path, "--out", tmp_path / "verified.duckdb"]
+    command = ["atlas", "ablate", neuron(USED), *options]
+    code, printed = run_command(*command)
+    assert code == 71 and "No space left" in printed.err and "test the neurons again" in printed.err
+    assert "confirmed" in printed.out and "verified.duckdb" not in printed.out
+    code, printed = run_command(*command, "--json")
+    document = json.loads(printed.out)
+    assert code == 71 and document["atlas"] is None
+    assert document["rows"][0]["verdict"] == "confirmed" and not any(tmp_path.iterdir())
+
+
+def test_a_recorded_ablation_has_no_report_but_files(atlas, model, run_command):
+    verify(atlas, model, neuron=neuron(USED), **FEW)
+    (run,) = Tracker.open().find_runs("atlas")
+    code, printed = run_command("report", run.id)
+    assert code == 69 and "report.html" in printed.err and run.id in printed.err
+    assert "choose from what it has: atlas.duckdb, tables" in " ".join(printed.err.split())
 
 
 def test_a_server_that_does_not_respond_loses_nothing(atlas, model, monkeypatch, caplog):

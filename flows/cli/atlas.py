@@ -1,5 +1,6 @@
 """The commands `neuroscope atlas …`: build a database of neurons, and ask it."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -184,7 +185,8 @@ def neurons(
     verified: Annotated[
         bool | None,
         typer.Option(
-            "--verified/--not-verified", help="List only neurons whose silencing was tested."
+            "--verified/--not-verified",
+            help="List only neurons confirmed by silencing, or only tested ones not confirmed.",
         ),
     ] = None,
     atlas: AtlasOption = "",
@@ -303,22 +305,19 @@ def ablate(
     json: Json = False,
 ) -> None:
     """Test by silencing neurons whether the model uses them for a topic."""
-    from flows.display import print_json, print_text, show_log, show_table
+    from flows.display import show_ablation, show_log
     from flows.progress_bars import progress_bar
-    from neuroscope.studies.atlas.ablation_result import ablation_table
-    from neuroscope.studies.atlas.tables import plain_records
     from neuroscope.studies.atlas.verifying import verify
 
     tested: dict[str, Any] = {"neuron": neuron, "topic": topic, "top": top, "mode": mode}
     drawn = {"prompts": prompts, "controls": controls, "seed": seed}
     with _open(atlas) as opened, show_log(), progress_bar() as progress:
         settings = tested | drawn | {"device": device, "progress": progress}
-        result, path = verify(opened, model, out=out, record=not no_record, **settings)
-    if json:
-        print_json({"atlas": str(path), "rows": plain_records(result.to_frame())})
-        return
-    show_table(ablation_table(result))
-    print_text(f"\nAtlas: {path}")
+        unsaved = partial(show_ablation, json=json)
+        result, path = verify(
+            opened, model, out=out, record=not no_record, unsaved=unsaved, **settings
+        )
+    show_ablation(result, path, json=json)
 
 
 def _open(name: str) -> "Atlas":

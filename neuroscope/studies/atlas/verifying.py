@@ -4,18 +4,17 @@ import datetime
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from neuroscope.errors import TrackingError
+from neuroscope.errors import NeuroscopeError, TrackingError
 from neuroscope.extraction.models import Model
-from neuroscope.files import absolute
 from neuroscope.home import create_home
 from neuroscope.reporting.logged_models import FINGERPRINT_TAG
 from neuroscope.reporting.tracking import PROMPTS_TAG, Tracker
 from neuroscope.storage.atlas_file import Atlas
-from neuroscope.storage.atlas_verifying import verified_copy
-from neuroscope.storage.atlas_writing import check_absent
+from neuroscope.storage.atlas_verifying import check_target, verified_copy
 from neuroscope.studies.atlas.ablation import ablate
 from neuroscope.studies.atlas.ablation_result import AblationResult
 from neuroscope.studies.atlas.outputs import ATLAS
@@ -31,6 +30,7 @@ def verify(
     *,
     out: str | Path = "",
     record: bool = True,
+    unsaved: Callable[[AblationResult], object] | None = None,
     **settings: Any,
 ) -> tuple[AblationResult, Path]:
     """Test neurons by ablation; write a copy of the atlas with the verdicts.
@@ -42,6 +42,7 @@ def verify(
             recorded in MLflow as the latest atlas of its model.
         record: whether to record a copy in the home folder; if MLflow cannot be reached, a warning
             is logged instead.
+        unsaved: callback that receives the effects if the copy cannot be written after the test.
         settings: other arguments of `ablate`.
 
     Returns:
@@ -53,10 +54,15 @@ def verify(
         ExperimentError, ModelError, NonfiniteError: as `ablate`.
     """
     if out:
-        check_absent(absolute(out))  # before the passes
+        check_target(out)  # before the passes
     result = ablate(atlas, model, **settings)
     path = out or _path_in_home(atlas)
-    copy = verified_copy(atlas.path, path, result.verifications(), result.note())
+    try:
+        copy = verified_copy(atlas.path, path, result.verifications(), result.note())
+    except NeuroscopeError:
+        if unsaved:
+            unsaved(result)
+        raise
     if record and not out:
         try:
             _record(copy, result, Tracker.open())
