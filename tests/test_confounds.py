@@ -1,5 +1,7 @@
 """Covariates of prompts: planted confounds and effects, round trips, and false discoveries."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -91,9 +93,38 @@ def test_columns_are_an_intercept_bins_and_groups():
 
 
 def test_a_source_that_the_pilot_lacks_counts_as_equal_parts_of_all_others():
-    design = Design.of({}, {"source": np.array(["news", "mail"])})
+    design = Design.of({}, {"source": np.repeat(["news", "mail"], 20)})
     matrix = design.matrix({}, {"source": np.array(["forum", "newspaper", "news"])})
     np.testing.assert_array_equal(matrix, [[1, 0.5, 0.5], [1, 0.5, 0.5], [1, 0, 1]])
+
+
+def test_rare_sources_have_no_indicator_of_their_own():
+    counts = {"mail": 30, "news": 20, "forum": 19}
+    design = Design.of({}, {"source": np.repeat([*counts], [*counts.values()])})
+    matrix = design.matrix({}, {"source": np.array(["forum", "new", "mail", "news"])})
+    np.testing.assert_array_equal(matrix, [[1, 0.5, 0.5], [1, 0.5, 0.5], [1, 1, 0], [1, 0, 1]])
+    assert Design.of({}, {"source": np.repeat(["mail", "forum"], [30, 19])}).is_empty
+
+
+def test_rare_sources_are_one_group_if_they_are_many_together(tmp_path):
+    source = np.array(["mail"] * 30 + [f"https://{number}" for number in range(20)])
+    design = Design.of({}, {"source": source})
+    expected = [[1, 1, 0], [1, 0, 1], [1, 0, 1]]
+    other = {"source": np.array(["mail", "https://3", "https://never"])}
+    np.testing.assert_array_equal(design.matrix({}, other), expected)
+    restored = Design.from_arrays(design.to_arrays())
+    np.testing.assert_array_equal(restored.matrix({}, other), expected)
+    assert Design.of({}, {"source": source[30:]}).is_empty
+
+
+def test_a_source_per_prompt_leaves_the_pilot_its_residuals():
+    """An indicator per prompt would reproduce the pilot: its residuals would all be 0."""
+    values = np.random.default_rng(0).normal(5, 1, (400, 3))
+    groups = {"source": np.array([f"https://{number}" for number in range(400)])}
+    numbers = {"tokens": np.arange(400) % 7}
+    matrix = Design.of(numbers, groups).matrix(numbers, groups)
+    remaining = residuals(matrix, values, fit(matrix, values))
+    np.testing.assert_allclose(remaining.std(axis=0), values.std(axis=0), rtol=0.03)
 
 
 def test_residuals_of_other_sources_keep_their_place_among_the_bins():
@@ -187,6 +218,26 @@ def test_a_group_that_is_unrelated_to_topics_tells_nothing():
     source, members = rng.choice(["a", "b", "c"], 4000), rng.random((4000, 5)) < 0.2
     areas = group_auroc(source[:2000], members[:2000], source[2000:], members[2000:])
     np.testing.assert_allclose(areas, 0.5, atol=0.06)
+
+
+def test_many_groups_need_little_memory():
+    """A matrix of prompts by groups would take 400 MB."""
+    rng = np.random.default_rng(0)
+    source = np.concatenate([rng.integers(0, 9000, 20000), np.arange(20000)]).astype(np.str_)
+    members = np.column_stack([source.astype(int) % 3 == 0, rng.random(40000) < 0.2])
+    tracemalloc.start()
+    areas = group_auroc(source[:20000], members[:20000], source[20000:], members[20000:])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6
+    share = {name: members[:20000][source[:20000] == name] for name in ("0", "4")}
+    assert share["0"][:, 0].all() and not share["4"][:, 0].any()
+    known = np.isin(source[20000:], source[:20000])
+    inside = members[20000:, 0]
+    p, q = known[inside].mean(), known[~inside].mean()
+    # known prompts are told apart exactly, and unknown ones lie between them
+    assert areas[0] == pytest.approx(p + (1 - p) * q + (1 - p) * (1 - q) / 2)
+    assert 0.45 < areas[1] < 0.55
 
 
 def test_q_values_equal_scipy_and_keep_nan():

@@ -25,7 +25,15 @@ Groups = Mapping[str, NDArray[np.str_]]
 BINS = 10
 """Largest number of bins of a covariate that is a number."""
 
-_NUMBER, _GROUP = "number.", "group."  # prefixes of the names of arrays
+FREQUENT = 20
+"""Smallest number of pilot prompts of a value that has an indicator of its own.
+
+The mean of fewer prompts is mostly noise. With an indicator for each of many values, such as a URL
+per prompt, the regression would reproduce the pilot sample instead of estimating effects.
+"""
+
+_NUMBER = "number."  # prefixes of the names of arrays
+_GROUP, _WITH_OTHERS = "group.", "others."
 
 
 @dataclass(frozen=True)
@@ -56,24 +64,52 @@ class Binned:
 
 
 @dataclass(frozen=True)
+class Grouped:
+    """A covariate that is a group: which of its values have indicators."""
+
+    values: NDArray[np.str_]
+    """(values,) frequent values in ascending order."""
+    others: bool
+    """Whether all other values together have an indicator, too."""
+
+    @classmethod
+    def of(cls, values: NDArray[np.str_]) -> "Grouped | None":
+        """Return the frequent values among (prompts,) values; None if they are one group."""
+        known, counts = np.unique(values, return_counts=True)
+        frequent = counts >= FREQUENT
+        others = int(counts[~frequent].sum()) >= FREQUENT
+        return cls(known[frequent], others) if frequent.sum() + others > 1 else None
+
+    def columns(self, values: NDArray[np.str_]) -> Doubles:
+        """Return the indicators, (prompts, values), with those of the others last."""
+        indicators = values[:, None] == self.values
+        known = indicators.any(axis=1, keepdims=True)
+        if self.others:
+            return np.concatenate([indicators, ~known], axis=1).astype(np.float64)
+        return np.where(known, indicators, 1 / len(self.values))
+
+
+@dataclass(frozen=True)
 class Design:
     """Columns of a regression that describe surface properties of prompts.
 
-        >>> lengths = {"tokens": np.array([3, 4, 9, 30])}
-        >>> sources = {"source": np.array(["news", "news", "mail", "mail"])}
+        >>> lengths = {"tokens": np.arange(40)}
+        >>> sources = {"source": np.repeat(["news", "mail"], 20)}
         >>> Design.of(lengths, sources).matrix(lengths, sources).shape
-        (4, 8)
+        (40, 14)
 
     A number becomes itself, standardised, and an indicator of each of up to 10 quantile bins, so
-    that effects of any shape are removed. A group becomes an indicator of each of its values; a
-    value that the pilot sample lacks counts as equal parts of all others, so that a neuron with a
-    large mean keeps it. Covariates that do not vary are left out.
+    that effects of any shape are removed. A group becomes an indicator of each of its values that
+    at least 20 prompts of the pilot sample have. If 20 prompts or more have rarer values, all
+    other values are one further group. Otherwise a value that is rare, or that the pilot sample
+    lacks, counts as equal parts of all frequent ones, so that a neuron with a large mean keeps it.
+    Covariates that do not vary are left out.
     """
 
     numbers: Mapping[str, Binned]
     """Covariates that are numbers, by name in alphabetical order."""
-    groups: Mapping[str, NDArray[np.str_]]
-    """Values of the covariates that are groups, by name in alphabetical order."""
+    groups: Mapping[str, Grouped]
+    """Covariates that are groups, by name in alphabetical order."""
 
     @classmethod
     def of(cls, numbers: Numbers, groups: Groups) -> "Design":
@@ -83,10 +119,10 @@ class Design:
             ValueError: a number is NaN or infinite.
         """
         binned = {name: Binned.of(_finite(name, numbers[name])) for name in sorted(numbers)}
-        values = {name: np.unique(_texts(groups[name])) for name in sorted(groups)}
+        grouped = {name: Grouped.of(_texts(groups[name])) for name in sorted(groups)}
         return cls(
             {name: number for name, number in binned.items() if number is not None},
-            {name: several for name, several in values.items() if len(several) > 1},
+            {name: group for name, group in grouped.items() if group is not None},
         )
 
     @property
@@ -112,10 +148,8 @@ class Design:
         columns: list[Doubles] = [np.ones((prompts, 1))]
         for name, number in self.numbers.items():
             columns.append(number.columns(_finite(name, numbers[name])))
-        for name, values in self.groups.items():
-            indicators = _texts(groups[name])[:, None] == values
-            known = indicators.any(axis=1, keepdims=True)
-            columns.append(np.where(known, indicators, 1 / len(values)))
+        for name, group in self.groups.items():
+            columns.append(group.columns(_texts(groups[name])))
         return np.concatenate(columns, axis=1)
 
     def to_arrays(self) -> dict[str, NDArray[np.float64] | NDArray[np.str_]]:
@@ -125,19 +159,27 @@ class Design:
                 _NUMBER + name: np.array([number.mean, number.sd, *number.edges])
                 for name, number in self.numbers.items()
             },
-            **{_GROUP + name: values for name, values in self.groups.items()},
+            **{
+                (_WITH_OTHERS if group.others else _GROUP) + name: group.values
+                for name, group in self.groups.items()
+            },
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.float64] | NDArray[np.str_]]) -> "Design":
         """Return the design of `to_arrays`; the order of the arrays does not matter."""
-        numbers, groups = _named(arrays, _NUMBER), _named(arrays, _GROUP)
+        numbers = _named(arrays, _NUMBER)
+        groups = {
+            name: Grouped(_texts(values), others)
+            for prefix, others in ((_GROUP, False), (_WITH_OTHERS, True))
+            for name, values in _named(arrays, prefix).items()
+        }
         return cls(
             {
                 name: Binned(float(mean), float(sd), np.array(edges, dtype=np.float64))
                 for name, (mean, sd, *edges) in numbers.items()
             },
-            {name: _texts(values) for name, values in groups.items()},
+            dict(sorted(groups.items())),
         )
 
 
@@ -207,16 +249,15 @@ def group_auroc(
     Returns:
         (topics,); NaN if there is no prompt in the topic, or none outside it.
     """
-    values, indices = np.unique(fit_groups, return_inverse=True)
-    one_hot = indices[:, None] == np.arange(len(values))
-    shares = one_hot.T @ fit_members.astype(np.float64) / one_hot.sum(axis=0)[:, None]
-    shares = np.vstack([shares, fit_members.mean(axis=0)])
-    position = {value: index for index, value in enumerate(values.tolist())}
-    scores = shares[[position.get(group, -1) for group in groups.tolist()]]  # (prompts, topics)
-    areas = [
-        selectivity.auroc(score[:, None], topic)[0]
-        for score, topic in zip(scores.T, members.T, strict=True)
-    ]
+    known, fit_indices, counts = np.unique(fit_groups, return_inverse=True, return_counts=True)
+    values, own = np.unique(groups, return_inverse=True)
+    nearest = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    indices = np.where(known[nearest] == values, nearest, len(known))[own]
+    areas = []
+    for fit_topic, topic in zip(fit_members.T, members.T, strict=True):
+        inside = np.bincount(fit_indices, weights=fit_topic, minlength=len(known))
+        shares = np.append(inside / counts, fit_topic.mean())  # the last is that of other groups
+        areas.append(selectivity.auroc(shares[indices][:, None], topic)[0])
     return np.array(areas, dtype=np.float64)
 
 
