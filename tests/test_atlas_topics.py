@@ -236,6 +236,20 @@ def test_prompts_are_put_into_a_template(tmp_path):
     assert experiment.topic_index.names == ("a", "b")
 
 
+def test_a_template_changes_neither_the_surface_nor_the_halves(tmp_path):
+    rows = [row | {"text": f"{row['text']} A1"} for row in topical_rows(200)]
+    path = write_rows(tmp_path / "prompts.jsonl", rows)
+    plain, filled = (
+        index_of(path, prompt_template=template) for template in ("", "WHICH of 100 topics? {}")
+    )
+    assert not filled.numbers["question_mark"].any()
+    np.testing.assert_array_equal(filled.numbers["digits"], [1 / len(r["text"]) for r in rows])
+    assert (filled.numbers["upper_case"] < 0.1).all()
+    for name, values in plain.numbers.items():
+        np.testing.assert_array_equal(filled.numbers[name], values)
+    np.testing.assert_array_equal(filled.heldout, plain.heldout)
+
+
 @pytest.mark.parametrize("template", ["no gap", "{} and {}"])
 def test_a_template_without_one_gap_is_refused(template):
     with pytest.raises(ExperimentError, match="exactly once"):

@@ -35,6 +35,11 @@ class FilledPrompts:
         return self.prompts.characters + len(self.prompts) * (len(self.template) - len("{}"))
 
 
+def unfilled(prompts: Prompts) -> Prompts:
+    """Return prompts without the template that they were put into, if there is one."""
+    return prompts.prompts if isinstance(prompts, FilledPrompts) else prompts
+
+
 def _filled(prompts: Prompts, template: str) -> Iterator[Prompt]:
     for prompt in prompts:
         (text,) = fill_template(template, [prompt.text])

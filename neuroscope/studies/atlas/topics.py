@@ -15,6 +15,7 @@ from neuroscope.errors import ExperimentError, Option
 from neuroscope.files import atomic_write
 from neuroscope.labels import counted
 from neuroscope.prompts import Prompt, Prompts
+from neuroscope.studies.atlas.filled import unfilled
 
 Flags = NDArray[np.bool_]
 
@@ -76,7 +77,8 @@ class TopicIndex:
                 too few prompts.
             PromptError: the file of prompts is malformed.
         """
-        rows = [_Row.of(prompt, experiment) for prompt in experiment.prompt_set]
+        prompts = unfilled(experiment.prompt_set)  # the surface is not that of the template
+        rows = [_Row.of(prompt, experiment) for prompt in prompts]
         _check_source(rows, experiment)
         names, notes = _choose_topics([row.topics for row in rows], experiment)
         position = {name: index for index, name in enumerate(names)}
