@@ -179,13 +179,31 @@ def sourced(*sources):
 
 
 def test_halves_have_sources_of_their_own_if_every_topic_has_prompts_in_both(index):
-    own = index(sourced("a", "b", "c"))
+    own = index(sourced("a", "b", "c", "d"))
     assert own.split == "source"
     assert not set(own.sources[own.heldout]) & set(own.sources[~own.heldout])
     assert min(own.members[half].sum(axis=0).min() for half in (own.heldout, ~own.heldout)) >= 10
-    assert index(sourced("a", "b", "c"), split="prompt").split == "prompt"
+    assert index(sourced("a", "b", "c", "d"), split="prompt").split == "prompt"
     assert index(sourced("a")).split == "prompt"
     assert index(sourced(*map(str, range(1000)))).split == "source"
+
+
+def test_halves_share_sources_if_one_would_have_few_prompts_of_a_topic(index):
+    rows = topical_rows(1000)
+    for number, row in enumerate(rows):
+        row["source"] = "small" if number < 160 else "large"
+    own = index(rows)
+    assert own.split == "prompt" and 450 < own.heldout.sum() < 550
+    assert index(rows, split="source").heldout.sum() in (160, 840)
+    sizes = own.members.sum(axis=0)
+    several = [
+        row | {"source": "small" if number % 5 < 2 else "large"} for number, row in enumerate(rows)
+    ]
+    balanced = index(several)
+    smaller = np.minimum(
+        *(balanced.members[h].sum(axis=0) for h in (balanced.heldout, ~balanced.heldout))
+    )
+    assert balanced.split == "source" and (smaller >= sizes / 3).all()
 
 
 def test_halves_share_sources_if_a_topic_has_one_of_its_own(index):

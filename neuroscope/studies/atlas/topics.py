@@ -21,6 +21,11 @@ Flags = NDArray[np.bool_]
 
 FEWEST_PROMPTS = 4
 """Smallest number of prompts that may be required of a topic: each half needs some."""
+_LEAST_SHARE = 1 / 3
+"""Smallest share of a topic's prompts that each half has if `auto` divides by source.
+
+With fewer, the values of the smaller half are much less precise than those of halves of the prompts.
+"""
 _SOURCE = "source"
 """Column of the sources unless the experiment names another."""
 _SURFACE = ("question_mark", "digits", "upper_case")
@@ -242,8 +247,10 @@ def _halves(
     if experiment.split == "prompt":
         return "prompt", by_prompt
     by_source = _by_source(members, sources)
-    counts = [int(members[half].sum(axis=0).min()) for half in (by_source, ~by_source)]
-    if min(counts) >= experiment.least_prompts / 2:
+    smaller = np.minimum(members[by_source].sum(axis=0), members[~by_source].sum(axis=0))
+    enough = bool(smaller.min() >= experiment.least_prompts / 2)
+    balanced = bool((smaller >= _LEAST_SHARE * members.sum(axis=0)).all())
+    if enough and (balanced or experiment.split == "source"):
         return "source", by_source
     if experiment.split == "source":
         raise ExperimentError(
