@@ -56,8 +56,8 @@ class AtlasExperiment(ModelsExperiment):
     split: Literal["auto", "prompt", "source"] = Field(
         "auto",
         description="Division into the half on which neurons are selected and the half on which"
-        " they are reported: by `prompt`, by `source`, or `auto` (by source if both halves then have"
-        " enough prompts of every topic, and at least a third of them)",
+        " they are reported: by `prompt`, by `source`, or `auto` (by source if both halves then"
+        " have enough prompts of every topic, and at least a third of them)",
     )
     least_prompts: int = Field(
         LEAST_PROMPTS, ge=FEWEST_PROMPTS, description="Smallest number of prompts of a topic"

@@ -170,7 +170,10 @@ class Confounds:
     """What a ruler reaches: how well it detects each topic without any neuron."""
 
     areas: dict[str, Doubles]
-    """Name of what is read -> (topics,) AUROC on the reported half."""
+    """Name of what is read -> (topics,) AUROC on the reported half.
+
+    That of the source is learned on one random half of the prompts, and is that of the other.
+    """
 
     @classmethod
     def of(cls, topics: TopicIndex, tokens: NDArray[np.int64]) -> "Confounds":
@@ -187,11 +190,9 @@ class Confounds:
             for name, values in numbers.items()
         }
         if len(np.unique(topics.sources)) > 1:
+            half = topics.random_half  # with a split by source, no half knows the other's sources
             areas["source"] = group_auroc(
-                topics.sources[~heldout],
-                members[~heldout],
-                topics.sources[heldout],
-                members[heldout],
+                topics.sources[~half], members[~half], topics.sources[half], members[half]
             )
         return cls(areas)
 

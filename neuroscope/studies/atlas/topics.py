@@ -24,7 +24,7 @@ FEWEST_PROMPTS = 4
 _LEAST_SHARE = 1 / 3
 """Smallest share of a topic's prompts that each half has if `auto` divides by source.
 
-With fewer, the values of the smaller half are much less precise than those of halves of the prompts.
+With fewer, the values of the smaller half are much less precise than with halves of the prompts.
 """
 _SOURCE = "source"
 """Column of the sources unless the experiment names another."""
@@ -100,6 +100,14 @@ class TopicIndex:
 
     def __len__(self) -> int:
         return len(self.heldout)
+
+    @property
+    def random_half(self) -> Flags:
+        """(prompts,) whether a prompt is in the second of two random halves of the prompts.
+
+        If the prompts are divided by prompt, it is the half on which neurons are reported.
+        """
+        return _by_prompt(self.ranks)
 
     def pilot(self, count: int) -> NDArray[np.int64]:
         """Return the indices of up to `count` random prompts of the selection half."""
@@ -243,7 +251,7 @@ def _halves(
     sources: NDArray[np.str_],
 ) -> tuple[str, Flags]:
     """Return what the halves are divided by, and the flags of the reported half."""
-    by_prompt = ranks % np.uint64(2) == 1
+    by_prompt = _by_prompt(ranks)
     if experiment.split == "prompt":
         return "prompt", by_prompt
     by_source = _by_source(members, sources)
@@ -259,6 +267,11 @@ def _halves(
             options=[Option("split", "prompt", "divide them at random")],
         )
     return "prompt", by_prompt
+
+
+def _by_prompt(ranks: NDArray[np.uint64]) -> Flags:
+    """Assign each prompt to a half at random, equal texts to the same half."""
+    return ranks % np.uint64(2) == 1
 
 
 def _by_source(members: Flags, sources: NDArray[np.str_]) -> Flags:
