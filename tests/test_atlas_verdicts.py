@@ -1,10 +1,11 @@
-"""Verdicts of an atlas from planted sources, topics and counts, without a model."""
+"""Verdicts of an atlas where topics overlap, or have sources of their own."""
 
 import numpy as np
 import pytest
-from atlased import index_of, topical_rows, write_rows
+from atlased import AtlasSteps, index_of, query, topical_rows, write_rows
 
-from neuroscope.studies.atlas.measures import Confounds
+from neuroscope.extraction.models import load_model
+from neuroscope.studies.atlas.measures import Confounds, rivals_of
 
 
 def confounds_of(path, rows, **settings):
@@ -37,3 +38,66 @@ def test_sources_that_topics_share_tell_nothing(tmp_path):
     rows = topical_rows(2000, source=lambda row, rng: f"site {rng.integers(8)}")
     _, confounds = confounds_of(tmp_path, rows, split="source")
     np.testing.assert_allclose(confounds.areas["source"], 0.5, atol=0.06)
+
+
+def nested(row, rng):
+    """Return the topic of a row, and `beings` with those of animals and people."""
+    own = row["topic"]
+    return [own, "beings"] if own in ("animals", "people") else [own]
+
+
+def test_topics_that_share_more_than_5_percent_of_their_prompts_are_no_rivals(tmp_path):
+    rows = topical_rows(2000, topic=nested)
+    for number, row in enumerate(rows):  # 1 in 10 royals is a trade as well, 1 in 30 an animal
+        if row["topic"] == ["royals"]:
+            row["topic"] += ["trades"] * (number % 10 == 0) + ["animals"] * (number % 30 == 1)
+    topics = index_of(write_rows(tmp_path / "prompts.jsonl", rows))
+    assert topics.names == ("animals", "beings", "people", "royals", "trades")
+    expected = [
+        [False, False, True, True, True],
+        [False, False, False, True, True],
+        [True, False, False, True, True],
+        [True, True, True, False, False],
+        [True, True, True, False, False],
+    ]
+    assert rivals_of(topics).tolist() == expected
+
+
+@pytest.fixture
+def built(family_folder, tmp_path):
+    """Return a function that builds an atlas of prompts with the topics that it gives each."""
+
+    def of(topic):
+        rows = topical_rows(600, topic=topic)
+        model = load_model(str(family_folder("bert")))
+        path = AtlasSteps(model, write_rows(tmp_path / "prompts.jsonl", rows)).build()
+        entries = query(
+            path,
+            "SELECT s.*, t.name, o.name AS rival_name FROM selectivity s"
+            " JOIN topic t USING (topic) LEFT JOIN topic o ON o.topic = s.rival",
+        )
+        return entries, query(path, "SELECT * FROM neuron")
+
+    return of
+
+
+def test_topics_that_overlap_can_be_selective(built):
+    entries, neurons = built(nested)
+    rivals = entries.groupby("name")["rival_name"].agg(set)
+    assert rivals["beings"] == {"royals", "trades"}
+    assert rivals["animals"] == {"people", "royals", "trades"}
+    assert "beings" not in rivals["people"]
+    assert entries.groupby("name")["selective"].sum()[["animals", "people", "beings"]].min() > 0
+    assert entries["one_vs_one"].notna().all() and neurons["eta_squared"].isna().all()
+
+
+def test_a_topic_without_a_rival_is_judged_by_all_other_conditions(built):
+    def topic(row, rng):
+        return [name for name in nested(row, rng) if name in ("animals", "beings")]
+
+    entries, _ = built(topic)
+    assert entries["rival"].isna().all() and entries["one_vs_one"].isna().all()
+    assert set(entries["name"][entries["selective"]]) == {"animals", "beings"}
+    own = entries[entries["selective"]]
+    area = np.where(own["polarity"] > 0, own["auroc_heldout"], 1 - own["auroc_heldout"])
+    assert (area >= 0.75).all() and (own["q"] < 0.05).all()

@@ -265,7 +265,7 @@ def _measures(
     confounds: Confounds,
 ) -> list[SiteMeasures]:
     """Return the measures of all sites; q-values are corrected over all of them together."""
-    measured = {site: selectivity_of(counts[site]) for site in spec.sites}
+    measured = {site: selectivity_of(counts[site], topics) for site in spec.sites}
     q = np.split(
         q_values(np.concatenate([part.p for part in measured.values()])),
         np.cumsum([len(part.p) for part in measured.values()])[:-1],

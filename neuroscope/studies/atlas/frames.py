@@ -18,7 +18,6 @@ from neuroscope.studies.atlas.measures import (
     Confounds,
     Selectivity,
     Verdicts,
-    variance_explained,
 )
 from neuroscope.studies.atlas.topics import TopicIndex
 from neuroscope.tokens import TokenBlock, Vocabulary
@@ -87,7 +86,7 @@ def neuron_frame(
         "high": high,
         **dict(zip(_LEVELS, levels.T, strict=True)),
         "active": counts.active[0] / prompts,
-        "eta_squared": variance_explained(counts),
+        "eta_squared": measures.selectivity.eta_squared,
         "entropy": measures.entropy,
         "entropy_selected": pd.array(measures.entropy_selected, dtype="boolean"),
         "general": False,
@@ -138,9 +137,10 @@ def selectivity_frame(measures: SiteMeasures) -> "pd.DataFrame":
         name: getattr(measured, name).ravel()
         for name in (
             *("auroc", "auroc_heldout", "auroc_error", "ap_heldout", "ap_error", "one_vs_one"),
-            *("rival", "d", "r", "p", "polarity", "partial_auroc"),
+            *("d", "r", "p", "polarity", "partial_auroc"),
         )
     }
+    rival = measured.rival.ravel()
     selective = verdicts.selective.ravel()
     inside = measures.counts.counts[:, 1:].sum(axis=0, dtype=np.int64)  # (topics, neurons, bins)
     histograms: list[Any] = [None] * len(selective)
@@ -151,6 +151,7 @@ def selectivity_frame(measures: SiteMeasures) -> "pd.DataFrame":
             "neuron": np.repeat(measures.numbers, topics),
             "topic": np.tile(np.arange(topics), neurons),
             **columns,
+            "rival": pd.Series(rival, dtype="Int64").where(rival >= 0),
             "q": measures.q.ravel(),
             "confounded": verdicts.confounded.ravel(),
             "selective": selective,

@@ -25,11 +25,17 @@ from neuroscope.studies.atlas.topics import TopicIndex
 
 _INSEPARABLE = 0.95
 """AUROC from which a topic cannot be told apart from its source or its length."""
+_MOST_SHARED = 0.05
+"""Largest share of the prompts of either topic that two rivals may have in common.
+
+A prompt on both topics counts on both sides of the comparison: if all prompts of a topic are on
+another one as well, no neuron could tell them apart. The shares that are allowed hardly matter.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Selectivity:
-    """Selectivity of the neurons of a site; every array is (neurons, topics).
+    """Selectivity of the neurons of a site; every array but the last is (neurons, topics).
 
     All values but `auroc` are those of the reported half.
     """
@@ -40,23 +46,32 @@ class Selectivity:
     ap_heldout: Doubles
     ap_error: Doubles
     one_vs_one: Doubles
+    """NaN if the topic has no rival."""
     rival: NDArray[np.int64]
+    """Index of the topic that is hardest to tell apart; -1 if there is none."""
     d: Doubles
     r: Doubles
     p: Doubles
     polarity: NDArray[np.int8]
     partial_auroc: Doubles
+    eta_squared: Doubles
+    """(neurons,) share of the variance between topics; NaN if a prompt has several topics."""
 
 
-def selectivity_of(counts: SiteCounts) -> Selectivity:
-    """Return the selectivity of each neuron of a site for each topic."""
+def selectivity_of(counts: SiteCounts, known: TopicIndex) -> Selectivity:
+    """Return the selectivity of each neuron of a site for each topic.
+
+    Args:
+        counts: counts and moments of the site.
+        known: what is known of the prompts.
+    """
     selection, selection_rest = _inside_outside(counts.counts[0])
     inside, outside = _inside_outside(counts.counts[1])
     areas, _ = auroc(selection, selection_rest)
     polarity = np.where(areas < 0.5, -1, 1).astype(np.int8)
     heldout, error = auroc(inside, outside)
     precision, precision_error = _precision(inside, outside, polarity)
-    one_vs_one, rival = _one_vs_one(inside, polarity)
+    one_vs_one, rival = _one_vs_one(inside, polarity, rivals_of(known))
     partial, _ = auroc(*_inside_outside(counts.residual_counts))
     topics, rest = _topics_and_rest(counts.moments[1])
     return Selectivity(
@@ -72,6 +87,7 @@ def selectivity_of(counts: SiteCounts) -> Selectivity:
         rank_p_value(inside, outside),
         polarity,
         partial,
+        variance_explained(counts, known),
     )
 
 
@@ -99,14 +115,35 @@ def _precision(
 
 
 def _one_vs_one(
-    inside: NDArray[np.int64], polarity: NDArray[np.int8]
+    inside: NDArray[np.int64], polarity: NDArray[np.int8], rivals: NDArray[np.bool_]
 ) -> tuple[Doubles, NDArray[np.int64]]:
-    """Return the smallest AUROC against a single other topic, and the index of that topic."""
+    """Return the smallest AUROC against a single rival, and the index of that topic.
+
+    Args:
+        inside: (neurons, topics, bins) counts of each topic.
+        polarity: (neurons, topics).
+        rivals: (topics, topics), see `rivals_of`.
+
+    Returns:
+        (neurons, topics) each; NaN and -1 for a topic without rivals.
+    """
     pairs = strength(pairwise_auroc(inside), polarity[..., None])
-    own = np.arange(pairs.shape[1])
-    pairs[:, own, own] = np.inf
+    pairs[:, ~rivals] = np.inf
     rival = np.nanargmin(pairs, axis=2)
-    return np.take_along_axis(pairs, rival[..., None], axis=2)[..., 0], rival
+    smallest = np.take_along_axis(pairs, rival[..., None], axis=2)[..., 0]
+    alone = ~rivals.any(axis=1)
+    return np.where(alone, np.nan, smallest), np.where(alone, -1, rival)
+
+
+def rivals_of(topics: TopicIndex) -> NDArray[np.bool_]:
+    """Return which topics each topic is compared with one against one, (topics, topics).
+
+    Two topics are rivals if they share at most 5 % of the prompts of either in the reported half.
+    """
+    members = topics.members[topics.heldout]
+    shared = np.array([members[own].sum(axis=0) for own in members.T])  # number of prompts
+    fewer = np.minimum.outer(shared.diagonal(), shared.diagonal())
+    return (shared <= _MOST_SHARED * fewer) & ~np.eye(len(shared), dtype=bool)
 
 
 def strength(areas: Doubles, polarity: NDArray[np.int8]) -> Doubles:
@@ -158,7 +195,7 @@ def verdicts_of(
             (strength(measured.auroc, polarity) >= experiment.min_auroc)
             & (strength(measured.auroc_heldout, polarity) >= experiment.min_auroc)
             & (measured.ap_heldout >= floor)
-            & (measured.one_vs_one >= experiment.min_one_vs_one)
+            & ((measured.one_vs_one >= experiment.min_one_vs_one) | (measured.rival < 0))
             & (q < experiment.max_q)
         )
         explained = ~(strength(measured.partial_auroc, polarity) >= experiment.min_auroc)
@@ -215,6 +252,11 @@ class Confounds:
         ]
 
 
-def variance_explained(counts: SiteCounts) -> Doubles:
-    """Return eta squared of each neuron over the topics, on the reported half."""
-    return eta_squared(counts.moments[1].select(slice(1, None)))
+def variance_explained(counts: SiteCounts, known: TopicIndex) -> Doubles:
+    """Return eta squared of each neuron over the topics, on the reported half.
+
+    It is NaN if a prompt has several topics, as the variance then has no parts that add up.
+    """
+    explained = eta_squared(counts.moments[1].select(slice(1, None)))
+    several = bool((known.members.sum(axis=1) > 1).any())
+    return np.full_like(explained, np.nan) if several else explained
