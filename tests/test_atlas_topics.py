@@ -230,6 +230,27 @@ def test_pilot_and_samples_are_random_prompts_of_their_half(index):
     assert len(own.pilot(1000)) == (~own.heldout).sum()
 
 
+def test_a_sample_of_topics_has_prompts_of_topics_that_the_random_sample_lacks(index):
+    topics = [["a"], ["a", "b"], ["b"], []] * 1000
+    plain = index(topics).sample(500, heldout=True)
+    heldout = index(topics).heldout
+    rare = np.flatnonzero(heldout & ~np.isin(np.arange(4000), plain))[::7][:150]
+    for number in [*rare, *np.flatnonzero(~heldout)[:20]]:
+        topics[number] = ["rare", *topics[number]]
+    own = index(topics)
+    chosen = own.sample_topics(500, 100)
+    uniform = np.isin(chosen.indices, plain)
+    members = own.members[chosen.indices]
+    assert len(chosen.indices) == 600 and (np.diff(chosen.indices) > 0).all()
+    assert not members[uniform, 2].any()
+    assert chosen.inside[:, 2].sum() == 100 and own.heldout[chosen.indices].all()
+    np.testing.assert_array_equal(chosen.inside[:, :2], members[:, :2] & uniform[:, None])
+    np.testing.assert_array_equal(chosen.outside, ~members & uniform[:, None])
+    everything = own.sample_topics(4000, 100)
+    np.testing.assert_array_equal(everything.inside, own.members[own.heldout])
+    np.testing.assert_array_equal(everything.outside, ~own.members[own.heldout])
+
+
 @pytest.mark.parametrize(("count", "sizes"), [(1, [7]), (3, [2, 2, 3]), (9, [1] * 7)])
 def test_shards_are_consecutive_prompts(count, sizes):
     prompts = PromptSet.of([f"number {number}" for number in range(7)])

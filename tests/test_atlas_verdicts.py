@@ -1,10 +1,12 @@
 """Verdicts of an atlas where topics overlap, or have sources of their own."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from atlased import AtlasSteps, index_of, query, topical_rows, write_rows
 
 from neuroscope.extraction.models import load_model
+from neuroscope.studies.atlas import directions
 from neuroscope.studies.atlas.measures import Confounds, rivals_of
 
 
@@ -76,13 +78,13 @@ def built(family_folder, tmp_path):
             "SELECT s.*, t.name, o.name AS rival_name FROM selectivity s"
             " JOIN topic t USING (topic) LEFT JOIN topic o ON o.topic = s.rival",
         )
-        return entries, query(path, "SELECT * FROM neuron")
+        return entries, query(path, "SELECT * FROM neuron"), query(path, "SELECT * FROM direction")
 
     return of
 
 
 def test_topics_that_overlap_can_be_selective(built):
-    entries, neurons = built(nested)
+    entries, neurons, _ = built(nested)
     rivals = entries.groupby("name")["rival_name"].agg(set)
     assert rivals["beings"] == {"royals", "trades"}
     assert rivals["animals"] == {"people", "royals", "trades"}
@@ -95,9 +97,22 @@ def test_a_topic_without_a_rival_is_judged_by_all_other_conditions(built):
     def topic(row, rng):
         return [name for name in nested(row, rng) if name in ("animals", "beings")]
 
-    entries, _ = built(topic)
+    entries, *_ = built(topic)
     assert entries["rival"].isna().all() and entries["one_vs_one"].isna().all()
     assert set(entries["name"][entries["selective"]]) == {"animals", "beings"}
     own = entries[entries["selective"]]
     area = np.where(own["polarity"] > 0, own["auroc_heldout"], 1 - own["auroc_heldout"])
     assert (area >= 0.75).all() and (own["q"] < 0.05).all()
+
+
+def test_directions_of_rare_topics_are_measured_though_the_random_sample_lacks_them(
+    built, monkeypatch, tmp_path
+):
+    _, _, full = built(lambda row, rng: row["topic"])
+    monkeypatch.setattr(directions, "_MOST_PROMPTS", 3)  # of four topics
+    monkeypatch.setattr(directions, "_FEWEST_PROMPTS", 60)
+    monkeypatch.setenv("NEUROSCOPE_HOME", str(tmp_path / "again"))
+    _, _, sampled = built(lambda row, rng: row["topic"])
+    both = pd.merge(full, sampled, on=["topic", "layer"])
+    assert len(both) == 8 and both["auroc_heldout_x"].min() > 0.8
+    np.testing.assert_allclose(both["auroc_heldout_y"], both["auroc_heldout_x"], atol=0.06)

@@ -18,14 +18,16 @@ from neuroscope.studies.atlas.counts import SiteCounts
 from neuroscope.studies.atlas.frames import SiteMeasures
 from neuroscope.studies.atlas.measures import strength
 from neuroscope.studies.atlas.pilot import chosen_prompts
-from neuroscope.studies.atlas.topics import TopicIndex
+from neuroscope.studies.atlas.topics import Chosen, TopicIndex
 from neuroscope.studies.store.spec import ExtractionSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _MOST_PROMPTS = 4096
-"""Prompts of the reported half along which directions are measured at most."""
+"""Random prompts of the reported half along which directions are measured at most."""
+_FEWEST_PROMPTS = 100
+"""Prompts on a topic, and off it, up to which more are measured for this topic alone."""
 
 
 def direction_areas(
@@ -39,10 +41,10 @@ def direction_areas(
 
     The direction is the difference of the mean activations in and outside a topic in the selection
     half, as DiffMean in AxBench (arXiv 2501.17148); the AUROC is that of the projections of prompts
-    of the reported half, a random sample if there are many.
+    of the reported half, a random sample if there are many, with more prompts of rare topics.
     """
-    indices = topics.sample(_MOST_PROMPTS, heldout=True)
-    chosen = chosen_prompts(spec.prompts, indices)
+    sample = topics.sample_topics(_MOST_PROMPTS, _FEWEST_PROMPTS)
+    chosen = chosen_prompts(spec.prompts, sample.indices)
     recorded = record(
         model,
         tokenise(model, chosen, truncate=spec.truncate),
@@ -52,9 +54,8 @@ def direction_areas(
         budget=TokenBudget(usual_budget(str(model.device))),
         progress=progress,
     )
-    members = topics.members[indices]
     return {
-        site: _areas(values @ _directions(counts[site]).astype(np.float32), members)
+        site: _areas(values @ _directions(counts[site]).astype(np.float32), sample)
         for site, values in recorded
     }
 
@@ -66,11 +67,18 @@ def _directions(counts: SiteCounts) -> Doubles:
     return (inside.mean - inside.complement(moments.select(slice(1))).mean).T
 
 
-def _areas(scores: NDArray[np.float32], members: NDArray[np.bool_]) -> Doubles:
-    """Return the AUROC of each topic's own scores, (topics,)."""
-    return np.array(
-        [auroc(scores[:, [topic]], members[:, topic])[0] for topic in range(members.shape[1])]
-    )
+def _areas(scores: NDArray[np.float32], sample: Chosen) -> Doubles:
+    """Return the AUROC of each topic's own scores, (topics,).
+
+    Args:
+        scores: (prompts, topics) of the prompts of the sample.
+        sample: prompts on and off each topic.
+    """
+    areas = []
+    for own, inside, outside in zip(scores.T, sample.inside.T, sample.outside.T, strict=True):
+        either = inside | outside
+        areas.append(auroc(own[either, None], inside[either])[0])
+    return np.array(areas)
 
 
 def direction_frame(

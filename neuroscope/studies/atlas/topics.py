@@ -53,6 +53,18 @@ class TopicSettings(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Chosen:
+    """Prompts that are chosen at random such that every topic can be measured."""
+
+    indices: NDArray[np.int64]
+    """(prompts,) in ascending order."""
+    inside: Flags
+    """(prompts, topics) whether a prompt is in the random sample of the prompts on a topic."""
+    outside: Flags
+    """(prompts, topics) whether a prompt is in the random sample of all other prompts."""
+
+
+@dataclass(frozen=True, eq=False)
 class TopicIndex:
     """What an atlas knows of each prompt apart from the model: topics, half, surface, source."""
 
@@ -119,6 +131,25 @@ class TopicIndex:
         order = np.argsort(self.ranks, kind="stable")[::-1]  # not those of the pilot
         chosen = order if heldout is None else order[self.heldout[order] == heldout]
         return np.sort(chosen[:count])
+
+    def sample_topics(self, count: int, least: int) -> Chosen:
+        """Return up to `count` random held-out prompts, and more of topics that they hardly have.
+
+        Where fewer than `least` of them are on a topic, or off it, further random held-out prompts
+        on or off this topic are added for this topic alone, up to `least` or all there are. Both
+        sides of a topic are thus uniform random samples.
+        """
+        order = np.argsort(self.ranks, kind="stable")[::-1]  # that of `sample`
+        order = order[self.heldout[order]]
+        members = self.members[order]
+        places = np.arange(len(order))[:, None]
+        inside, outside = (
+            side & (places <= np.maximum(_last_of(side, least), count - 1))
+            for side in (members, ~members)
+        )
+        taken = np.flatnonzero((inside | outside).any(axis=1))
+        taken = taken[np.argsort(order[taken])]
+        return Chosen(order[taken], inside[taken], outside[taken])
 
     def save(self, path: Path) -> None:
         """Write the index as a NumPy file, atomically."""
@@ -267,6 +298,12 @@ def _halves(
             options=[Option("split", "prompt", "divide them at random")],
         )
     return "prompt", by_prompt
+
+
+def _last_of(flags: Flags, count: int) -> NDArray[np.int64]:
+    """Return the row of the last of the first `count` flags of each column; -1 if it has none."""
+    rows = [np.flatnonzero(column)[:count] for column in flags.T]
+    return np.array([own[-1] if len(own) else -1 for own in rows])
 
 
 def _by_prompt(ranks: NDArray[np.uint64]) -> Flags:
