@@ -308,7 +308,8 @@ def _last_of(flags: Flags, count: int) -> NDArray[np.int64]:
 
 def _by_prompt(ranks: NDArray[np.uint64]) -> Flags:
     """Assign each prompt to a half at random, equal texts to the same half."""
-    return ranks % np.uint64(2) == 1
+    odd: Flags = ranks % np.uint64(2) == 1
+    return odd
 
 
 def _by_source(members: Flags, sources: NDArray[np.str_]) -> Flags:
