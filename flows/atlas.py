@@ -45,17 +45,16 @@ def atlas(
     """Build an atlas: a database of neurons and the topics they respond to.
 
     Args:
-        prompts: Prompts with their topics: 1,000 or more, up to several 100,000.
+        prompts: Prompts with their topics: 1,000 to several hundred thousand.
         topic: Column of the topics.
         separator: Text between several topics of one prompt, such as a semicolon; JSON lists need
             none.
-        source: Column of the source of each prompt; may be empty if it is called source or if
-            there is none.
-        split: Division into the half on which neurons are selected and the half on which they are
-            reported: prompt (at random), source, or auto (by source if every topic then has enough
-            prompts in both halves).
-        least_prompts: Smallest number of prompts of a topic.
-        leave_out: Leave out topics with fewer prompts instead of refusing them.
+        source: Column with the source of each prompt; leave it empty if the column is named source
+            or if there is none.
+        split: Unit of the split into selection half and held-out half: prompt (at random), source,
+            or auto (by source if both halves then have a fair share of every topic).
+        least_prompts: Minimum number of prompts per topic.
+        leave_out: Leave out topics with fewer prompts instead of failing.
         models: Built-in names (minilm), folders on the worker's machine, Hugging Face ids, or
             models in the MLflow registry (models:/name/3, models:/name@alias).
         site: Component whose neurons are described: mlp_act (the MLP's neurons), resid_post (the

@@ -58,9 +58,7 @@ def test_building_prints_one_document_and_records_a_run(
     assert [row["name"] for row in by_run] == TOPICS
 
 
-def test_building_prints_what_a_ruler_reaches_first(
-    run_command, database, prompt_file, family_folder
-):
+def test_building_prints_the_covariates_first(run_command, database, prompt_file, family_folder):
     code, printed = run_command("atlas", "build", prompt_file, "--model", family_folder("bert"))
     assert code == 0 and "without the model" in printed.out and "Report: " in printed.out
     for topic in TOPICS:
@@ -109,7 +107,7 @@ def test_a_card_has_topics_examples_and_a_histogram(run_json, run_command, atlas
     strongest = [row for row in card["examples"] if row["kind"] == "strongest"]
     assert strongest[0]["value"] == pytest.approx(card["high"])
     _, printed = run_command("atlas", "neuron", name, "--examples", 2, "--atlas", atlas)
-    assert "█" in printed.out and "ruler" in printed.out and "neighbours: " in printed.out
+    assert "█" in printed.out and "covariate" in printed.out and "neighbours: " in printed.out
     excerpts = [row["excerpt"] for row in strongest]
     assert excerpts[1] in printed.out and excerpts[2] not in printed.out
     assert "[" in excerpts[0]

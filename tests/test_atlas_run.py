@@ -139,12 +139,12 @@ def test_the_json_document_has_the_atlas_and_no_nan(experiment_for):
     assert repr(results[0]).count("\n") == 0
 
 
-def test_prompts_of_one_length_and_no_punctuation_leave_nothing_to_a_ruler(
+def test_prompts_of_one_length_and_no_punctuation_leave_nothing_to_covariates(
     experiment_for, tmp_path
 ):
     rows = [row for row in topical_rows(2000) if len(row["text"].split()) == 6]
     (result,) = run_atlas(experiment_for(file=write_rows(tmp_path / "p.jsonl", rows)))
-    assert [row.ruler_auroc for row in result.topics] == [0.5] * 4
+    assert [row.covariate_auroc for row in result.topics] == [0.5] * 4
     assert sum(row.selective for row in result.topics) > 0
     assert [row.confounded for row in result.topics] == [0] * 4
 

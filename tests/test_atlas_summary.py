@@ -84,11 +84,11 @@ def cells_of(table):
 
 def test_the_card_of_a_dead_neuron_leaves_out_what_is_not_defined(incomplete):
     found = incomplete.neuron("mlp_act.1.3")
-    card = card_of(found, rulers=incomplete.topics())
+    card = card_of(found, topics=incomplete.topics())
     assert card.summary == "Mean 0.25, sd 0, from 0.25 to 0.25; positive at 100% of the prompts."
     assert card.histogram.startswith("0.25 ") and card.histogram.endswith(" 0.25")
     for cells in cells_of(card.topics):
-        names = ("one vs one", "rival", "partial", "d", "q", "ruler")
+        names = ("one vs one", "rival", "partial", "d", "q", "covariate")
         assert {cells[name] for name in names} == {NO_VALUE}
         assert cells["AUROC"] != NO_VALUE
     document = card_document(found)

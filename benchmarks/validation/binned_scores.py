@@ -72,8 +72,8 @@ def _exact(values: NDArray[np.float32], member: NDArray[np.bool_]) -> Iterator[t
 def outcome(rows: list[Scored]) -> Outcome:
     """Return the table, and whether every error is within its bound."""
     header = (
-        *("share of the topic", "shift, sd", "AUROC, largest error", "its bound"),
-        *("average precision, largest error", "its bound"),
+        *("share of the topic", "shift, sd", "largest error of AUROC", "bound"),
+        *("largest error of average precision", "bound"),
     )
     cells = [
         [

@@ -100,7 +100,7 @@ def _judge(
         Context(topics, 1, np.array([0])),
         site_pilot(values[chosen], matrix[chosen], 1),
     )
-    measured = selectivity_of(counts)
+    measured = selectivity_of(counts, topics)
     q = q_values(measured.p)
     shares = topics.members[topics.heldout].mean(axis=0)
     separable = np.ones(TOPICS, dtype=bool)
@@ -132,7 +132,7 @@ def outcome(planted: Sequence[Draw], shuffled: Sequence[Draw]) -> Outcome:
         "false discoveries are at most .05, within two standard errors": rates.mean() - 2 * error
         <= _MOST_Q,
     }
-    header = ("labels", "planted, found", "others, selective", "q < .05, not planted (share)")
+    header = ("labels", "planted neurons found", "others selected", "false discoveries, q < .05")
     lines = [met(sentence, bool(holds)) for sentence, holds in properties.items()]
     text = f"{len(planted)} draws of {PROMPTS:,} prompts and {NEURONS:,} neurons."
     return Outcome(

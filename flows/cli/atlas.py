@@ -1,4 +1,4 @@
-"""The commands `neuroscope atlas …`: build a database of neurons, and ask it."""
+"""The commands `neuroscope atlas …`: build a database of neurons, and query it."""
 
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -38,7 +38,7 @@ atlas = typer.Typer(
     cls=Group,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Build a database of neurons and the topics they respond to, and ask it.",
+    help="Build and query a database of neurons and the topics they respond to.",
 )
 app.add_typer(atlas, name="atlas")
 
@@ -50,7 +50,7 @@ AtlasOption = Annotated[
         " atlas recorded in MLflow]",
     ),
 ]
-Top = Annotated[int, typer.Option(min=1, help="Number of rows.")]
+Top = Annotated[int, typer.Option(min=1, help="Maximum number of rows.")]
 
 
 @atlas.command()
@@ -59,27 +59,27 @@ def build(
     file: PromptsFile,
     text_column: TextColumn = "text",
     prompt_template: Annotated[
-        str, typer.Option(help="Text with {} once, into which each prompt is put. [default: none]")
+        str, typer.Option(help="Template for each prompt, with one {} in it. [default: none]")
     ] = "",
     topic: Annotated[
         str, typer.Option("--topic-column", help="Column of the file that contains the topics.")
     ] = "topic",
     separator: Annotated[
-        str, typer.Option(help="Text between several topics of a prompt, such as ';'.")
+        str, typer.Option(help="Separator between the topics of a prompt, such as ';'.")
     ] = "",
     source: Annotated[
         str,
-        typer.Option("--source-column", help="Column of sources. [default: source, if it exists]"),
+        typer.Option("--source-column", help="Column of the source. [default: source, if any]"),
     ] = "",
     split: Annotated[
         Literal["auto", "prompt", "source"],
-        typer.Option(help="What the selection half and the reported half are divided by."),
+        typer.Option(help="Unit of the split into selection and held-out half."),
     ] = "auto",
     least_prompts: Annotated[
-        int, typer.Option(min=4, help="Smallest number of prompts of a topic.")
+        int, typer.Option(min=4, help="Minimum number of prompts per topic.")
     ] = 20,
     leave_out: Annotated[
-        bool, typer.Option("--leave-out", help="Leave out topics with fewer prompts.")
+        bool, typer.Option("--leave-out", help="Leave out topics with too few prompts.")
     ] = False,
     models: ModelNames = ["minilm"],  # noqa: B006 - never modified
     site: Site = "mlp_act",
@@ -94,7 +94,7 @@ def build(
     min_one_vs_one: Annotated[
         float, typer.Option(help="Smallest AUROC against any single other topic.")
     ] = 0.65,
-    max_q: Annotated[float, typer.Option(help="Largest q-value.")] = 0.05,
+    max_q: Annotated[float, typer.Option(help="Upper limit of the q-value, exclusive.")] = 0.05,
     shards: Annotated[
         int, typer.Option(min=1, help="Number of tasks among which the prompts are divided.")
     ] = 1,
@@ -104,7 +104,7 @@ def build(
     examples: Annotated[
         int, typer.Option(min=1, max=100, help="Number of strongest and of weakest prompts.")
     ] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of halves and samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of samples.")] = 0,
     name: Name = "",
     note: Note = "",
     truncate: Truncate = False,
@@ -155,7 +155,7 @@ def build(
 
 @atlas.command()
 def topics(atlas: AtlasOption = "", json: Json = False) -> None:
-    """List the topics: what a ruler reaches, and how many neurons respond."""
+    """List the topics, the AUROC of each covariate and the number of selective neurons."""
     from neuroscope.studies.atlas.tables import topics_table
 
     with _open(atlas) as opened:
@@ -169,13 +169,13 @@ def neurons(
     layers: Annotated[str, typer.Option(help="Layers: 3, 0-5, 2,4 or -1. [default: all]")] = "",
     top: Top = 50,
     every: Annotated[
-        bool, typer.Option("--all", help="List also neurons that do not meet the thresholds.")
+        bool, typer.Option("--all", help="Also list neurons that do not meet the thresholds.")
     ] = False,
     confounded: Annotated[
         bool | None,
         typer.Option(
             "--confounded/--not-confounded",
-            help="List only neurons that length, punctuation or source explain, or only others.",
+            help="List only neurons that length, punctuation or source explain, or only the rest.",
         ),
     ] = None,
     silent: Annotated[
@@ -211,7 +211,7 @@ def neurons(
 @atlas.command()
 def neuron(
     name: Annotated[str, typer.Argument(help="Neuron, such as mlp_act.3.57.")],
-    examples: Annotated[int, typer.Option(min=1, help="Prompts of each kind.")] = 5,
+    examples: Annotated[int, typer.Option(min=1, help="Example prompts of each kind.")] = 5,
     atlas: AtlasOption = "",
     json: Json = False,
 ) -> None:
@@ -221,11 +221,11 @@ def neuron(
 
     with _open(atlas) as opened:
         found = opened.neuron(name)
-        rulers = opened.topics()
+        topics = opened.topics()
     if json:
         print_json(card_document(found))
         return
-    card = card_of(found, examples, rulers=rulers)
+    card = card_of(found, examples, topics=topics)
     show_table(card.topics)
     print_text(f"\n{card.summary}\n{card.histogram}")
     show_table(card.examples)
@@ -237,10 +237,10 @@ def neuron(
 @atlas.command()
 @interruptible(kept)
 def search(
-    text: Annotated[str, typer.Argument(help="Text that is given to the model.")],
+    text: Annotated[str, typer.Argument(help="Text to run through the model.")],
     top: Top = 20,
     model: Annotated[
-        str, typer.Option(help="Model, if it is no longer found under the atlas's name.")
+        str, typer.Option(help="Model to load. [default: the name or path in the atlas]")
     ] = "",
     device: Device = "auto",
     atlas: AtlasOption = "",
@@ -263,7 +263,7 @@ def diff(
     top: Top = 20,
     json: Json = False,
 ) -> None:
-    """Compare the atlases of two versions of a model: what moved."""
+    """Compare the atlases of two versions of a model: which neurons changed."""
     from flows.display import print_json, print_text, show_table
     from neuroscope.studies.atlas.changes import atlas_changes
     from neuroscope.studies.atlas.tables import changes_tables, plain_records
@@ -285,26 +285,26 @@ def diff(
 def ablate(
     neuron: Annotated[str, typer.Argument(help="Neuron, such as mlp_act.3.57.")] = "",
     topic: Annotated[str, typer.Option(help="Topic whose strongest neurons are tested.")] = "",
-    top: Annotated[int, typer.Option(min=1, help="Number of these neurons.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Number of neurons tested with --topic.")] = 10,
     mode: Annotated[
         Literal["mean", "zero", "range"],
-        typer.Option(help="Replacement: the mean, 0, or the mean within the topic's range only."),
+        typer.Option(help="Replacement: its mean, 0, or its mean only within the topic's range."),
     ] = "mean",
-    prompts: Annotated[int, typer.Option(help="Most prompts on the topic, and off it.")] = 100,
-    controls: Annotated[int, typer.Option(help="Most sets of control neurons.")] = 39,
+    prompts: Annotated[int, typer.Option(help="Maximum prompts on the topic, and off it.")] = 100,
+    controls: Annotated[int, typer.Option(help="Maximum number of control sets.")] = 39,
     seed: Seed = 0,
     model: Annotated[
-        str, typer.Option(help="Model, if it is no longer found under the atlas's name.")
+        str, typer.Option(help="Model to load. [default: the name or path in the atlas]")
     ] = "",
     device: Device = "auto",
     out: Annotated[
-        str, typer.Option(help="New atlas with the verdicts. [default: in MLflow]")
+        str, typer.Option(help="File of the new atlas. [default: in the home folder and MLflow]")
     ] = "",
     atlas: AtlasOption = "",
     no_record: NoRecord = False,
     json: Json = False,
 ) -> None:
-    """Test by silencing neurons whether the model uses them for a topic."""
+    """Test whether the model uses neurons for a topic, by silencing them."""
     from flows.display import show_ablation, show_log
     from flows.progress_bars import progress_bar
     from neuroscope.studies.atlas.verifying import verify

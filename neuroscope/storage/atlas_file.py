@@ -39,7 +39,7 @@ class Atlas(AtlasReader):
     ...     atlas.neuron("mlp_act.5.57").examples
 
     Several threads and processes may read the same file at the same time. The methods raise
-    StoreError if the file turns out to be damaged, and ResourceError if memory does not suffice.
+    StoreError if the file turns out to be damaged, and ResourceError if there is not enough memory.
     """
 
     def model(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class Atlas(AtlasReader):
         Args:
             topic: name of a topic; by default all topics.
             layers: layers such as `"0-5"`, `[2, 4]` or `-1` (the last); by default all.
-            top: most rows to return; None for all.
+            top: maximum number of rows; None for all.
             selective: whether to leave out entries that do not meet the thresholds.
             confounded: whether covariates explain the entry; by default either.
             polarity: 1 for neurons active on the topic, -1 for silent ones; by default both.

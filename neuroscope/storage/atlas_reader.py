@@ -55,13 +55,13 @@ class AtlasReader:
             self._connection = None
 
     def sql(self, query: str, parameters: Sequence[object] = ()) -> "pd.DataFrame":
-        """Return the result of a query in the SQL of DuckDB; `duckdb_columns()` has the schema.
+        """Return the result of a DuckDB SQL query; `duckdb_columns()` lists the schema.
 
         >>> atlas.sql("SELECT name FROM neuron WHERE layer = ? AND sd > ?", [3, 0.5])
 
         Args:
             query: one statement, SELECT or an equivalent such as FROM or DESCRIBE.
-            parameters: values of its question marks.
+            parameters: values for its `?` placeholders.
 
         Returns:
             One row per row of the result; a missing value is one that `pandas.isna` recognises.
@@ -128,7 +128,7 @@ def _check_reads_only(cursor: "duckdb.DuckDBPyConnection", query: str) -> None:
     types = [statement.type for statement in cursor.extract_statements(query)]
     if types != [duckdb.StatementType.SELECT]:
         names = ", ".join(kind.name for kind in types) or "no statement"
-        raise _wrong_query(f"it is not one SELECT but {names}")
+        raise _wrong_query(f"it must be one SELECT statement, but is {names}")
 
 
 def _is_wrong_query(error: "duckdb.Error") -> bool:

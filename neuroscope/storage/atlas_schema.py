@@ -15,7 +15,7 @@ TOKENS = "STRUCT(token VARCHAR, score REAL)[]"
 NEIGHBOURS = "STRUCT(neuron INTEGER, cosine REAL)[]"
 
 COVARIATES = ("tokens", "question_mark", "digits", "upper_case", "source")
-"""Properties of a prompt, besides its topic, from which a neuron may be readable."""
+"""Properties of a prompt, besides its topic, that may explain a neuron's activation."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ MEANINGS = {
     "prompt": "One row per prompt.",
     "token": "One row per token of the vocabulary.",
     "topic": "One row per topic.",
-    "covariate": "One row per topic and covariate: how well the covariate alone tells the topic.",
+    "covariate": "One row per topic and covariate: how well it alone separates the topic.",
     "neuron": "One row per neuron.",
     "selectivity": "One row per neuron and topic (an entry).",
     "example": "One row per neuron and example prompt.",
-    "direction": "One row per topic and layer: the best direction beside the best neuron.",
+    "direction": "One row per topic and layer: the topic's direction and the layer's best neuron.",
 }
 """Table -> what a row stands for."""
 
@@ -54,23 +54,23 @@ TABLES: dict[str, tuple[AtlasColumn, ...]] = {
     "model": _columns(
         ("name", "VARCHAR", "name or folder of the model"),
         ("fingerprint", "VARCHAR", "SHA-256 of the model's weights and configuration"),
-        ("architecture", "VARCHAR", "class of the model in transformers"),
+        ("architecture", "VARCHAR", "model_type in the model's configuration, such as bert"),
         ("layers", "INTEGER", "number of layers of the model"),
         ("component", "VARCHAR", "component whose neurons are described, such as mlp_act"),
         ("pool", "VARCHAR", "how the tokens of a prompt are pooled"),
-        ("token_rule", "VARCHAR", "which tokens are counted"),
-        ("dtype", "VARCHAR", "type of the model's numbers"),
+        ("token_rule", "VARCHAR", "rule for which tokens are pooled"),
+        ("dtype", "VARCHAR", "number format of the forward pass"),
         ("attention", "VARCHAR", "implementation of attention"),
-        ("prompts_digest", "VARCHAR", "SHA-256 of the prompts and their topics"),
+        ("prompts_digest", "VARCHAR", "SHA-256 of the ids, texts and labels of the prompts"),
         ("prompts", "BIGINT", "number of prompts"),
-        ("prompts_selection", "BIGINT", "number of prompts in the half that selects neurons"),
+        ("prompts_selection", "BIGINT", "number of prompts in the selection half"),
         ("prompts_heldout", "BIGINT", "number of prompts in the held-out half"),
         ("split", "VARCHAR", "what is divided into halves: 'prompt' or 'source'"),
         ("seed", "BIGINT", "seed of the split"),
-        ("min_auroc", "DOUBLE", "least held-out AUROC, or 1 - AUROC, of a selective entry"),
-        ("min_lift", "DOUBLE", "least held-out average precision, as a multiple of the share"),
-        ("min_one_vs_one", "DOUBLE", "least one-against-one AUROC of a selective entry"),
-        ("max_q", "DOUBLE", "greatest q-value of a selective entry"),
+        ("min_auroc", "DOUBLE", "minimum AUROC in both halves; 1 - AUROC if silent"),
+        ("min_lift", "DOUBLE", "minimum held-out average precision, as a multiple of the share"),
+        ("min_one_vs_one", "DOUBLE", "minimum one-vs-one AUROC of a selective entry"),
+        ("max_q", "DOUBLE", "upper limit of the q-value of a selective entry, exclusive"),
         ("created", "VARCHAR", "time of creation, ISO 8601"),
         ("version", "VARCHAR", "version of neuroscope"),
         ("experiment", "VARCHAR", "experiment that built the atlas, as JSON"),
@@ -88,8 +88,8 @@ TABLES: dict[str, tuple[AtlasColumn, ...]] = {
     ),
     "token": _columns(
         ("token", "INTEGER", "id of the token"),
-        ("text", "VARCHAR", "text, with a space before a word"),
-        ("special", "BOOLEAN", "whether it only frames or pads a prompt"),
+        ("text", "VARCHAR", "text, with a leading space if a word begins"),
+        ("special", "BOOLEAN", "whether it is a special token, such as padding"),
     ),
     "topic": _columns(
         ("topic", "INTEGER", "number of the topic, from 0"),
@@ -97,10 +97,10 @@ TABLES: dict[str, tuple[AtlasColumn, ...]] = {
         ("prompts", "BIGINT", "number of prompts on the topic"),
         ("prompts_heldout", "BIGINT", "number of held-out prompts on the topic"),
         ("share", "DOUBLE", "share of the held-out prompts that are on the topic, 0 to 1"),
-        ("separable", "BOOLEAN", "whether the data can tell the topic from source and length"),
-        ("reason", "VARCHAR", "why the topic is not separable; empty if it is"),
+        ("separable", "BOOLEAN", "whether no single covariate identifies the topic"),
+        ("reason", "VARCHAR", "covariates that identify the topic; empty if it is separable"),
         ("selective", "BIGINT", "number of selective neurons that no covariate explains"),
-        ("confounded", "BIGINT", "number of further selective neurons, which a covariate explains"),
+        ("confounded", "BIGINT", "number of other selective neurons, explained by covariates"),
     ),
     "covariate": _columns(
         ("topic", "INTEGER", "number of the topic"),
@@ -134,23 +134,23 @@ TABLES: dict[str, tuple[AtlasColumn, ...]] = {
         ("promotes", TOKENS, "tokens whose scores the neuron raises most; NULL if unknown"),
         ("suppresses", TOKENS, "tokens whose scores the neuron lowers most; NULL if unknown"),
         ("neighbours", NEIGHBOURS, "nearest neurons by the cosine of their weights"),
-        ("edges", "REAL[]", f"the {BINS + 1} edges of the bins, activations"),
+        ("edges", "REAL[]", f"activations at the {BINS + 1} edges of the bins"),
         ("counts", "INTEGER[]", f"number of prompts in each of the {BINS} bins"),
     ),
     "selectivity": _columns(
         ("neuron", "INTEGER", "number of the neuron"),
         ("topic", "INTEGER", "number of the topic"),
-        ("auroc", "REAL", "AUROC of topic against rest in the half that selects, 0 to 1"),
+        ("auroc", "REAL", "AUROC of topic against rest in the selection half, 0 to 1"),
         ("auroc_heldout", "REAL", "AUROC in the held-out half, 0 to 1"),
-        ("auroc_error", "REAL", "greatest error of auroc_heldout due to the bins"),
+        ("auroc_error", "REAL", "bound on the error of auroc_heldout due to the bins"),
         ("ap_heldout", "REAL", "average precision in the held-out half, 0 to 1"),
-        ("ap_error", "REAL", "greatest error of ap_heldout due to the bins"),
+        ("ap_error", "REAL", "bound on the error of ap_heldout due to the bins"),
         ("one_vs_one", "REAL", "smallest held-out AUROC against one other topic; NULL if none"),
         ("rival", "INTEGER", "number of that other topic; NULL if there is none"),
         ("d", "REAL", "difference of the means, in pooled standard deviations"),
         ("r", "REAL", "correlation of activation and topic, -1 to 1"),
         ("p", "REAL", "p-value of the AUROC, two-sided; 0 if less than 1e-45"),
-        ("q", "REAL", "p-value after the correction by Benjamini and Hochberg"),
+        ("q", "REAL", "p-value adjusted by the Benjamini-Hochberg procedure"),
         ("polarity", "TINYINT", "1 if the neuron is active on the topic, -1 if silent on it"),
         ("partial_auroc", "REAL", "held-out AUROC after the covariates are removed"),
         ("confounded", "BOOLEAN", "whether the covariates explain the entry"),
@@ -178,7 +178,7 @@ TABLES: dict[str, tuple[AtlasColumn, ...]] = {
         (
             "best_neuron",
             "INTEGER",
-            "number of its neuron that is best in the half that selects",
+            "number of the layer's best neuron in the selection half",
         ),
         ("best_auroc", "REAL", "its held-out AUROC; 1 - AUROC if it is silent on the topic"),
     ),

@@ -1,4 +1,4 @@
-"""Copy of an atlas with the verdicts of silencing, as an atlas is never changed itself."""
+"""Copy of an atlas with the verdicts of ablation; the original is never changed."""
 
 import errno
 import os
@@ -51,9 +51,9 @@ def verified_copy(
 
     >>> verified_copy("atlas.duckdb", "verified.duckdb", result.verifications(), "…")
 
-    The copy appears under its name only when it is complete and on the disk. Its entries of the
-    neurons and topics that were tested are replaced. A neuron is `general` if one of its verdicts
-    says so, and not if none of them does; those that were not tested stay as they are.
+    The copy appears under its name only when it is complete and on the disk. Only the entries of
+    tested neurons and topics are replaced. A tested neuron is marked `general` if any of its
+    verdicts is `general`, and unmarked otherwise; other neurons are unchanged.
 
     Args:
         atlas: file to copy.
@@ -124,4 +124,4 @@ def _update_entry(connection: "duckdb.DuckDBPyConnection", row: Verification) ->
     effects = (row.effect, row.effect_low, row.effect_high, row.effect_p)
     connection.execute(_ENTRY, [row.verified, *effects, row.neuron, row.topic])
     if connection.fetchone() != (1,):
-        raise ValueError(f"the atlas has no entry of {row.neuron} and the topic '{row.topic}'")
+        raise ValueError(f"the atlas has no entry for {row.neuron} and the topic '{row.topic}'")

@@ -68,10 +68,10 @@ def write_atlas(path: str | Path, tables: Mapping[str, Frames]) -> Path:
 
 
 def check_absent(path: Path) -> None:
-    """Raise StoreError if the file of an atlas that is to be written exists."""
+    """Raise StoreError if a file that is to be written already exists."""
     if path.exists():
         raise StoreError(
-            f"{path} exists, and an atlas is never changed",
+            f"{path} already exists, and an atlas is never overwritten",
             remedy="choose another path, or delete the file first",
         )
 

@@ -108,8 +108,8 @@ def _check_arguments(neuron: str, topic: str, mode: str, prompts: int, controls:
     check_choice("mode", mode, choices(Mode))
     if bool(neuron) == bool(topic):
         raise ExperimentError(
-            "both a neuron and a topic are given" if neuron else "no neuron and no topic is given",
-            remedy="give one of them",
+            "both a neuron and a topic are given" if neuron else "no neuron or topic is given",
+            remedy="give either a neuron or a topic",
         )
     for name, value, least in (
         ("prompts", prompts, FEWEST_PROMPTS),
@@ -123,7 +123,7 @@ def _check_means(settings: Mapping[str, Any], mode: Mode) -> None:
     """Raise ExperimentError if the atlas does not have the means with which a mode replaces."""
     if mode != "zero" and settings["pool"] != "mean":
         raise ExperimentError(
-            f"the atlas does not have the mean of neurons over tokens: its pool is"
+            f"the atlas has no mean activations over tokens: it was built with pool"
             f" '{settings['pool']}'",
             options=[Option("mode", "zero", "replace neurons by 0")],
         )

@@ -16,7 +16,7 @@ Verdict = Literal["confirmed", "not confirmed", "general"]
 
 UNITS: dict[Measure, str] = {
     "loss": "nats per token",
-    "representation": "the spread of the final representations",
+    "representation": "units of the spread of the final representations",
 }
 """Measure -> the unit of its changes."""
 
@@ -94,7 +94,7 @@ class AblationResult:
 
 
 def ablation_table(result: AblationResult) -> Table:
-    """Return the effects as a table; several neurons that are silenced together are counted."""
+    """Return the effects as a table; a set of neurons silenced together is one row."""
     columns = [
         Column("neuron"),
         Column("topic"),
@@ -103,8 +103,8 @@ def ablation_table(result: AblationResult) -> Table:
         Column("from", "95 % interval"),
         Column("to", "95 % interval"),
         Column("p", meaning="share of control neurons with at least this effect", digits=3),
-        Column("on the topic", "change"),
-        Column("off it", "change"),
+        Column("on topic", "change"),
+        Column("off topic", "change"),
         Column("controls", "change", "of control neurons, on the topic less off it"),
         Column("prompts", meaning="on the topic, and as many off it"),
         Column("control sets"),

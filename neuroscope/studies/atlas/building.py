@@ -44,7 +44,7 @@ from neuroscope.studies.store.spec import ExtractionSpec
 from neuroscope.studies.store.store import StoredActivations, store_activations
 from neuroscope.tokens import TokenBlock, Vocabulary
 
-_VERSION = 1
+_VERSION = 2
 """Version of what is counted and measured; other versions are computed again."""
 _SAMPLE = 256  # prompts from which the random examples are drawn
 _WEIGHT_RANKS = 10  # tokens and neighbours per neuron
@@ -52,7 +52,7 @@ _COUNTED = (
     *("topic", "separator", "source", "split", "least_prompts", "leave_out", "pilot", "examples"),
     "seed",
 )
-"""Keys of an experiment that determine the counts, beside those of the extraction."""
+"""Keys of an experiment that determine the counts, in addition to those of the extraction."""
 _JUDGED = ("min_auroc", "min_lift", "min_one_vs_one", "max_q")
 """Keys that determine the verdicts."""
 
@@ -252,7 +252,7 @@ def _tokens(shards: Sequence[Path], vocabulary: Vocabulary) -> TokenBlock:
 
 
 def _words(vocabulary: Vocabulary) -> list[str]:
-    """Return each token as a list of words shows it."""
+    """Return the display text of each token."""
     return [vocabulary.display(id) for id in range(len(vocabulary.texts))]
 
 

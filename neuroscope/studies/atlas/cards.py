@@ -48,7 +48,7 @@ class Card:
     topics: Table
     examples: Table
     words: Mapping[str, str]
-    """What the words are -> the words, such as the tokens that the neuron promotes."""
+    """Title -> list of words, such as the tokens that the neuron promotes."""
 
 
 def strongest_cards(atlas: Atlas, result: AtlasResult) -> list[Card]:
@@ -58,14 +58,14 @@ def strongest_cards(atlas: Atlas, result: AtlasResult) -> list[Card]:
 
 
 def card_of(
-    card: NeuronCard, examples: int = _SHOWN, *, rulers: "pd.DataFrame | None" = None
+    card: NeuronCard, examples: int = _SHOWN, *, topics: "pd.DataFrame | None" = None
 ) -> Card:
     """Return what a reader sees of a neuron.
 
     Args:
         card: what an atlas holds on the neuron.
         examples: number of prompts of each kind.
-        rulers: topics of the atlas, if the table is to say what a ruler reaches.
+        topics: `Atlas.topics()`; if given, the table has a column with the best covariate.
     """
     neuron = card.neuron
     words = {
@@ -79,7 +79,7 @@ def card_of(
         neuron["name"],
         _summary(neuron),
         histogram_text(neuron["edges"], neuron["counts"]),
-        topic_table(neuron["name"], card, rulers),
+        topic_table(neuron["name"], card, topics),
         example_table(card, examples),
         {name: text for name, text in words.items() if text},
     )
@@ -128,12 +128,12 @@ def _strictly(
     return values, below[::-1][last]
 
 
-def topic_table(name: str, card: NeuronCard, rulers: "pd.DataFrame | None" = None) -> Table:
-    """Return the statistics of a neuron by topic, and what a ruler reaches."""
-    reached = {} if rulers is None else _reached(rulers)
-    ruler = Column("ruler", meaning="AUROC of length, punctuation or source", digits=3)
+def topic_table(name: str, card: NeuronCard, topics: "pd.DataFrame | None" = None) -> Table:
+    """Return the statistics of a neuron by topic, with the AUROC of the best covariate."""
+    reached = {} if topics is None else _reached(topics)
+    best = Column("covariate", meaning="AUROC of the best covariate", digits=3)
     columns = [TOPIC, AREA, PARTIAL, PRECISION, ONE_VS_ONE, RIVAL, D, Q]
-    columns += [ruler, VERDICT] if reached else [VERDICT]
+    columns += [best, VERDICT] if reached else [VERDICT]
     rows: list[list[Any]] = [
         [
             *(row["topic"], row["auroc_heldout"], row["partial_auroc"], row["ap_heldout"]),
@@ -146,9 +146,9 @@ def topic_table(name: str, card: NeuronCard, rulers: "pd.DataFrame | None" = Non
     return Table(name, columns, [Section("", rows)])
 
 
-def _reached(rulers: "pd.DataFrame") -> dict[str, float]:
-    """Return the AUROC of the best thing that a ruler reads, by topic."""
-    areas = rulers.set_index("name")[list(COVARIATES)].astype(float)
+def _reached(topics: "pd.DataFrame") -> dict[str, float]:
+    """Return the AUROC of the best covariate, by topic."""
+    areas = topics.set_index("name")[list(COVARIATES)].astype(float)
     return {str(topic): area for topic, area in ((areas - 0.5).abs().max(axis=1) + 0.5).items()}
 
 

@@ -90,7 +90,7 @@ def _standardised(neurons: "pd.DataFrame") -> NDArray[np.float64]:
 
 def _too_few(layer: int, tested: int, available: int) -> ExperimentError:
     return ExperimentError(
-        f"layer {layer} has {available} neurons that can be compared with {tested}; there must be"
-        f" {FEWEST_CONTROLS * tested}",
+        f"layer {layer} has {available} possible control neurons; to test {tested} at a time,"
+        f" {FEWEST_CONTROLS * tested} are needed",
         remedy="test fewer neurons at a time",
     )

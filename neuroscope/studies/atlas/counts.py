@@ -1,4 +1,4 @@
-"""Counts of an atlas: what is added up of every neuron during the passes, part by part."""
+"""Counts of an atlas: sums over prompts for every neuron, accumulated part by part."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,9 +35,9 @@ class SiteCounts:
     """
 
     counts: NDArray[np.uint32]
-    """(2 halves, groups, neurons, bins) number of prompts; the reported half is the second."""
+    """(2 halves, groups, neurons, bins) number of prompts; the held-out half is the second."""
     residual_counts: NDArray[np.uint32]
-    """(groups, neurons, bins) of the reported half, of the values less what a ruler explains."""
+    """(groups, neurons, bins) number of held-out prompts, binned by their residuals."""
     moments: tuple[GroupMoments, GroupMoments]
     """Moments of each half, per group."""
     active: NDArray[np.int64]
@@ -45,7 +45,7 @@ class SiteCounts:
     strongest: Extremes
     """Prompts with the largest values."""
     weakest: Extremes
-    """Prompts with the smallest values, whose signs are changed here."""
+    """Prompts with the smallest values, which are stored negated."""
     examples: int
     """Number of strongest and of weakest prompts per neuron."""
     sample: Arrays
@@ -66,7 +66,7 @@ class SiteCounts:
         Args:
             values, peaks: (prompts, neurons) pooled values, and index of the peak token.
             indices: (prompts,) index of each prompt among all prompts.
-            design: (prompts, columns) of the regression on what a ruler reads.
+            design: (prompts, columns) of the regression on the covariates.
             context: topics of all prompts, and what is kept of them.
             pilot: edges and coefficients of the site.
         """

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MOST_PROMPTS = 4096
-"""Random prompts of the reported half along which directions are measured at most."""
+"""Maximum number of random held-out prompts on which directions are measured."""
 _FEWEST_PROMPTS = 100
 """Prompts on a topic, and off it, up to which more are measured for this topic alone."""
 
@@ -41,7 +41,7 @@ def direction_areas(
 
     The direction is the difference of the mean activations in and outside a topic in the selection
     half, as DiffMean in AxBench (arXiv 2501.17148); the AUROC is that of the projections of prompts
-    of the reported half, a random sample if there are many, with more prompts of rare topics.
+    of the held-out half, a random sample if there are many, with more prompts of rare topics.
     """
     sample = topics.sample_topics(_MOST_PROMPTS, _FEWEST_PROMPTS)
     chosen = chosen_prompts(spec.prompts, sample.indices)

@@ -55,15 +55,15 @@ class AtlasExperiment(ModelsExperiment):
     )
     split: Literal["auto", "prompt", "source"] = Field(
         "auto",
-        description="Division into the half on which neurons are selected and the half on which"
-        " they are reported: by `prompt`, by `source`, or `auto` (by source if both halves then"
-        " have enough prompts of every topic, and at least a third of them)",
+        description="Unit of the split into the half that selects neurons and the held-out half:"
+        " `prompt`, `source`, or `auto` (by source if both halves then have enough prompts of every"
+        " topic, and at least a quarter of them)",
     )
     least_prompts: int = Field(
-        LEAST_PROMPTS, ge=FEWEST_PROMPTS, description="Smallest number of prompts of a topic"
+        LEAST_PROMPTS, ge=FEWEST_PROMPTS, description="Minimum number of prompts per topic"
     )
     leave_out: bool = Field(
-        False, description="Leave out topics with fewer prompts instead of refusing them"
+        False, description="Leave out topics with fewer prompts instead of failing"
     )
     min_auroc: float = Field(
         0.75,
@@ -90,13 +90,13 @@ class AtlasExperiment(ModelsExperiment):
         " length, punctuation and source are estimated",
     )
     examples: int = Field(
-        10, ge=1, le=100, description="Number of strongest, weakest and random prompts per neuron"
+        10, ge=1, le=100, description="Number of strongest and of weakest prompts kept per neuron"
     )
     seed: int = Field(0, ge=0, description="Seed of the division into halves and of samples")
 
     @cached_property
     def topic_index(self) -> TopicIndex:
-        """Topics of the prompts, their halves, and what a ruler reads of them.
+        """Topics, halves and covariates of the prompts.
 
         Raises:
             ExperimentError, PromptError: as in `TopicIndex.of`.

@@ -60,7 +60,7 @@ def neuron_frame(
 
     Args:
         measures: measures of the site.
-        profile: what the weights of all neurons say, if they do.
+        profile: tokens and neighbours of all neurons, from the weights; None if unknown.
         tokens: text of each token, by its id.
     """
     import pandas as pd
@@ -187,7 +187,7 @@ def example_frame(measures: SiteMeasures, block: TokenBlock) -> "pd.DataFrame":
 
 
 def _random(counts: SiteCounts, seed: int) -> Extremes:
-    """Return a few prompts of the random sample for each neuron, other ones for each."""
+    """Return a few prompts of the random sample per neuron, drawn separately for each."""
     by_index = np.argsort(counts.sample["index"])  # in any division into shards and batches
     sample = {name: array[by_index] for name, array in counts.sample.items()}
     rows, neurons = sample["values"].shape
@@ -299,7 +299,7 @@ def topic_frame(
 
 
 def covariate_frame(confounds: Confounds) -> "pd.DataFrame":
-    """Return the rows of what a ruler reaches."""
+    """Return the rows of the covariates."""
     import pandas as pd
 
     return pd.concat(

@@ -1,4 +1,4 @@
-"""Measures of an atlas: from the counts of the passes to selectivity, topic by topic."""
+"""Measures of an atlas: the selectivity of neurons for topics, computed from the counts."""
 
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ another one as well, no neuron could tell them apart. The shares that are allowe
 class Selectivity:
     """Selectivity of the neurons of a site; every array but the last is (neurons, topics).
 
-    All values but `auroc` are those of the reported half.
+    All values but `auroc` are those of the held-out half.
     """
 
     auroc: Doubles
@@ -105,7 +105,7 @@ def _inside_outside(counts: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDAr
 def _precision(
     inside: NDArray[np.int64], outside: NDArray[np.int64], polarity: NDArray[np.int8]
 ) -> tuple[Doubles, Doubles]:
-    """Return average precision and its error, of low values for neurons that are silent."""
+    """Return average precision and its error; for silent neurons, low values rank first."""
     active = average_precision(inside, outside)
     silent = average_precision(inside[..., ::-1], outside[..., ::-1])
     value, error = (
@@ -138,16 +138,17 @@ def _one_vs_one(
 def rivals_of(topics: TopicIndex) -> NDArray[np.bool_]:
     """Return which topics each topic is compared with one against one, (topics, topics).
 
-    Two topics are rivals if they share at most 5 % of the prompts of either in the reported half.
+    Two topics are rivals if they share at most 5 % of the prompts of either in the held-out half.
     """
     members = topics.members[topics.heldout]
     shared = np.array([members[own].sum(axis=0) for own in members.T])  # number of prompts
     fewer = np.minimum.outer(shared.diagonal(), shared.diagonal())
-    return (shared <= _MOST_SHARED * fewer) & ~np.eye(len(shared), dtype=bool)
+    rivals: NDArray[np.bool_] = (shared <= _MOST_SHARED * fewer) & ~np.eye(len(shared), dtype=bool)
+    return rivals
 
 
 def strength(areas: Doubles, polarity: NDArray[np.int8]) -> Doubles:
-    """Return AUROC as seen by neurons that are active (1) or silent (-1) on a topic."""
+    """Return the AUROC of active neurons (1), and 1 - AUROC of silent ones (-1)."""
     return np.where(polarity > 0, areas, 1 - areas)
 
 
@@ -179,12 +180,12 @@ def verdicts_of(
     """Return which neurons are selective for which topics, and which of these are confounded.
 
     A selective entry is confounded if its AUROC does not reach the threshold once the effect of
-    what a ruler reads is removed, or if the topic cannot be told apart from it at all.
+    the covariates is removed, or if the topic is not separable from one of them.
 
     Args:
         measured: selectivity of a site.
         q: (neurons, topics) q-values.
-        shares: (topics,) share of each topic among the prompts of the reported half.
+        shares: (topics,) share of each topic among the prompts of the held-out half.
         separable: (topics,) whether a topic can be told apart from its source and its length.
         experiment: thresholds.
     """
@@ -204,10 +205,10 @@ def verdicts_of(
 
 @dataclass(frozen=True, eq=False)
 class Confounds:
-    """What a ruler reaches: how well it detects each topic without any neuron."""
+    """AUROC of each covariate for each topic, without any neuron."""
 
     areas: dict[str, Doubles]
-    """Name of what is read -> (topics,) AUROC on the reported half.
+    """Covariate -> (topics,) AUROC on the held-out half.
 
     That of the source is learned on one random half of the prompts, and is that of the other.
     """
@@ -235,7 +236,7 @@ class Confounds:
 
     @property
     def separable(self) -> NDArray[np.bool_]:
-        """(topics,) whether no single thing that a ruler reads tells the topic apart."""
+        """(topics,) whether no single covariate identifies the topic."""
         return np.array([not reason for reason in self.reasons])
 
     @property
@@ -243,7 +244,7 @@ class Confounds:
         """Why each topic is not separable in these data; empty for those that are."""
         count = len(next(iter(self.areas.values())))
         return [
-            ", ".join(
+            " and ".join(
                 name.replace("tokens", "length").replace("_", " ")
                 for name, areas in self.areas.items()
                 if max(areas[topic], 1 - areas[topic]) >= _INSEPARABLE
@@ -253,7 +254,7 @@ class Confounds:
 
 
 def variance_explained(counts: SiteCounts, known: TopicIndex) -> Doubles:
-    """Return eta squared of each neuron over the topics, on the reported half.
+    """Return eta squared of each neuron over the topics, on the held-out half.
 
     It is NaN if a prompt has several topics, as the variance then has no parts that add up.
     """

@@ -51,7 +51,7 @@ def compare_models(
         figures=_figures(by_subject),
         frames={"atlas": everything, "differences": changes},
         meaning="The tables show the value in a model minus that in the first model, by layer and"
-        " topic. The best neuron of a layer may be another one in each model.",
+        " topic. The best neuron of a layer may differ between models.",
     )
 
 

@@ -24,7 +24,7 @@ ATLAS = "atlas.duckdb"
 def metric_points(result: AtlasResult) -> list[Point]:
     """Return the result as MLflow metrics: totals with step = layer, and totals over all layers.
 
-    Topics are in the tables of the run, as there may be more of them than charts are useful.
+    Values per topic are in the tables of the run, as there may be too many topics for charts.
     """
     points = []
     for layer in result.layers:

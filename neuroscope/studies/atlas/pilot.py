@@ -1,7 +1,7 @@
-"""Pilot: what the histograms of an atlas need to know before the passes over all prompts.
+"""Pilot: estimates that the histograms of an atlas need before the passes over all prompts.
 
-A random sample of the half on which neurons are selected gives the edges of each neuron's bins, and
-a regression of each neuron on what a ruler reads of a prompt: its length, punctuation and source.
+A random sample of the selection half gives the edges of each neuron's bins, and a regression of
+each neuron on the covariates of a prompt: its length, punctuation and source.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,11 +37,11 @@ class SitePilot:
     residual_edges: NDArray[np.float32]
     """(neurons, bins - 1) interior edges of the bins of the residuals."""
     coefficients: NDArray[np.float64]
-    """(columns, neurons) of the regression on what a ruler reads."""
+    """(columns, neurons) of the regression on the covariates."""
     low: NDArray[np.float32]
-    """(neurons,) value that enough prompts of the pilot do not exceed to be the weakest ones."""
+    """(neurons,) value up to which a prompt may be among the weakest ones."""
     high: NDArray[np.float32]
-    """(neurons,) value that enough prompts of the pilot reach to be the strongest ones."""
+    """(neurons,) value from which a prompt may be among the strongest ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class Pilot:
             indices: (prompts,) indices of the prompts.
             block: tokens of these prompts.
         """
-        return self.design.matrix(*ruler(topics, indices, block))
+        return self.design.matrix(*covariates_of(topics, indices, block))
 
     def save(self, path: Path) -> None:
         """Write the pilot as a NumPy file, atomically."""
@@ -87,10 +87,10 @@ class Pilot:
         return cls(design, sites)
 
 
-def ruler(
+def covariates_of(
     topics: TopicIndex, indices: NDArray[np.int64], block: TokenBlock
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.str_]]]:
-    """Return the numbers and the groups that can be read of prompts without understanding them."""
+    """Return the numeric and the categorical covariates of prompts, by name."""
     tokens = block.kept_counts("content").astype(np.float64)
     numbers = {"tokens": tokens} | {
         name: values[indices] for name, values in topics.numbers.items()
@@ -123,7 +123,7 @@ def run_pilot(
     indices = topics.pilot(count)
     chosen = chosen_prompts(spec.prompts, indices)
     block = tokenise(model, chosen, truncate=spec.truncate)
-    numbers, groups = ruler(topics, indices, block)
+    numbers, groups = covariates_of(topics, indices, block)
     design = Design.of(numbers, groups)
     matrix = design.matrix(numbers, groups)
     recorded = record(

@@ -1,4 +1,4 @@
-"""The row of an atlas that says of which model and prompts it is, and with which settings."""
+"""The row of an atlas that records its model, prompts and settings."""
 
 import datetime
 import json
@@ -50,7 +50,7 @@ def model_frame(
 
 
 def _inseparable(topics: TopicIndex, confounds: Confounds) -> list[str]:
-    """Return a sentence on each topic that cannot be told apart from what a ruler reads."""
+    """Return a sentence on each topic that is not separable from a covariate."""
     return [
         f"the topic '{name}' is not separable from {reason} in these data"
         for name, reason in zip(topics.names, confounds.reasons, strict=True)

@@ -31,9 +31,9 @@ METRICS = {
             digits=3,
         ),
         Metric(
-            "ruler_auroc",
-            "ruler",
-            "held-out AUROC of the best of length, punctuation, capitals and source alone",
+            "covariate_auroc",
+            "covariate",
+            "held-out AUROC of the best covariate: length, punctuation, digits, capitals, source",
             digits=3,
         ),
         Metric("overlap", "overlap", "neurons of both topics / neurons of either", digits=2),
@@ -44,7 +44,7 @@ METRICS = {
 
 @dataclass(frozen=True)
 class AtlasRow:
-    """What one layer has for one topic."""
+    """Neurons and direction of one layer for one topic."""
 
     layer: int
     topic: str
@@ -54,19 +54,19 @@ class AtlasRow:
     best_neuron: str
     """Neuron that is best in the selection half."""
     best_auroc: float
-    """Its AUROC in the reported half; for a silent neuron, 1 minus the AUROC."""
+    """Its AUROC in the held-out half; for a silent neuron, 1 minus the AUROC."""
     direction_auroc: float
 
 
 @dataclass(frozen=True)
 class TopicRow:
-    """What all layers together have for one topic."""
+    """Covariates and neurons of all layers for one topic."""
 
     topic: str
     prompts: int
-    ruler: str
-    """What tells the topic apart best without the model."""
-    ruler_auroc: float
+    covariate: str
+    """Covariate that separates the topic best."""
+    covariate_auroc: float
     reason: str
     """What the topic is not separable from; empty if it is separable."""
     selective: int
@@ -74,9 +74,9 @@ class TopicRow:
     best_neuron: str
     best_auroc: float
     best_ap: float
-    """Average precision of the best neuron in the reported half."""
+    """Average precision of the best neuron in the held-out half."""
     share: float
-    """Share of the topic, which an uninformed neuron has as its average precision."""
+    """Share of the topic among the held-out prompts; chance level of average precision."""
 
 
 @dataclass(frozen=True, eq=False)

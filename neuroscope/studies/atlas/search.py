@@ -24,8 +24,8 @@ def search_text(
     """Return the neurons that respond most unusually to a text.
 
     The text is put into the template of the atlas's prompts, if they have one.
-    How unusual a value is, is its distance from the neuron's mean over the atlas's prompts in
-    standard deviations (z).
+    Values are ranked by their distance from the neuron's mean over the atlas's prompts, in standard
+    deviations (z).
 
     >>> with ns.open_atlas("atlas.duckdb") as atlas:
     ...     ns.search_text(atlas, "The striker scored twice")

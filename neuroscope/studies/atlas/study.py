@@ -160,7 +160,7 @@ def run_atlas(
     executor: Executor | None = None,
     progress: Progress = silent,
 ) -> Results[AtlasResult]:
-    """Build an atlas of each model and record one run per model, and an overview of several.
+    """Build and record an atlas of each model, and an overview if there are several.
 
     Args:
         experiment: experiment of kind `atlas`.

@@ -10,7 +10,7 @@ import numpy as np
 from neuroscope.reporting.tables import Column, Section, Table
 from neuroscope.storage.atlas_file import Atlas
 from neuroscope.studies.atlas.result import METRICS, AtlasResult, AtlasRow, TopicRow
-from neuroscope.studies.atlas.tables import records, ruler_name
+from neuroscope.studies.atlas.tables import covariate_name, records
 
 _TOPIC = """
 SELECT t.name AS topic, t.prompts, t.share, t.reason, t.selective, t.confounded,
@@ -24,7 +24,7 @@ FROM topic t JOIN (
 ) s ON s.topic = t.topic AND s.place = 1
 JOIN neuron n ON n.neuron = s.neuron ORDER BY t.topic
 """
-_RULER = """
+_BEST_COVARIATE = """
 SELECT name, auroc, abs(auroc - 0.5) + 0.5 AS reached FROM covariate WHERE topic = ?
 ORDER BY reached DESC NULLS LAST, name LIMIT 1
 """
@@ -72,18 +72,18 @@ def atlas_result(path: Path, model: str) -> AtlasResult:
 
 
 def _topics(atlas: Atlas) -> tuple[TopicRow, ...]:
-    """Return a row per topic, with the neuron that is best in the half that selects."""
+    """Return a row per topic, with its best neuron in the selection half."""
     rows = []
     for number, row in enumerate(records(atlas.sql(_TOPIC))):
-        ruler = atlas.sql(_RULER, [number]).iloc[0]
+        covariate = atlas.sql(_BEST_COVARIATE, [number]).iloc[0]
         area = row.pop("auroc_heldout")
         silent = row.pop("polarity") < 0
         rows.append(
             TopicRow(
                 **row,
                 best_auroc=1 - area if silent else area,
-                ruler=ruler["name"],
-                ruler_auroc=float(ruler["reached"]),
+                covariate=covariate["name"],
+                covariate_auroc=float(covariate["reached"]),
             )
         )
     return tuple(rows)
@@ -117,26 +117,26 @@ def _headline(topics: Sequence[TopicRow]) -> str:
 
 
 def summary_table(result: AtlasResult) -> Table:
-    """Return one row per topic: what a ruler reaches, and what neurons do."""
+    """Return one row per topic: its best covariate and its neurons."""
     columns = [
         Column("topic"),
         Column("prompts"),
-        Column("ruler", "without the model", "what tells the topic apart best", digits=3),
-        Column("AUROC", "without the model", METRICS["ruler_auroc"].meaning, digits=3),
+        Column("covariate", "without the model", "the one that separates the topic best", digits=3),
+        Column("AUROC", "without the model", METRICS["covariate_auroc"].meaning, digits=3),
         Column("selective", "neurons", METRICS["selective"].meaning),
         Column("confounded", "neurons", METRICS["confounded"].meaning),
-        Column("name", "best neuron", "strongest in the half that selects"),
+        Column("name", "best neuron", "strongest in the selection half"),
         Column("AUROC", "best neuron", METRICS["best_auroc"].meaning, digits=3),
         Column(
-            "precision",
+            "AP",
             "best neuron",
-            "its average precision; that of an uninformed neuron is the topic's share",
+            "its average precision; chance level is the topic's share",
             digits=3,
         ),
     ]
     rows: list[list[Any]] = [
         [
-            *(row.topic, row.prompts, ruler_name(row.ruler), row.ruler_auroc),
+            *(row.topic, row.prompts, covariate_name(row.covariate), row.covariate_auroc),
             *(row.selective, row.confounded, row.best_neuron, row.best_auroc, row.best_ap),
         ]
         for row in result.topics

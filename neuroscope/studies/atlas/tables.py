@@ -1,4 +1,4 @@
-"""Tables of what an atlas answers: topics, neurons, a search, and the changes between two."""
+"""Tables for the queries of an atlas: topics, neurons, searches, and changes between two."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 TOPIC = Column("topic")
 NEURON = Column("neuron")
 AREA = Column("AUROC", meaning="held-out", digits=3)
-PARTIAL = Column("partial", meaning="AUROC after length, punctuation and source", digits=3)
-PRECISION = Column("precision", meaning="held-out average precision", digits=3)
+PARTIAL = Column("partial", meaning="AUROC after removing the covariates", digits=3)
+PRECISION = Column("AP", meaning="held-out average precision", digits=3)
 ONE_VS_ONE = Column("one vs one", meaning="AUROC against the rival", digits=3)
 RIVAL = Column("rival", meaning="the topic that is hardest to tell apart")
 D = Column("d", meaning="difference of the means in standard deviations", digits=2)
-Q = Column("q", meaning="p-value after Benjamini and Hochberg", digits=3, tiny=True)
+Q = Column("q", meaning="Benjamini-Hochberg adjusted p-value", digits=3, tiny=True)
 VERDICT = Column("verdict")
 
 
 def topics_table(frame: "pd.DataFrame") -> Table:
-    """Return the topics of an atlas: what is read without the model, and how many neurons respond.
+    """Return the topics of an atlas, with the AUROC of each covariate and the number of neurons.
 
     Args:
         frame: `Atlas.topics()`.
@@ -34,9 +34,9 @@ def topics_table(frame: "pd.DataFrame") -> Table:
     columns = [
         TOPIC,
         Column("prompts"),
-        Column("held out", meaning="prompts of the reported half"),
+        Column("held out", meaning="prompts in the held-out half"),
         Column("share", meaning="of the held-out prompts", digits=3),
-        *(Column(ruler_name(name), digits=3) for name in covariates),
+        *(Column(covariate_name(name), digits=3) for name in covariates),
         *inseparable,
         Column("selective", meaning="neurons"),
         Column("confounded", meaning="neurons that length, punctuation or source explain"),
@@ -50,14 +50,14 @@ def topics_table(frame: "pd.DataFrame") -> Table:
         ]
         for row in plain_records(frame)
     ]
-    title = "Topics, and what tells them apart without the model (AUROC)"
+    title = "Topics, with the AUROC of each covariate"
     return Table(title, columns, [Section("", rows)])
 
 
-def ruler_name(covariate: str) -> str:
-    """Return the name of something that a ruler reads, in words.
+def covariate_name(covariate: str) -> str:
+    """Return the name of a covariate, in words.
 
-    >>> ruler_name("tokens"), ruler_name("question_mark")
+    >>> covariate_name("tokens"), covariate_name("question_mark")
     ('length', 'question mark')
     """
     return covariate.replace("tokens", "length").replace("_", " ")
@@ -71,7 +71,7 @@ def neurons_table(frame: "pd.DataFrame") -> Table:
     """
     columns = [
         *(NEURON, TOPIC, AREA, Column("±", meaning="largest error of the AUROC", digits=3)),
-        Column("selection", meaning="AUROC in the half that selects", digits=3),
+        Column("selection", meaning="AUROC in the selection half", digits=3),
         *(PARTIAL, PRECISION, ONE_VS_ONE, RIVAL, D, Q, VERDICT),
     ]
     rows: list[list[Any]] = [

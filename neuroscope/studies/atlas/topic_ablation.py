@@ -184,8 +184,8 @@ def _interval(excess: Doubles, on: Flags, seed: int) -> tuple[float, float]:
 def _is_general(change: Doubles, others: Doubles, members: Flags, on: Flags) -> bool:
     """Return whether silencing hurts the prompts of every topic more than 95 % of the controls do.
 
-    Where the controls do almost nothing, so would a trace of a change: off the topic it must also
-    be at least half of that on the topic.
+    Where the controls change almost nothing, a tiny change would suffice. The change off the topic
+    must therefore also be at least half of that on the topic.
 
     Args:
         change: (prompts,) change.

@@ -25,7 +25,7 @@ class TopicPrompts:
     on: Flags
     """(prompts,) whether a prompt is on the topic that was asked for."""
     selecting: PromptSet
-    """Prompts on the topic from the half that selects neurons."""
+    """Prompts on the topic from the selection half."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class AtlasPrompts:
         )
 
     def _in_turn(self, numbers: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return prompts in random order, one of each topic, and of none, after another."""
+        """Return prompts in random order, taking one of each topic, and of none, in turn."""
         groups = [*self.members[numbers].T, ~self.members[numbers].any(axis=1)]
         shuffled = [rng.permutation(numbers[group]).tolist() for group in groups]
         in_turn = [number for row in zip_longest(*shuffled) for number in row if number is not None]

@@ -21,7 +21,7 @@ Flags = NDArray[np.bool_]
 
 FEWEST_PROMPTS = 4
 """Smallest number of prompts that may be required of a topic: each half needs some."""
-_LEAST_SHARE = 1 / 3
+_LEAST_SHARE = 1 / 4
 """Smallest share of a topic's prompts that each half has if `auto` divides by source.
 
 With fewer, the values of the smaller half are much less precise than with halves of the prompts.
@@ -29,7 +29,7 @@ With fewer, the values of the smaller half are much less precise than with halve
 _SOURCE = "source"
 """Column of the sources unless the experiment names another."""
 _SURFACE = ("question_mark", "digits", "upper_case")
-"""What a ruler reads of each text without a model; the number of tokens comes later."""
+"""Covariates that are computed from the text; the number of tokens is added later."""
 
 
 class TopicSettings(Protocol):
@@ -73,11 +73,11 @@ class TopicIndex:
     members: Flags
     """(prompts, topics) whether a prompt has a topic; a prompt may have several or none."""
     heldout: Flags
-    """(prompts,) whether a prompt is in the half on which neurons are reported."""
+    """(prompts,) whether a prompt is in the held-out half."""
     ranks: NDArray[np.uint64]
     """(prompts,) random order of the prompts, the same for equal texts."""
     numbers: Mapping[str, NDArray[np.float64]]
-    """Name of each number that a ruler could measure -> (prompts,) its values."""
+    """Numeric covariate -> (prompts,) its values."""
     sources: NDArray[np.str_]
     """(prompts,) source of each prompt; empty text if there is none."""
     split: str
@@ -117,7 +117,7 @@ class TopicIndex:
     def random_half(self) -> Flags:
         """(prompts,) whether a prompt is in the second of two random halves of the prompts.
 
-        If the prompts are divided by prompt, it is the half on which neurons are reported.
+        If the prompts are divided by prompt, it is the held-out half.
         """
         return _by_prompt(self.ranks)
 
@@ -256,8 +256,9 @@ def _choose_topics(
     chosen = tuple(names[enough].tolist())
     if len(chosen) < 2:
         raise ExperimentError(
-            f"an atlas needs two topics or more; the column '{experiment.topic}' has"
-            f" {', '.join(map(repr, chosen)) or 'none'} with {experiment.least_prompts} prompts"
+            f"an atlas needs at least two topics with {experiment.least_prompts} or more prompts;"
+            f" the column '{experiment.topic}' has {', '.join(map(repr, chosen)) or 'none'}",
+            remedy="add prompts, or name another column of topics",
         )
     without = sum(not own for own in topics)
     if without:
@@ -281,7 +282,7 @@ def _halves(
     ranks: NDArray[np.uint64],
     sources: NDArray[np.str_],
 ) -> tuple[str, Flags]:
-    """Return what the halves are divided by, and the flags of the reported half."""
+    """Return what the halves are divided by, and the flags of the held-out half."""
     by_prompt = _by_prompt(ranks)
     if experiment.split == "prompt":
         return "prompt", by_prompt
@@ -333,6 +334,6 @@ def _check_halves(names: Sequence[str], members: Flags, heldout: Flags) -> None:
         for name, count in zip(names, inside.tolist(), strict=True):
             if not 0 < count < half.sum():
                 raise ExperimentError(
-                    f"the topic '{name}' has {'no' if not count else 'every'} prompt of one half",
-                    remedy="give more prompts, or another seed",
+                    f"{'no' if not count else 'every'} prompt in one half has the topic '{name}'",
+                    remedy="add prompts, or change the seed",
                 )
