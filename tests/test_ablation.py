@@ -211,7 +211,7 @@ def no_passes(model):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({}, "no neuron and no topic"),
+        ({}, "no neuron or topic"),
         ({"neuron": "mlp_act.1.0", "topic": "animals"}, "both"),
         ({"neuron": "mlp_act.1.960"}, "mlp_act.1.960"),
         ({"topic": "animal"}, "'animals'"),
