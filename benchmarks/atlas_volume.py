@@ -32,7 +32,8 @@ def build(texts: Sequence[str], dtype: str) -> Extraction:
         finished = measure([str(COMMAND), "atlas", "build", str(file), *options])
         if finished.code:
             raise Failed(finished.last_line)
-        disk = sum(path.stat().st_size for path in Path(folder).rglob("*.duckdb"))
+        home = Path(os.environ["NEUROSCOPE_HOME"])
+        disk = sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
         sample = texts[:SAMPLE]
         file = write_texts(Path(folder) / "sample.csv", sample)
         bare = run_contender(BARE[dtype], file).seconds * words(texts) / words(sample)

@@ -190,9 +190,14 @@ def digest_of(prompts: Iterable[Prompt]) -> str:
     """Return the SHA-256 over ids, texts and labels, in order."""
     total = hashlib.sha256()
     for prompt in prompts:
-        row = [prompt.id, prompt.text, dict(prompt.labels)]
-        total.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+        total.update(digested(prompt))
     return total.hexdigest()
+
+
+def digested(prompt: Prompt) -> bytes:
+    """Return what the digest of prompts is computed from, of one prompt."""
+    row = [prompt.id, prompt.text, dict(prompt.labels)]
+    return json.dumps(row, sort_keys=True).encode() + b"\n"
 
 
 def fill_template(template: str, fills: Sequence[str]) -> list[str]:

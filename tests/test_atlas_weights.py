@@ -6,6 +6,7 @@ import torch
 from models import make_model
 from transformers import AutoModel
 
+from neuroscope.errors import ResourceError
 from neuroscope.extraction import neuron_weights
 from neuroscope.extraction.models import load_model
 from neuroscope.extraction.neuron_weights import weight_profile
@@ -53,7 +54,11 @@ def assert_ranked(ranked, expected, *, ascending=False):
     assert all(len(set(row)) == COUNT for row in ranked.indices.tolist())
 
 
-def test_tokens_are_ranked_by_the_product_of_output_weights_and_their_rows(loaded):
+@pytest.mark.parametrize("neurons", [256, 7])
+def test_tokens_are_ranked_by_the_product_of_output_weights_and_their_rows(
+    loaded, monkeypatch, neurons
+):
+    monkeypatch.setattr(neuron_weights, "_NEURONS_AT_ONCE", neurons)
     model, written, rows = loaded
     assert written.shape == (2 * 48, 32) and len(rows) == len(model.vocabulary.texts)
     scores = written @ (rows - rows.mean(axis=0)).T
@@ -95,6 +100,32 @@ def test_rows_beyond_the_vocabulary_are_not_tokens(tmp_path):
     profile = profile_of(model, "resid_post")
     tokens = rows[:size]
     assert_ranked(profile.promotes, np.tile((tokens - tokens.mean(axis=0)).T, (2, 1)))
+
+
+def test_layers_may_be_on_other_devices_than_the_embeddings(loaded, monkeypatch):
+    """Blocks of neurons are moved to the device of the embeddings before they meet."""
+    model, _, _ = loaded
+    moved = []
+    to = torch.Tensor.to
+
+    def recorded(tensor, *arguments, **settings):
+        moved.append((len(tensor), *arguments))
+        return to(tensor, *arguments, **settings)
+
+    monkeypatch.setattr(torch.Tensor, "to", recorded)
+    profile_of(model)
+    blocks = [call for call in moved if call[1:] == (torch.device("cpu"), torch.float32)]
+    assert sum(len_ for len_, *_ in blocks) == 2 * 96  # for the tokens, and for the neighbours
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory")])
+def test_too_little_memory_is_reported(loaded, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch.Tensor, "topk", fail)
+    with pytest.raises(ResourceError, match="not enough memory on cpu"):
+        profile_of(loaded[0])
 
 
 def test_weights_in_half_precision_are_multiplied_in_single(family_folder):

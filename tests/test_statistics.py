@@ -1,6 +1,7 @@
 """Stored statistics: arrays in one file per part, verified like the Parquet files."""
 
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -47,6 +48,22 @@ def test_arrays_are_read_back_exactly(folder):
     with pytest.raises(ValueError, match="Object arrays"):
         write_arrays(folder, PART, {"objects": np.array([{}])})
     assert path.read_bytes() == content
+
+
+def test_only_the_arrays_asked_for_are_read(folder, monkeypatch):
+    folder.mkdir()
+    write_arrays(folder, PART, {"a/x": np.arange(3), "b/x": np.arange(4), "a/y": np.ones(2)})
+    opened, entry = [], zipfile.ZipFile.open
+
+    def recorded(archive, name, *arguments, **settings):
+        opened.append(getattr(name, "filename", name))
+        return entry(archive, name, *arguments, **settings)
+
+    monkeypatch.setattr(zipfile.ZipFile, "open", recorded)
+    arrays = read_arrays(folder, PART, "a/")
+    assert list(arrays) == ["a/x", "a/y"]
+    assert arrays["a/x"].tolist() == [0, 1, 2] and arrays["a/y"].tolist() == [1, 1]
+    assert "a/x.npy" in opened and "b/x.npy" not in opened
 
 
 def test_every_damage_is_detected(folder):

@@ -1,5 +1,6 @@
 """Writing an atlas: its tables into one DuckDB file, atomically."""
 
+import glob
 import os
 import secrets
 import shutil
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 MEMORY = "1GB"
 """Most memory that DuckDB uses; larger tables are sorted on the disk."""
+
+_UNFINISHED = ".tmp"
+"""Suffix of the hidden folders of unfinished files."""
 
 Frames: TypeAlias = "pd.DataFrame | Iterable[pd.DataFrame]"
 """The rows of a table, at once or in parts."""
@@ -59,9 +63,7 @@ def write_atlas(path: str | Path, tables: Mapping[str, Frames]) -> Path:
         with unfinished_file(path) as file:
             _write(file, tables)
             sync_file(file)
-            check_absent(path)
-            file.rename(path)
-            sync_folder(path.parent)
+            move_to_new(file, path)
     except (OSError, duckdb.Error) as error:
         raise writing_error(path, error) from error
     return path
@@ -76,16 +78,41 @@ def check_absent(path: Path) -> None:
         )
 
 
+def move_to_new(file: Path, path: Path) -> None:
+    """Move a file, on the same disk, to a path at which nothing exists.
+
+    Raises:
+        StoreError: something exists there, which stays as it is.
+        OSError: the disk fails.
+    """
+    try:
+        os.link(file, path)
+    except FileExistsError:
+        check_absent(path)
+        raise
+    except OSError:  # some file systems have no hard links
+        check_absent(path)
+        file.rename(path)
+    else:
+        file.unlink()
+    sync_folder(path.parent)
+
+
 @contextmanager
 def unfinished_file(path: Path) -> Iterator[Path]:
     """Yield a path in a hidden folder beside `path`; the folder is removed in the end."""
-    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
     path.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir()
     try:
         yield folder / path.name
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def unfinished_folders(path: Path) -> list[Path]:
+    """Return the folders in which `path` is being written, or was when a process was killed."""
+    return sorted(path.parent.glob(f".{glob.escape(path.name)}.*{_UNFINISHED}"))
 
 
 def _write(file: Path, tables: Mapping[str, Frames]) -> None:

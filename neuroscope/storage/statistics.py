@@ -5,7 +5,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,14 @@ from neuroscope.storage.parts import HEADER, NUMPY, Part, check_header, damaged,
 Arrays = Mapping[str, NDArray[Any]]
 """Arrays by their names."""
 
-_UNREADABLE = (
+_BLOCK_BYTES = 2**20
+"""Bytes that are in memory at once while a checksum is verified."""
+
+UNREADABLE = (
     *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
     *(KeyError, ValueError, RuntimeError),  # from entries that zipfile or NumPy cannot interpret
 )
+"""Errors of a damaged file of arrays."""
 
 
 def check_name(name: str) -> None:
@@ -67,13 +71,18 @@ def verified_arrays(folder: Path, expected: Part) -> bool:
     """
     try:
         part, _ = _read_header(expected.path(folder, NUMPY))
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
     return part is not None and part.matches(expected)
 
 
-def read_arrays(folder: Path, expected: Part) -> Arrays:
+def read_arrays(folder: Path, expected: Part, start: str = "") -> Arrays:
     """Return the arrays of a part.
+
+    Args:
+        folder: folder of the activations.
+        expected: header of the file.
+        start: text with which the names of the arrays to read begin.
 
     Raises:
         StoreError: the file is missing, damaged, or not the expected part.
@@ -82,18 +91,29 @@ def read_arrays(folder: Path, expected: Part) -> Arrays:
     try:
         part, names = _read_header(path)
         check_header(path, part, expected)
-        with zipfile.ZipFile(path) as archive:
-            corrupt = archive.testzip()  # NumPy would interpret bytes before it verifies them
-        if corrupt:
-            raise ValueError(f"the checksum of {corrupt} does not match")
+        names = [name for name in names if name.startswith(start)]
+        _verify(path, names)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in names}
     except FileNotFoundError as error:
         raise missing(path) from error
     except PermissionError as error:
         raise unreadable(path, error) from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise damaged(path, error) from error
+
+
+def _verify(path: Path, names: Sequence[str]) -> None:
+    """Read some arrays of a file, which verifies their checksums; NumPy would interpret them first.
+
+    Raises:
+        zipfile.BadZipFile: a checksum does not match.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for name in names:
+            with archive.open(f"{name}.npy") as entry:
+                while entry.read(_BLOCK_BYTES):
+                    pass
 
 
 def _read_header(path: Path) -> tuple[Part | None, list[str]]:
@@ -104,7 +124,7 @@ def _read_header(path: Path) -> tuple[Part | None, list[str]]:
     return Part.from_json(part), json.loads(names)
 
 
-def read_statistics(folder: str | Path, name: str) -> Iterator[Arrays]:
+def read_statistics(folder: str | Path, name: str, start: str = "") -> Iterator[Arrays]:
     """Iterate over the arrays of statistics part by part, in the order of the prompts.
 
     >>> for arrays in read_statistics(stored.folder, "geometry-3f2a"): ...
@@ -114,6 +134,7 @@ def read_statistics(folder: str | Path, name: str) -> Iterator[Arrays]:
     Args:
         folder: folder of the activations.
         name: name of the statistics.
+        start: text with which the names of the arrays to read begin; others are not read.
 
     Raises:
         StoreError: the folder is incomplete or damaged, or does not hold these statistics.
@@ -124,4 +145,4 @@ def read_statistics(folder: str | Path, name: str) -> Iterator[Arrays]:
         held = ", ".join(manifest.statistics) or "none"
         raise StoreError(f"{folder} does not hold the statistics {name}; it holds {held}")
     parts = [manifest.part(name, number) for number in range(len(manifest.parts))]
-    return (read_arrays(folder, part) for part in parts)
+    return (read_arrays(folder, part, start) for part in parts)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,18 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroscope.errors import StoreError
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.neuron_weights import weight_profile
 from neuroscope.files import absolute
 from neuroscope.home import create_home
+from neuroscope.options import Memory
 from neuroscope.progress import Progress, silent
 from neuroscope.sites import Site
 from neuroscope.stats.confounds import q_values
 from neuroscope.stats.group_moments import activation_entropy, entropy_selected
-from neuroscope.storage.activation_store import read_parts, store_folder
-from neuroscope.storage.atlas_writing import write_atlas
-from neuroscope.storage.statistics import read_statistics
+from neuroscope.storage.activation_store import store_folder
+from neuroscope.storage.atlas_intact import is_intact
+from neuroscope.storage.atlas_writing import unfinished_folders, write_atlas
+from neuroscope.storage.disk import disk_errors
+from neuroscope.storage.locks import locked
 from neuroscope.studies.atlas.counts import AtlasStatistics, Context, SiteCounts
 from neuroscope.studies.atlas.directions import direction_areas, direction_frame
 from neuroscope.studies.atlas.experiment import AtlasExperiment
@@ -35,14 +38,17 @@ from neuroscope.studies.atlas.frames import (
     token_frame,
     topic_frame,
 )
+from neuroscope.studies.atlas.kept import kept_in
 from neuroscope.studies.atlas.measures import Confounds, selectivity_of, verdicts_of
+from neuroscope.studies.atlas.merging import merged_counts, merged_tokens
 from neuroscope.studies.atlas.pilot import Pilot, run_pilot
 from neuroscope.studies.atlas.provenance import model_frame
 from neuroscope.studies.atlas.shards import Shard
 from neuroscope.studies.atlas.topics import TopicIndex
+from neuroscope.studies.atlas.unchanged import CountedPrompts
 from neuroscope.studies.store.spec import ExtractionSpec
 from neuroscope.studies.store.store import StoredActivations, store_activations
-from neuroscope.tokens import TokenBlock, Vocabulary
+from neuroscope.tokens import Vocabulary
 
 _VERSION = 2
 """Version of what is counted and measured; other versions are computed again."""
@@ -65,7 +71,7 @@ class AtlasFolder:
     digest: str
     """Digest of what determines the counts."""
     verdicts: str
-    """Digest of the thresholds."""
+    """Digest of the thresholds and of the name of the model."""
 
     @classmethod
     def of(
@@ -74,7 +80,8 @@ class AtlasFolder:
         """Return the folder of an experiment in one model: `path`, or one in the home folder."""
         digest = _digest(experiment, _COUNTED, spec.key.digest)
         path = path or create_home("atlas", digest)
-        return cls(path, digest, _digest(experiment, _JUDGED))
+        judged = _digest(experiment, _JUDGED, spec.checkpoint.pinned_name)
+        return cls(path, digest, judged)
 
     @property
     def topics(self) -> Path:
@@ -86,10 +93,25 @@ class AtlasFolder:
         """File of the edges and regressions."""
         return self.path / "pilot.npz"
 
-    @property
-    def atlas(self) -> Path:
-        """The database."""
-        return self.path / f"atlas-{self.verdicts}.duckdb"
+    def atlas(self, *, streamed: bool) -> Path:
+        """Return the path of the database; that of a streamed model lacks what weights say."""
+        return self.path / f"atlas-{self.verdicts}{'-streamed' * streamed}.duckdb"
+
+    def stored_atlas(self, memory: Memory) -> Path | None:
+        """Return the intact database of a model, None if there is none.
+
+        Args:
+            memory: placement of the weights; with `auto`, only the loaded model tells whether a
+                database without what weights say is the right one.
+        """
+        path = self.atlas(streamed=memory == "stream")
+        return path if is_intact(path) else None
+
+    def discard(self, path: Path) -> None:
+        """Remove a damaged database, and the folders of processes that were killed writing it."""
+        path.unlink(missing_ok=True)
+        for folder in unfinished_folders(path):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def statistics(self, experiment: AtlasExperiment, offset: int) -> AtlasStatistics:
         """Return the statistics of a shard whose first prompt has the index `offset`."""
@@ -129,13 +151,12 @@ def prepare(
         path: existing folder for the files of the atlas; by default one in the home folder.
     """
     folder = AtlasFolder.of(experiment, spec, path)
-    if not folder.topics.is_file():
-        experiment.topic_index.save(folder.topics)
-    if not folder.pilot.is_file():
-        topics = TopicIndex.load(folder.topics)
-        run_pilot(load(), spec, topics, experiment.pilot, experiment.examples, progress).save(
-            folder.pilot
-        )
+    topics = kept_in(folder.topics, TopicIndex.load, lambda: experiment.topic_index)
+
+    def pilot() -> Pilot:
+        return run_pilot(load(), spec, topics, experiment.pilot, experiment.examples, progress)
+
+    kept_in(folder.pilot, Pilot.load, pilot)
     return folder
 
 
@@ -189,19 +210,42 @@ def build_database(
         load: function that returns the model; called only if the database does not exist.
         progress: callback of the last pass, which measures directions.
     """
-    if folder.atlas.is_file():
-        return folder.atlas
-    model = load()
+    if stored := folder.stored_atlas(experiment.memory):
+        return stored
+    with locked(folder.path / folder.verdicts, progress):
+        if stored := folder.stored_atlas(experiment.memory):  # written by another process meanwhile
+            return stored
+        model = load()
+        path = folder.atlas(streamed=model.streamed)
+        if not is_intact(path):
+            tables = _tables(experiment, spec, shards, folder, model, progress)
+            with disk_errors(folder.path):
+                folder.discard(path)
+            write_atlas(absolute(path), tables)
+    return path
+
+
+def _tables(
+    experiment: AtlasExperiment,
+    spec: ExtractionSpec,
+    shards: Sequence[Path],
+    folder: AtlasFolder,
+    model: Model,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Return the rows of all tables, for `write_atlas`; those of large tables are generated."""
+    # the file of the prompts may be another one by now
+    spec = replace(spec, prompts=CountedPrompts(spec.prompts, shards))
     topics, pilot = TopicIndex.load(folder.topics), Pilot.load(folder.pilot)
-    counts = _merged(shards, folder.statistics_name, spec.sites)
-    block = _tokens(shards, model.vocabulary)
+    counts = merged_counts(shards, folder.statistics_name, spec.sites)
+    block = merged_tokens(shards, model.vocabulary)
     tokens = block.kept_counts(spec.token_rule)
     confounds = Confounds.of(topics, tokens)
     measures = _measures(experiment, spec, counts, pilot, topics, confounds)
     areas = direction_areas(model, spec, topics, counts, progress)
     profile = weight_profile(model, spec.sites, _WEIGHT_RANKS)
     words = _words(model.vocabulary)
-    tables: dict[str, Any] = {
+    return {
         "model": model_frame(experiment, spec, topics, confounds),
         "prompt": prompt_frames(spec.prompts, topics, block, tokens),
         "token": token_frame(model.vocabulary),
@@ -212,43 +256,6 @@ def build_database(
         "example": (example_frame(part, block) for part in measures),
         "direction": direction_frame(areas, measures),
     }
-    try:
-        return write_atlas(absolute(folder.atlas), tables)
-    except StoreError:
-        if folder.atlas.is_file():  # another process has written the same meanwhile
-            return folder.atlas
-        raise
-
-
-def _merged(shards: Sequence[Path], name: str, sites: Sequence[Site]) -> dict[Site, SiteCounts]:
-    """Return the counts of every site over all parts of all shards."""
-    total: dict[Site, SiteCounts] = {}
-    for folder in shards:
-        for arrays in read_statistics(folder, name):
-            for site in sites:
-                counts = SiteCounts.from_arrays(_below(arrays, f"{site}/"))
-                total[site] = total[site].merge(counts) if site in total else counts
-    return total
-
-
-def _below(arrays: Mapping[str, NDArray[Any]], start: str) -> dict[str, NDArray[Any]]:
-    """Return the arrays whose names begin with `start`, by the rest of their names."""
-    return {
-        name.removeprefix(start): values
-        for name, values in arrays.items()
-        if name.startswith(start)
-    }
-
-
-def _tokens(shards: Sequence[Path], vocabulary: Vocabulary) -> TokenBlock:
-    """Return the tokens of all prompts."""
-    ids: list[NDArray[np.int32]] = []
-    lengths: list[NDArray[np.int64]] = []
-    for folder in shards:
-        for part in read_parts(folder, []):
-            ids.append(part.tokens.ids)
-            lengths.append(part.tokens.lengths)
-    return TokenBlock(np.concatenate(ids), np.cumsum(np.concatenate(lengths)), vocabulary)
 
 
 def _words(vocabulary: Vocabulary) -> list[str]:

@@ -90,20 +90,20 @@ class SiteCounts:
         )
 
     def merge(self, other: "SiteCounts") -> "SiteCounts":
-        """Return the counts of both sets of prompts together."""
-        return SiteCounts(
-            self.counts + other.counts,
-            self.residual_counts + other.residual_counts,
-            (
-                self.moments[0].merge(other.moments[0]),
-                self.moments[1].merge(other.moments[1]),
-            ),
-            self.active + other.active,
-            self.strongest.merge(other.strongest, self.examples),
-            self.weakest.merge(other.weakest, self.examples),
-            self.examples,
-            {name: np.concatenate([self.sample[name], other.sample[name]]) for name in self.sample},
+        """Add the counts of other prompts to these, in place; return these."""
+        self.counts += other.counts
+        self.residual_counts += other.residual_counts
+        self.moments = (
+            self.moments[0].merge(other.moments[0]),
+            self.moments[1].merge(other.moments[1]),
         )
+        self.active += other.active
+        self.strongest = self.strongest.merge(other.strongest, self.examples)
+        self.weakest = self.weakest.merge(other.weakest, self.examples)
+        self.sample = {
+            name: np.concatenate([self.sample[name], other.sample[name]]) for name in self.sample
+        }
+        return self
 
     def to_arrays(self) -> Arrays:
         """Return the arrays to store."""

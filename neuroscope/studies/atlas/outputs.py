@@ -1,5 +1,6 @@
 """Files and metrics of the run of an atlas."""
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -33,8 +34,10 @@ def metric_points(result: AtlasResult) -> list[Point]:
             "selective": sum(row.selective for row in rows),
             "confounded": sum(row.confounded for row in rows),
             "best_auroc": sum(row.best_auroc for row in rows) / len(rows),
-            "direction_auroc": sum(row.direction_auroc for row in rows) / len(rows),
         }
+        areas = [row.direction_auroc for row in rows if not math.isnan(row.direction_auroc)]
+        if areas:
+            values["direction_auroc"] = sum(areas) / len(areas)
         points += [Point(f"layer/{name}", value, layer) for name, value in values.items()]
     totals = {
         "selective": sum(row.selective for row in result.topics),

@@ -1,8 +1,11 @@
 """Study that builds a database of neurons and the topics they respond to."""
 
+import glob
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +20,8 @@ from neuroscope.reporting.tracking import Tracker
 from neuroscope.sites import resolve_sites
 from neuroscope.storage.atlas_connection import writing_error
 from neuroscope.storage.atlas_file import Atlas
-from neuroscope.storage.atlas_writing import check_absent
+from neuroscope.storage.atlas_writing import check_absent, move_to_new
+from neuroscope.storage.locks import locked, locked_if_free
 from neuroscope.studies.atlas.building import (
     AtlasFolder,
     build_database,
@@ -42,6 +46,9 @@ from neuroscope.studies.subjects import (
     model_loader,
     subjects_of,
 )
+
+_ALIVE = "build"
+"""Name of the lock that a process holds in its temporary folder."""
 
 
 def build_atlas(
@@ -89,11 +96,11 @@ def build_atlas(
     check_model(model)
     path = absolute(path)
     check_absent(path)
-    with _folder_beside(path) as folder:
+    with _folder_beside(path, progress) as folder:
         experiment = atlas_experiment(
             "",
             [model.name],
-            _source_of(prompts, Path(folder)),
+            _source_of(prompts, folder),
             topic=topic,
             site=site,
             layers=layers,
@@ -105,14 +112,34 @@ def build_atlas(
         )
         sites = tuple(resolve_sites(experiment.site, experiment.layers, model.layer_count))
         subject = Subject(model.name, model.checkpoint, sites)
-        _build_in(Path(folder), experiment, subject, model, progress).rename(path)
+        built = _build_in(folder, experiment, subject, model, progress)
+        with _writing_errors(path):
+            move_to_new(built, path)
     return Atlas.open(path)
 
 
-def _folder_beside(path: Path) -> "tempfile.TemporaryDirectory[str]":
-    """Create a temporary folder beside a file, so that the file can be renamed."""
+@contextmanager
+def _folder_beside(path: Path, progress: Progress) -> Iterator[Path]:
+    """Yield a temporary folder beside a file, so that the file can be renamed.
+
+    A lock in the folder shows that its process is alive; folders of killed processes are removed.
+    """
+    prefix = f".{path.name}-"
+    for folder in path.parent.glob(f"{glob.escape(prefix)}*/.{_ALIVE}.lock"):
+        with locked_if_free(folder.with_name(_ALIVE)) as abandoned:
+            if abandoned:
+                shutil.rmtree(folder.parent, ignore_errors=True)
+    with _writing_errors(path):
+        temporary = tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix)
+    with temporary as name, locked(Path(name) / _ALIVE, progress):
+        yield Path(name)
+
+
+@contextmanager
+def _writing_errors(path: Path) -> Iterator[None]:
+    """Translate errors of the file system into those of an atlas that cannot be written."""
     try:
-        return tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-")
+        yield
     except OSError as error:
         raise writing_error(path, error) from error
 
@@ -129,7 +156,8 @@ def _source_of(prompts: Prompts | str | Path, folder: Path) -> dict[str, Any]:
             "label_columns": labels if labels is None else list(labels),
         }
     file = folder / "prompts.jsonl"
-    write_prompts(file, prompts)
+    with _writing_errors(file):
+        write_prompts(file, prompts)
     return {"file": str(file)}
 
 
