@@ -189,7 +189,7 @@ def test_an_atlas_is_moved_on_a_disk_without_hard_links(model, file, tmp_path, m
     with ns.build_atlas(model, file, tmp_path / "a.duckdb") as atlas:
         assert len(atlas.topics()) == len(WORDS)
     path = tmp_path / "b.duckdb"
-    with pytest.raises(StoreError, match=r"b\.duckdb exists"):
+    with pytest.raises(StoreError, match=r"b\.duckdb already exists"):
         ns.build_atlas(model, file, path, progress=lambda *_: path.write_text("mine"))
     assert path.read_text() == "mine"
 
@@ -227,7 +227,7 @@ def test_merging_needs_the_memory_of_one_part_at_one_site(steps):
     finally:
         tracemalloc.stop()
     of_site = kept / len(sites)
-    assert peak - kept < 1.25 * of_site, (peak - kept, of_site)
+    assert peak - kept < 1.75 * of_site, (peak - kept, of_site)
     for site in sites:
         np.testing.assert_array_equal(counts[site].counts, expected[site].counts)
         np.testing.assert_array_equal(counts[site].active, expected[site].active)
