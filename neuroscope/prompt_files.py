@@ -16,7 +16,7 @@ from neuroscope.home import check_allowed
 from neuroscope.json_text import parsed_json
 from neuroscope.labels import short_repr
 from neuroscope.prompt_columns import Columns, plain_heading
-from neuroscope.prompts import Prompt, PromptCheck, PromptSet, digest_of
+from neuroscope.prompts import Prompt, PromptCheck, PromptSet, digest_of, verified
 from neuroscope.text_files import filled_lines, lines_of
 
 Row = tuple[str, Mapping[str, object]]
@@ -55,6 +55,8 @@ def read_prompts(
 @dataclass(frozen=True)
 class PromptFile:
     """Prompts of a file, checked once and read again on each iteration.
+
+    An iteration raises PromptError in the end if the file has changed since it was opened.
 
     >>> prompts = PromptFile.open("prompts.csv")
     >>> for prompt in prompts: ...
@@ -116,7 +118,7 @@ class PromptFile:
 
     def __iter__(self) -> Iterator[Prompt]:
         columns = Columns(self.text_column, self.label_columns)
-        return _read(self.path, columns, check=False)
+        return verified(_read(self.path, columns, check=False), self.digest, str(self.path))
 
 
 def _checked_path(path: str | Path) -> Path:

@@ -190,12 +190,31 @@ def digest_of(prompts: Iterable[Prompt]) -> str:
     """Return the SHA-256 over ids, texts and labels, in order."""
     total = hashlib.sha256()
     for prompt in prompts:
-        total.update(digested(prompt))
+        total.update(_digested(prompt))
     return total.hexdigest()
 
 
-def digested(prompt: Prompt) -> bytes:
-    """Return what the digest of prompts is computed from, of one prompt."""
+def verified(prompts: Iterable[Prompt], digest: str, source: str) -> Iterator[Prompt]:
+    """Yield prompts; raise PromptError after the last one unless their digest is the given one.
+
+    Args:
+        prompts: prompts that are read again.
+        digest: their digest when they were first read, see `digest_of`.
+        source: where they are read from, for the message.
+    """
+    total = hashlib.sha256()
+    for prompt in prompts:
+        total.update(_digested(prompt))
+        yield prompt
+    if total.hexdigest() != digest:
+        raise PromptError(
+            f"{source} has changed since it was first read",
+            remedy="run it again, and do not edit the prompts meanwhile",
+        )
+
+
+def _digested(prompt: Prompt) -> bytes:
+    """Return what a prompt contributes to a digest."""
     row = [prompt.id, prompt.text, dict(prompt.labels)]
     return json.dumps(row, sort_keys=True).encode() + b"\n"
 

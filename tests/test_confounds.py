@@ -235,7 +235,7 @@ def test_many_groups_need_little_memory():
     known = np.isin(source[20000:], source[:20000])
     inside = members[20000:, 0]
     p, q = known[inside].mean(), known[~inside].mean()
-    # known prompts are told apart exactly, and unknown ones lie between them
+    # prompts of known groups are separated exactly; those of unknown ones rank in between
     assert areas[0] == pytest.approx(p + (1 - p) * q + (1 - p) * (1 - q) / 2)
     assert 0.45 < areas[1] < 0.55
 

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,11 @@ from neuroscope.studies.atlas.frames import (
 )
 from neuroscope.studies.atlas.kept import kept_in
 from neuroscope.studies.atlas.measures import Confounds, selectivity_of, verdicts_of
-from neuroscope.studies.atlas.merging import merged_counts, merged_tokens
+from neuroscope.studies.atlas.merging import merged_counts, merged_prompts, merged_tokens
 from neuroscope.studies.atlas.pilot import Pilot, run_pilot
 from neuroscope.studies.atlas.provenance import model_frame
 from neuroscope.studies.atlas.shards import Shard
 from neuroscope.studies.atlas.topics import TopicIndex
-from neuroscope.studies.atlas.unchanged import CountedPrompts
 from neuroscope.studies.store.spec import ExtractionSpec
 from neuroscope.studies.store.store import StoredActivations, store_activations
 from neuroscope.tokens import Vocabulary
@@ -234,20 +234,19 @@ def _tables(
     progress: Progress,
 ) -> dict[str, Any]:
     """Return the rows of all tables, for `write_atlas`; those of large tables are generated."""
-    # the file of the prompts may be another one by now
-    spec = replace(spec, prompts=CountedPrompts(spec.prompts, shards))
     topics, pilot = TopicIndex.load(folder.topics), Pilot.load(folder.pilot)
     counts = merged_counts(shards, folder.statistics_name, spec.sites)
     block = merged_tokens(shards, model.vocabulary)
     tokens = block.kept_counts(spec.token_rule)
     confounds = Confounds.of(topics, tokens)
     measures = _measures(experiment, spec, counts, pilot, topics, confounds)
-    areas = direction_areas(model, spec, topics, counts, progress)
+    stored = partial(merged_prompts, shards, spec.prompts.digest)
+    areas = direction_areas(model, spec, stored(), topics, counts, progress)
     profile = weight_profile(model, spec.sites, _WEIGHT_RANKS)
     words = _words(model.vocabulary)
     return {
         "model": model_frame(experiment, spec, topics, confounds),
-        "prompt": prompt_frames(spec.prompts, topics, block, tokens),
+        "prompt": prompt_frames(stored(), topics, block, tokens),
         "token": token_frame(model.vocabulary),
         "topic": topic_frame(topics, confounds, measures),
         "covariate": covariate_frame(confounds),

@@ -1,6 +1,6 @@
 """Directions of topics: what a whole layer knows of a topic, beside its best neuron."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ from neuroscope.extraction.budget import TokenBudget, usual_budget
 from neuroscope.extraction.extract import record
 from neuroscope.extraction.models import Model
 from neuroscope.progress import Progress
+from neuroscope.prompts import Prompt
 from neuroscope.sites import Site
 from neuroscope.stats.moments import Doubles
 from neuroscope.stats.selectivity import auroc
@@ -33,6 +34,7 @@ _FEWEST_PROMPTS = 100
 def direction_areas(
     model: Model,
     spec: ExtractionSpec,
+    prompts: Iterable[Prompt],
     topics: TopicIndex,
     counts: Mapping[Site, SiteCounts],
     progress: Progress,
@@ -44,7 +46,7 @@ def direction_areas(
     of the held-out half, a random sample if there are many, with more prompts of rare topics.
     """
     sample = topics.sample_topics(_MOST_PROMPTS, _FEWEST_PROMPTS)
-    chosen = chosen_prompts(spec.prompts, sample.indices)
+    chosen = chosen_prompts(prompts, sample.indices)
     recorded = record(
         model,
         tokenise(model, chosen, truncate=spec.truncate),

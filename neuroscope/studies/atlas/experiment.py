@@ -12,7 +12,6 @@ from neuroscope.experiment_values import check_study_site, plain_name
 from neuroscope.prompts import Prompts, fill_template
 from neuroscope.studies.atlas.filled import FilledPrompts
 from neuroscope.studies.atlas.topics import FEWEST_PROMPTS, TopicIndex
-from neuroscope.studies.atlas.unchanged import unchanged
 
 LEAST_PROMPTS = 20
 """Default number of prompts below which nothing is said about a topic."""
@@ -116,7 +115,7 @@ class AtlasExperiment(ModelsExperiment):
             PromptError: the file is missing or malformed.
         """
         with about("prompts", "file"):
-            prompts = unchanged(self.prompts.prompts())
+            prompts = self.prompts.prompts()
         return FilledPrompts.of(prompts, self.prompt_template) if self.prompt_template else prompts
 
 

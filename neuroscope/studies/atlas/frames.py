@@ -1,6 +1,6 @@
 """Frames of an atlas: the rows of one table of the database, or of one table and site."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from neuroscope.extraction.counting import Extremes
 from neuroscope.extraction.neuron_weights import Ranked, WeightProfile
-from neuroscope.prompts import Prompts
+from neuroscope.prompts import Prompt
 from neuroscope.sites import Site
 from neuroscope.stats.histograms import quantiles
 from neuroscope.stats.moments import Doubles
@@ -222,7 +222,7 @@ def _examples(
 
 
 def prompt_frames(
-    prompts: Prompts,
+    prompts: Iterable[Prompt],
     topics: TopicIndex,
     block: TokenBlock,
     tokens: NDArray[np.int64],

@@ -186,7 +186,7 @@ def verdicts_of(
         measured: selectivity of a site.
         q: (neurons, topics) q-values.
         shares: (topics,) share of each topic among the prompts of the held-out half.
-        separable: (topics,) whether a topic can be told apart from its source and its length.
+        separable: (topics,) whether no single covariate identifies the topic.
         experiment: thresholds.
     """
     floor = np.minimum(experiment.min_lift * shares, (1 + shares) / 2)

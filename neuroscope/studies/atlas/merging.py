@@ -1,12 +1,13 @@
-"""What the shards of an atlas hold together: the counts of each site, and the tokens."""
+"""What the shards of an atlas hold together: the counts of each site, prompts and tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroscope.prompts import Prompt, verified
 from neuroscope.sites import Site
 from neuroscope.storage.activation_store import read_parts
 from neuroscope.storage.statistics import read_statistics
@@ -42,6 +43,19 @@ def _site_counts(shards: Sequence[Path], name: str, start: str) -> SiteCounts:
             del arrays, own, counts  # before the next part is read
     assert total is not None, "there are no shards"
     return total
+
+
+def merged_prompts(shards: Sequence[Path], digest: str) -> Iterator[Prompt]:
+    """Yield all prompts as they were counted, although their file may have changed since.
+
+    Raises:
+        PromptError: they are not those with the given digest, as the file changed while they were
+            counted.
+    """
+    stored = (
+        prompt for folder in shards for part in read_parts(folder, []) for prompt in part.prompts
+    )
+    return verified(stored, digest, "the source of the prompts")
 
 
 def merged_tokens(shards: Sequence[Path], vocabulary: Vocabulary) -> TokenBlock:

@@ -4,7 +4,7 @@ A random sample of the selection half gives the edges of each neuron's bins, and
 each neuron on the covariates of a prompt: its length, punctuation and source.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from neuroscope.extraction.finite import FiniteCheck
 from neuroscope.extraction.models import Model
 from neuroscope.files import atomic_write
 from neuroscope.progress import Progress
-from neuroscope.prompts import Prompts
+from neuroscope.prompts import Prompt
 from neuroscope.sites import Site
 from neuroscope.stats.confounds import Design, fit, residuals
 from neuroscope.stats.histograms import edges_of
@@ -155,7 +155,9 @@ def site_pilot(
     )
 
 
-def chosen_prompts(prompts: Prompts, indices: Sequence[int] | NDArray[np.int64]) -> list[Any]:
+def chosen_prompts(
+    prompts: Iterable[Prompt], indices: Sequence[int] | NDArray[np.int64]
+) -> list[Prompt]:
     """Return the prompts at some indices, reading all prompts once."""
     wanted = set(np.asarray(indices).tolist())
     return [prompt for index, prompt in enumerate(prompts) if index in wanted]
