@@ -42,6 +42,14 @@ class Atlas(AtlasReader):
     StoreError if the file turns out to be damaged, and ResourceError if there is not enough memory.
     """
 
+    @property
+    def layers(self) -> list[int]:
+        """Layers whose neurons are described, in ascending order."""
+        return [
+            row["layer"]
+            for row in self._records("SELECT DISTINCT layer FROM neuron ORDER BY layer")
+        ]
+
     def model(self) -> dict[str, Any]:
         """Return the model, the prompts and the settings: column of the table `model` -> value."""
         return self._records("SELECT * FROM model")[0]

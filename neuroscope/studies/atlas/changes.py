@@ -17,8 +17,6 @@ FROM selectivity s JOIN neuron n USING (neuron) JOIN topic t USING (topic)
 WHERE t.name = coalesce(?, t.name)
 """
 
-_LAYERS = "SELECT DISTINCT layer FROM neuron ORDER BY layer"
-
 
 @dataclass(frozen=True)
 class AtlasChanges:
@@ -62,7 +60,7 @@ def atlas_changes(old: Atlas, new: Atlas, topic: str | None = None) -> AtlasChan
 
 def _check_alike(old: Atlas, new: Atlas) -> None:
     """Raise ExperimentError unless two atlases describe neurons of the same names."""
-    layers = [atlas.sql(_LAYERS)["layer"].tolist() for atlas in (old, new)]
+    layers = [atlas.layers for atlas in (old, new)]
     if layers[0] != layers[1]:
         described = " and ".join(_layers_text(each) for each in layers)
         raise ExperimentError(

@@ -50,8 +50,7 @@ def search_text(
     settings = atlas.model()
     checkpoint = described_checkpoint(settings, model)
     loaded = model if isinstance(model, Model) else load_described(settings, checkpoint, device)
-    layers = atlas.sql("SELECT DISTINCT layer FROM neuron ORDER BY layer")["layer"].tolist()
-    sites = [f"{settings['component']}.{layer}" for layer in layers]
+    sites = [f"{settings['component']}.{layer}" for layer in atlas.layers]
     read = extract(loaded, _filled(settings, text), sites, pool="none")
     block = read.tokens
     words = [block.vocabulary.display(id) for id in block.ids[block.kept("content")].tolist()]
