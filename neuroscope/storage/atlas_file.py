@@ -3,6 +3,8 @@
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from neuroscope.storage.atlas_queries import (
     LAYER,
     NEURON,
     TOKEN_TEXTS,
+    TOPIC_NUMBERS,
     TOPICS,
     UNITS,
     NeuronCard,
@@ -103,21 +106,24 @@ class Atlas(AtlasReader):
             ExperimentError: the neuron is unknown.
         """
         neuron = self._neuron(name)
-        topics, examples, neighbours = (
-            self._frame(query, [neuron["neuron"]])
-            for query in (CARD_TOPICS, CARD_EXAMPLES, CARD_NEIGHBOURS)
+        number = {"neuron": neuron["neuron"]}
+        topics, examples, neighbours = self._frames(
+            (CARD_TOPICS, {**number, "topics": list(self._topic_numbers)}),
+            (CARD_EXAMPLES, number),
+            (CARD_NEIGHBOURS, number),
         )
         return NeuronCard(neuron, topics, self._with_excerpts(examples), neighbours)
 
     def _with_excerpts(self, examples: "pd.DataFrame") -> "pd.DataFrame":
-        """Return examples with an excerpt in place of the ids of their tokens."""
-        ids = sorted({int(id) for own in examples["ids"] for id in own})
-        texts = {row["token"]: row["text"] for row in self._records(TOKEN_TEXTS, [ids])}
-        excerpts = [
-            marked_excerpt([texts[int(id)] for id in own], position)
-            for own, position in zip(examples["ids"], examples["position"], strict=True)
+        """Return examples with an excerpt in place of the ids of their tokens; they change."""
+        ids = [own.tolist() for own in examples.pop("ids")]
+        tokens = sorted(set(chain.from_iterable(ids)))
+        texts = {row["token"]: row["text"] for row in self._records(TOKEN_TEXTS, [tokens])}
+        examples["excerpt"] = [
+            marked_excerpt([texts[token] for token in own], position)
+            for own, position in zip(ids, examples["position"], strict=True)
         ]
-        return examples.drop(columns="ids").assign(excerpt=excerpts)
+        return examples
 
     def check_topic(self, name: str) -> int:
         """Return the number of a topic.
@@ -125,13 +131,13 @@ class Atlas(AtlasReader):
         Raises:
             ExperimentError: the topic is unknown.
         """
-        numbers = {row["name"]: row["topic"] for row in self._records(TOPICS)}
+        numbers = self._topic_numbers
         if name not in numbers:
             near = get_close_matches(name, numbers, n=1)
             hint = f" (did you mean '{near[0]}'?)" if near else ""
             remedy = f"choose from {', '.join(numbers)}"
             raise ExperimentError(f"unknown topic '{name}'{hint}", remedy=remedy)
-        return int(numbers[name])
+        return numbers[name]
 
     def check_neuron(self, name: str) -> int:
         """Return the number of a neuron.
@@ -152,6 +158,11 @@ class Atlas(AtlasReader):
         """
         frame = self._frame(LAYER, [layer])
         return frame["mean"].to_numpy(np.float32), frame["sd"].to_numpy(np.float32)
+
+    @cached_property
+    def _topic_numbers(self) -> dict[str, int]:
+        """Return topic -> its number, in ascending order."""
+        return {row["name"]: row["topic"] for row in self._records(TOPIC_NUMBERS)}
 
     def _neuron(self, name: str) -> dict[str, Any]:
         """Return the row of a neuron; raise ExperimentError if it is unknown."""
