@@ -190,7 +190,8 @@ def assert_same(atlas: Atlas, tables: Tables) -> None:
     for name, columns in TABLES.items():
         stored = atlas.sql(f"FROM {name} ORDER BY rowid")
         assert list(stored) == [column.name for column in columns]
-        expected = tables[name].sort_values(list(ORDER[name]))
+        keys = [key for key in ORDER[name] if key in stored]  # the neurons are of a single block
+        expected = tables[name].sort_values(keys)
         assert records(stored) == records(expected)
 
 

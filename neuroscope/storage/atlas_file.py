@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import chain
@@ -107,15 +108,18 @@ class Atlas(AtlasReader):
         """
         neuron = self._neuron(name)
         number = {"neuron": neuron["neuron"]}
-        topics, examples, neighbours = self._frames(
-            (CARD_TOPICS, {**number, "topics": list(self._topic_numbers)}),
-            (CARD_EXAMPLES, number),
-            (CARD_NEIGHBOURS, number),
-        )
-        return NeuronCard(neuron, topics, self._with_excerpts(examples), neighbours)
+        topics = {**number, "topics": list(self._topic_numbers)}
+        with ThreadPoolExecutor() as pool:  # planning a query takes most of its time, and one core
+            parts = (
+                pool.submit(self._frame, CARD_TOPICS, topics),
+                pool.submit(self._examples, number),
+                pool.submit(self._frame, CARD_NEIGHBOURS, number),
+            )
+        return NeuronCard(neuron, *(part.result() for part in parts))
 
-    def _with_excerpts(self, examples: "pd.DataFrame") -> "pd.DataFrame":
-        """Return examples with an excerpt in place of the ids of their tokens; they change."""
+    def _examples(self, number: dict[str, int]) -> "pd.DataFrame":
+        """Return the examples of a neuron, with excerpts in place of the ids of their tokens."""
+        examples = self._frame(CARD_EXAMPLES, number)
         ids = [own.tolist() for own in examples.pop("ids")]
         tokens = sorted(set(chain.from_iterable(ids)))
         texts = {row["token"]: row["text"] for row in self._records(TOKEN_TEXTS, [tokens])}

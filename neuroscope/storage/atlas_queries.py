@@ -48,9 +48,9 @@ WHERE e.neuron = $neuron ORDER BY kind, rank
 
 TOKEN_TEXTS = """
 SELECT token, CASE WHEN special THEN '' ELSE text END AS text
-FROM token WHERE token IN (SELECT unnest(?))
+FROM token JOIN (SELECT unnest(?) AS token) USING (token)
 """
-"""Texts of some tokens; special ones are not part of a prompt's text."""
+"""Texts of distinct tokens; special ones are not part of a prompt's text."""
 
 CARD_NEIGHBOURS = """
 SELECT n.name AS neuron, n.layer, n.unit, v.near.cosine AS cosine

@@ -1,7 +1,6 @@
 """Open atlas: its connection, the schema that it must have, and queries in SQL."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -93,14 +92,6 @@ class AtlasReader:
         """Return the result of one of this package's queries."""
         with self._cursor() as cursor:
             return cursor.execute(query, parameters).df()
-
-    def _frames(self, *queries: tuple[str, Parameters]) -> "list[pd.DataFrame]":
-        """Return the results of several short queries, run at the same time.
-
-        Most of the time of a short query is its planning, which uses one core.
-        """
-        with ThreadPoolExecutor(len(queries)) as pool:
-            return list(pool.map(lambda query: self._frame(*query), queries))
 
     def _records(self, query: str, parameters: Parameters = ()) -> list[dict[str, Any]]:
         """Return the result of one of this package's queries as one dictionary per row."""

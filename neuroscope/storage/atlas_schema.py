@@ -192,11 +192,12 @@ ORDER = {
     "topic": ("topic",),
     "covariate": ("topic", "name"),
     "neuron": ("neuron",),
-    "selectivity": ("selective", "topic", "neuron"),  # the few selective entries lie together
+    # the few selective entries lie together, and the entries of a neuron lie near each other
+    "selectivity": ("selective", f"neuron // {2**15}", "topic", "neuron"),
     "example": ("neuron", "kind", "rank"),
     "direction": ("topic", "layer"),
 }
-"""Table -> the columns by which its rows are sorted; together they identify a row.
+"""Table -> what its rows are sorted by; its columns together identify a row.
 
 DuckDB keeps the smallest and largest value of each block of rows, and skips the blocks that cannot
 hold a value: sorting takes the place of indexes, which would be larger than the values.
