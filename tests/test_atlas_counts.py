@@ -258,6 +258,16 @@ def test_any_division_of_the_same_values_merges_to_the_same_counts(steps):
         assert_same_counts({site: first}, {site: whole}, rtol=1e-10)
 
 
+def test_stored_counts_are_small_and_add_up_to_large_ones(steps):
+    atlas = steps()
+    counts = merged_counts(atlas, atlas.count())[atlas.spec.sites[0]]
+    counts.counts = np.full_like(counts.counts, 200)
+    stored = counts.to_arrays()
+    assert stored["counts"].dtype == np.uint8
+    total = SiteCounts.from_arrays(stored).merge(SiteCounts.from_arrays(stored)).merge(counts)
+    assert (total.counts == 600).all()
+
+
 def test_prompts_that_are_counted_some_at_a_time_give_the_same_counts(steps, monkeypatch):
     monkeypatch.setattr("neuroscope.studies.store.plan.usual_budget", lambda device: 100)
     results = []

@@ -25,18 +25,20 @@ _BUFFER_BYTES = 96e6
 _MOST_ROWS = 4096
 
 Arrays = dict[str, NDArray[Any]]
+Unsigned = NDArray[np.unsignedinteger[Any]]
 
 
 @dataclass(eq=False)
 class SiteCounts:
     """Counts of the neurons of one site; counts of different prompts can be merged.
 
-    Groups are all prompts first, then those of each topic.
+    Groups are all prompts first, then those of each topic. Counts that were stored may have a type
+    that holds no more than them; those of a merge have 32 bits.
     """
 
-    counts: NDArray[np.uint32]
+    counts: Unsigned
     """(2 halves, groups, neurons, bins) number of prompts; the held-out half is the second."""
-    residual_counts: NDArray[np.uint32]
+    residual_counts: Unsigned
     """(groups, neurons, bins) number of held-out prompts, binned by their residuals."""
     moments: tuple[GroupMoments, GroupMoments]
     """Moments of each half, per group."""
@@ -91,8 +93,8 @@ class SiteCounts:
 
     def merge(self, other: "SiteCounts") -> "SiteCounts":
         """Add the counts of other prompts to these, in place; return these."""
-        self.counts += other.counts
-        self.residual_counts += other.residual_counts
+        self.counts = _sum(self.counts, other.counts)
+        self.residual_counts = _sum(self.residual_counts, other.residual_counts)
         self.moments = (
             self.moments[0].merge(other.moments[0]),
             self.moments[1].merge(other.moments[1]),
@@ -108,8 +110,8 @@ class SiteCounts:
     def to_arrays(self) -> Arrays:
         """Return the arrays to store."""
         arrays: Arrays = {
-            "counts": self.counts,
-            "residual_counts": self.residual_counts,
+            "counts": _narrowed(self.counts),
+            "residual_counts": _narrowed(self.residual_counts),
             "active": self.active,
             "examples": np.array(self.examples),
         }
@@ -144,6 +146,18 @@ class SiteCounts:
             int(arrays["examples"]),
             below("sample"),
         )
+
+
+def _narrowed(counts: Unsigned) -> Unsigned:
+    """Return counts in the smallest type that holds them: a part rarely needs 32 bits."""
+    narrow: Unsigned = counts.astype(np.min_scalar_type(counts.max(initial=0)))
+    return narrow
+
+
+def _sum(total: Unsigned, counts: Unsigned) -> Unsigned:
+    """Return the sum of counts in 32 bits, in place if `total` has them."""
+    out = total if total.dtype == np.uint32 else None
+    return np.add(total, counts, out=out, dtype=np.uint32)
 
 
 @dataclass(frozen=True, eq=False)
