@@ -227,8 +227,8 @@ def test_merging_needs_the_memory_of_one_part_at_one_site(steps):
     finally:
         tracemalloc.stop()
     of_site = kept / len(sites)
-    # 1.3 to 1.5, by the run; a part with both of its sites would be 2
-    assert peak - kept < 1.75 * of_site, (peak - kept, of_site)
+    # 0.52, as stored counts are small; 0.78 if merging made a new array of the counts
+    assert peak - kept < 0.65 * of_site, (peak - kept, of_site)
     for site in sites:
         np.testing.assert_array_equal(counts[site].counts, expected[site].counts)
         np.testing.assert_array_equal(counts[site].active, expected[site].active)
