@@ -10,6 +10,7 @@ from neuroscope.extraction.batching import tokenise
 from neuroscope.extraction.budget import TokenBudget, usual_budget
 from neuroscope.extraction.extract import record
 from neuroscope.extraction.models import Model
+from neuroscope.extraction.projecting import Projections
 from neuroscope.progress import Progress
 from neuroscope.prompts import Prompt
 from neuroscope.sites import Site
@@ -47,26 +48,28 @@ def direction_areas(
     """
     sample = topics.sample_topics(_MOST_PROMPTS, _FEWEST_PROMPTS)
     chosen = chosen_prompts(prompts, sample.indices)
-    recorded = record(
+    directions = {site: _directions(counts[site]) for site in spec.sites}
+    projections = Projections(spec.pool, directions, len(chosen))
+    for _ in record(
         model,
         tokenise(model, chosen, truncate=spec.truncate),
         spec.sites,
-        pool=spec.pool,
+        pool=None,
         token_rule=spec.token_rule,
         budget=TokenBudget(usual_budget(str(model.device))),
+        riders=[projections],
         progress=progress,
-    )
-    return {
-        site: _areas(values @ _directions(counts[site]).astype(np.float32), sample)
-        for site, values in recorded
-    }
+    ):
+        pass
+    return {site: _areas(scores, sample) for site, scores in projections.scores.items()}
 
 
-def _directions(counts: SiteCounts) -> Doubles:
+def _directions(counts: SiteCounts) -> NDArray[np.float32]:
     """Return the direction of each topic, (neurons, topics)."""
     moments = counts.moments[0]
     inside = moments.select(slice(1, None))
-    return (inside.mean - inside.complement(moments.select(slice(1))).mean).T
+    outside = inside.complement(moments.select(slice(1)))
+    return np.ascontiguousarray((inside.mean - outside.mean).T, dtype=np.float32)
 
 
 def _areas(scores: NDArray[np.float32], sample: Chosen) -> Doubles:
