@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from contextlib import closing
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -317,9 +318,18 @@ def test_effects_are_printed_if_they_cannot_be_stored(path, tmp_path, run_comman
     assert document["rows"][0]["verdict"] == "confirmed" and not any(tmp_path.iterdir())
 
 
-def test_a_recorded_ablation_has_no_report_but_files(atlas, model, run_command):
+def test_a_recorded_ablation_has_a_report(atlas, model, run_command):
     verify(atlas, model, neuron=neuron(USED), **FEW)
-    (run,) = Tracker.open().find_runs("atlas")
+    tracker = Tracker.open()
+    (run,) = tracker.find_runs("atlas")
+    code, printed = run_command("report")
+    path = Path(printed.out.strip())
+    assert code == 0 and str(path) == tracker.report_location(run.id)
+    page = path.read_text(encoding="utf-8")
+    assert "1 of 1 neuron confirmed by ablation on &#39;animals&#39;." in page
+    assert f"<td class=\"text\">{neuron(USED)}</td>" in page
+
+    path.unlink()
     code, printed = run_command("report", run.id)
     assert code == 69 and "report.html" in printed.err and run.id in printed.err
     assert "choose from what it has: atlas.duckdb, tables" in " ".join(printed.err.split())

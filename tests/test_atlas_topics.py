@@ -59,6 +59,7 @@ def faults(index, topics, **settings):
         ("a; c;;", {"separator": ";"}, {"a", "c"}),
         (["a;c"], {"separator": ";"}, {"a;c"}),
         ("[a] c", {}, {"[a] c"}),
+        pytest.param("[" * 5000, {}, {"[" * 5000}, id="nested"),
         ("[a]; c", {"separator": ";"}, {"[a]", "c"}),
         (HOSTILE, {}, {HOSTILE}),
         (7, {}, {"7"}),

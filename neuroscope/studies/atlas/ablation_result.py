@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
 from neuroscope.extraction.silenced_outputs import Measure
+from neuroscope.labels import counted
 from neuroscope.reporting.tables import Cell, Column, Section, Table
 from neuroscope.storage.atlas_verifying import Verification
 
@@ -80,6 +81,14 @@ class AblationResult:
             for row in self.rows
             if len(row.neurons) == 1
         ]
+
+    @property
+    def headline(self) -> str:
+        """Sentence on how many single neurons are confirmed."""
+        single = [row for row in self.rows if len(row.neurons) == 1]
+        confirmed = sum(row.verdict == "confirmed" for row in single)
+        topics = ", ".join(f"'{name}'" for name in dict.fromkeys(row.topic for row in single))
+        return f"{confirmed} of {counted(len(single), 'neuron')} confirmed by ablation on {topics}."
 
     def note(self) -> str:
         """Return a sentence on how the neurons were tested, for the notes of an atlas."""

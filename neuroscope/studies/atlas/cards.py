@@ -86,17 +86,14 @@ def card_of(
 
 
 def _summary(neuron: Mapping[str, Any]) -> str:
-    """Return a sentence on the values of a neuron, without what the atlas does not know of them."""
-    known = {name: value for name, value in neuron.items() if plain_value(value) is not None}
-    clauses = (
-        (("mean", "sd"), "mean {mean:.3g}, sd {sd:.3g}"),
-        (("low", "high"), ", from {low:.3g} to {high:.3g}"),
-        (("active",), "; positive at {active:.0%} of the prompts"),
-        (("eta_squared",), "; the topics account for {eta_squared:.0%} of its variance"),
+    """Return a sentence on the values of a neuron."""
+    text = (
+        "Mean {mean:.3g}, sd {sd:.3g}, from {low:.3g} to {high:.3g};"
+        " positive at {active:.0%} of the prompts"
     )
-    text = "".join(text.format_map(known) for names, text in clauses if known.keys() >= {*names})
-    text = text.lstrip(",; ")
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
+    if plain_value(neuron["eta_squared"]) is not None:
+        text += "; the topics account for {eta_squared:.0%} of its variance"
+    return f"{text.format_map(neuron)}."
 
 
 def _tokens(tokens: Sequence[Mapping[str, Any]] | None) -> str:

@@ -212,7 +212,7 @@ def _topics_of(text: str, separator: str) -> tuple[str, ...]:
     """Return the topics of a prompt: a JSON list, texts between separators, or one text."""
     values: list[object] = [*text.split(separator)] if separator else [text]
     if text.lstrip().startswith("["):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             values = [value for value in json.loads(text) if value is not None]
     return tuple(dict.fromkeys(name for value in values if (name := str(value).strip())))
 

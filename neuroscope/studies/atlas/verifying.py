@@ -4,19 +4,20 @@ import datetime
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from neuroscope.errors import NeuroscopeError, TrackingError
 from neuroscope.extraction.models import Model
 from neuroscope.home import create_home
+from neuroscope.provenance import library_versions
 from neuroscope.reporting.logged_models import FINGERPRINT_TAG
-from neuroscope.reporting.tracking import PROMPTS_TAG, Tracker
+from neuroscope.reporting.tracking import PROMPTS_TAG, REPORT, Tracker
 from neuroscope.storage.atlas_file import Atlas
 from neuroscope.storage.atlas_verifying import check_target, verified_copy
 from neuroscope.studies.atlas.ablation import ablate
-from neuroscope.studies.atlas.ablation_result import AblationResult
+from neuroscope.studies.atlas.ablation_result import AblationResult, ablation_table
 from neuroscope.studies.atlas.outputs import ATLAS
 from neuroscope.studies.model_runs import run_files
 from neuroscope.studies.run_folder import RunFolder
@@ -92,6 +93,41 @@ def _record(path: Path, result: AblationResult, tracker: Tracker) -> None:
     with tracker.run("atlas", f"{Path(model).name} ablation", tags=tags) as run:
         run.log_params({"model_name": model, "mode": first.mode, "measure": first.measure})
         with run_files(run) as folder:
-            RunFolder(folder).table("ablation", result.rows)
-            shutil.copyfile(path, folder / ATLAS)
-        run.describe(result.note())
+            _write_outputs(RunFolder(folder), path, result, settings, run.links)
+        run.describe(result.headline, REPORT)
+
+
+def _write_outputs(
+    folder: RunFolder,
+    path: Path,
+    result: AblationResult,
+    settings: Mapping[str, Any],
+    links: Mapping[str, str],
+) -> None:
+    """Write the effects, the report and the verified atlas.
+
+    Args:
+        folder: folder that receives the files.
+        path: verified atlas.
+        result: effects of the neurons.
+        settings: `Atlas.model()` of the atlas.
+        links: name -> address of the links in the report.
+    """
+    folder.table("ablation", result.rows)
+    shutil.copyfile(path, folder.path / ATLAS)
+    folder.report(
+        ("neuroscope.studies.atlas", "ablation.html.j2"),
+        f"{settings['name']}: neurons silenced",
+        headline=result.headline,
+        provenance={
+            "model": f"{settings['name']} (SHA-256 {settings['fingerprint']})",
+            "prompts": f"{settings['prompts']:,} (digest {settings['prompts_digest']})",
+            "dtype": settings["dtype"],
+            "attention": settings["attention"],
+            "versions": library_versions(),
+            "atlas": f"created {settings['created']}",
+        },
+        links=links,
+        component=settings["component"],
+        effects=ablation_table(result),
+    )
