@@ -327,7 +327,7 @@ def test_a_recorded_ablation_has_a_report(atlas, model, run_command):
     assert code == 0 and str(path) == tracker.report_location(run.id)
     page = path.read_text(encoding="utf-8")
     assert "1 of 1 neuron confirmed by ablation on &#39;animals&#39;." in page
-    assert f"<td class=\"text\">{neuron(USED)}</td>" in page
+    assert f'<td class="text">{neuron(USED)}</td>' in page
 
     path.unlink()
     code, printed = run_command("report", run.id)
