@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -72,7 +73,10 @@ def give_back_memory() -> None:
     """Return freed memory to the system, if the C library supports this, as glibc does.
 
     Tensors of varying size fragment the heap; without this call, the process would keep growing.
+    pyarrow has a heap of its own.
     """
+    if pyarrow := sys.modules.get("pyarrow"):
+        pyarrow.default_memory_pool().release_unused()
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError, TypeError):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroscope.extraction.memory import give_back_memory
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.neuron_weights import weight_profile
 from neuroscope.files import absolute
@@ -243,6 +244,7 @@ def _tables(
     stored = partial(merged_prompts, shards, spec.prompts.digest)
     areas = direction_areas(model, spec, stored(), topics, counts, progress)
     profile = weight_profile(model, spec.sites, _WEIGHT_RANKS)
+    give_back_memory()  # the database needs as much again
     words = _words(model.vocabulary)
     return {
         "model": model_frame(experiment, spec, topics, confounds),

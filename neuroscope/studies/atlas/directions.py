@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from neuroscope.extraction.batching import tokenise
 from neuroscope.extraction.budget import TokenBudget, usual_budget
 from neuroscope.extraction.extract import record
+from neuroscope.extraction.memory import give_back_memory
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.projecting import Projections
 from neuroscope.progress import Progress
@@ -48,6 +49,7 @@ def direction_areas(
     """
     sample = topics.sample_topics(_MOST_PROMPTS, _FEWEST_PROMPTS)
     chosen = chosen_prompts(prompts, sample.indices)
+    give_back_memory()  # of the measures
     directions = {site: _directions(counts[site]) for site in spec.sites}
     projections = Projections(spec.pool, directions, len(chosen))
     for _ in record(

@@ -48,12 +48,13 @@ def run_passes(
         progress(f"{task}, {size_text(size)} written", done + done_in_part, manifest.prompts)
 
     for number in numbers:
+        give_back_memory()  # of the part before, or of what preceded the passes
         inputs = read_inputs(folder, manifest, number, model.vocabulary)
         lacking = [sink for sink in sinks if number in sink.missing]
         budget = _budget(spec, manifest, model)
         _run_pass(model, spec, inputs, lacking, budget, allow_nonfinite, report)
         done += len(inputs.ids)
-        give_back_memory()
+    give_back_memory()
     return computed
 
 
