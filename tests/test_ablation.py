@@ -11,9 +11,9 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from atlased import WORDS
-from models import copy_with_weights, make_model, make_tokenizer
+from models import make_model
+from planted_neurons import CORRELATED, GENERAL, USED, planted_model, prompt_row
 
 from flows.cli import app
 from neuroscope.errors import ExperimentError, ModelError, NeuroscopeError, StoreError
@@ -31,62 +31,12 @@ from neuroscope.studies.atlas.study import build_atlas
 from neuroscope.studies.atlas.topic_prompts import AtlasPrompts
 from neuroscope.studies.atlas.verifying import verify
 
-WIDTH, UNITS = 64, 96
-FILLERS = "is was sits on in mat house black white small very old young and".split()
-USED, CORRELATED, GENERAL = 0, 1, 2
-"""Neurons of the last layer: the first two fire on words of animals, the third one on `the`."""
-TOPIC_DIM, PAIR_DIM = 50, 60
-"""Dimensions of the residual stream that raise the logits of animals, and that of `a`."""
-
-
-def planted(weights):
-    """Return weights in which each token has a dimension, and three neurons have known uses.
-
-    `USED` raises the logits of animals after an animal, and `GENERAL` that of `a` after `the`;
-    `CORRELATED` fires like `USED` but writes nothing. All other neurons write a little noise.
-    """
-    ids = make_tokenizer("llama").get_vocab()
-    animals = [ids[word] for word in WORDS["animals"]]
-    embeddings = torch.zeros(len(ids), WIDTH)
-    embeddings[range(len(ids)), range(len(ids))] = 1
-    head = torch.zeros(len(ids), WIDTH)
-    head[animals, TOPIC_DIM] = 0.65
-    head[ids["a"], PAIR_DIM] = 0.65
-    mlp = {
-        name: weights[f"model.layers.1.mlp.{name}_proj.weight"] for name in ("gate", "up", "down")
-    }
-    for name in ("gate", "up"):
-        mlp[name] *= 0.1 / mlp[name].std()
-        mlp[name][[USED, CORRELATED, GENERAL]] = 0
-        mlp[name][[[USED], [CORRELATED]], animals] = 0.5  # 4 after the norm, so silu(4) * 4 = 15.7
-        mlp[name][GENERAL, ids["the"]] = 0.5
-    mlp["down"] *= 0.15 / mlp["down"].std()
-    mlp["down"][:, [USED, CORRELATED, GENERAL]] = 0
-    mlp["down"][TOPIC_DIM, USED] = mlp["down"][PAIR_DIM, GENERAL] = 1 / 15.7
-    changed = {f"model.layers.1.mlp.{name}_proj.weight": values for name, values in mlp.items()}
-    quiet = {name: values * 0 for name, values in weights.items() if "o_proj" in name}
-    quiet["model.layers.0.mlp.down_proj.weight"] = (
-        weights["model.layers.0.mlp.down_proj.weight"] * 0
-    )
-    own = {"model.embed_tokens.weight": embeddings, "lm_head.weight": head}
-    return weights | changed | quiet | own
-
-
-def row(rng, topic):
-    """Return a prompt with three words of its topic in a row, and twice `the a`."""
-    parts = [[*rng.choice(WORDS[topic], 3)], ["the", "a"], ["the", "a"]]
-    parts += [[word] for word in rng.choice(FILLERS, rng.integers(2, 5))]
-    return {"text": " ".join(word for part in rng.permutation(len(parts)) for word in parts[part])}
+FEW = {"prompts": 20, "controls": 39}
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("planted")
-    shape = {"hidden_size": WIDTH, "intermediate_size": UNITS, "num_key_value_heads": 4}
-    make_model("llama", folder / "random", head=True, **shape)
-    return load_model(
-        str(copy_with_weights(folder / "random", folder / "model", planted)), head=True
-    )
+    return planted_model(tmp_path_factory.mktemp("planted"))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +44,7 @@ def path(model, tmp_path_factory):
     """Return the path of an atlas of the model: 100 prompts on each of 4 topics."""
     folder = tmp_path_factory.mktemp("atlas")
     rng = np.random.default_rng(0)
-    rows = [row(rng, topic) | {"topic": topic} for topic in WORDS for _ in range(100)]
+    rows = [prompt_row(rng, topic) | {"topic": topic} for topic in WORDS for _ in range(100)]
     prompts = folder / "prompts.jsonl"
     prompts.write_text("".join(json.dumps(each) + "\n" for each in rows))
     build_atlas(model, prompts, folder / "atlas.duckdb", pilot=100).close()
@@ -109,9 +59,6 @@ def atlas(path):
 
 def neuron(unit):
     return f"mlp_act.1.{unit}"
-
-
-FEW = {"prompts": 20, "controls": 39}
 
 
 @pytest.mark.parametrize("mode", ["mean", "zero", "range"])
