@@ -29,15 +29,22 @@ def written(tmp_path_factory):
 
 
 def test_chunks_in_any_order_give_the_same_atlas(tmp_path, tables):
-    def chunks(frame):
-        shuffled = frame.sample(frac=1, random_state=0)
-        for start in range(0, len(shuffled), 7):
-            yield shuffled[start : start + 7].sample(frac=1, axis=1, random_state=start)
+    def chunks(name, frame):
+        rows = frame if name == "prompt" else frame.sample(frac=1, random_state=0)
+        for start in range(0, len(rows), 7):
+            yield rows[start : start + 7].sample(frac=1, axis=1, random_state=start)
 
     path = tmp_path / "atlas.duckdb"
-    write_atlas(path, {name: chunks(frame) for name, frame in tables.items()})
+    write_atlas(path, {name: chunks(name, frame) for name, frame in tables.items()})
     with Atlas.open(path) as atlas:
         assert_same(atlas, tables)
+
+
+def test_prompts_out_of_order_are_refused(tmp_path, tables):
+    for prompts in (tables["prompt"][::-1], tables["prompt"][1:]):
+        with pytest.raises(ValueError, match="order"):
+            write_atlas(tmp_path / "atlas.duckdb", tables | {"prompt": prompts})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_file_is_never_overwritten(tmp_path, tables):

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 MEMORY = "1GB"
 """Most memory that DuckDB uses; larger tables are sorted on the disk."""
 
+_IN_ORDER = "prompt"
+"""Table whose rows come in order: row n, from 0, is prompt n."""
+
 _UNFINISHED = ".tmp"
 """Suffix of the hidden folders of unfinished files."""
 
@@ -43,14 +46,16 @@ def write_atlas(path: str | Path, tables: Mapping[str, Frames]) -> Path:
     >>> write_atlas("atlas.duckdb", {"model": model, "prompt": prompts, ...})
 
     The file appears under its name only when it is complete and on the disk. The rows of a table
-    may come in any order and in parts, of which one at a time is in memory.
+    may come in parts, of which one at a time is in memory, and in any order, except those of
+    `prompt`: sorting so much text would take memory that grows with the number of prompts.
 
     Args:
         path: file to create, which must not exist.
         tables: table -> frame, or iterable of frames, with the columns of `TABLES`.
 
     Raises:
-        ValueError: a table or column is missing or unknown, or a value does not fit its column.
+        ValueError: a table or column is missing or unknown, a value does not fit its column, or
+            the prompts are not in the order of their numbers.
         StoreError: the file exists, or cannot be written.
         ResourceError: the disk is full.
     """
@@ -158,17 +163,28 @@ def _insert(connection: "duckdb.DuckDBPyConnection", table: str, frames: Frames)
     """Insert the rows of a table, sorted."""
     import duckdb
 
-    connection.execute(f"CREATE TEMP TABLE staging AS FROM {table} LIMIT 0")
+    try:
+        if table == _IN_ORDER:
+            _insert_parts(connection, table, table, frames)
+            if connection.execute("FROM prompt WHERE prompt <> rowid LIMIT 1").fetchone():
+                raise ValueError("the prompts are not numbered from 0 in their order")
+            return
+        connection.execute(f"CREATE TEMP TABLE staging AS FROM {table} LIMIT 0")
+        _insert_parts(connection, table, "staging", frames)
+        connection.execute(f"INSERT INTO {table} FROM staging ORDER BY {', '.join(ORDER[table])}")
+        connection.execute("DROP TABLE staging")
+    except duckdb.ConstraintException as error:
+        raise ValueError(f"the table {table} lacks a value of its key: {error}") from error
+
+
+def _insert_parts(
+    connection: "duckdb.DuckDBPyConnection", table: str, target: str, frames: Frames
+) -> None:
+    """Insert the rows of a table, in their order, into it or into another of the same columns."""
     for frame in _parts(frames):
         connection.register("part", _arrow_table(table, frame))
-        connection.execute("INSERT INTO staging BY NAME FROM part")
+        connection.execute(f"INSERT INTO {target} BY NAME FROM part")
         connection.unregister("part")
-    keys = ", ".join(ORDER[table])
-    try:
-        connection.execute(f"INSERT INTO {table} FROM staging ORDER BY {keys}")
-    except duckdb.ConstraintException as error:
-        raise ValueError(f"the table {table} needs values of {keys}: {error}") from error
-    connection.execute("DROP TABLE staging")
 
 
 def _parts(frames: Frames) -> "Iterable[pd.DataFrame]":
