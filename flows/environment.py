@@ -42,6 +42,8 @@ def prepare_environment() -> None:
         os.environ.update(prefect_variables(home() / "prefect"))
     # the flow's log goes to Prefect; the terminal shows a progress bar and one clear error
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    # the embedded server starts in 5 s, but on a busy machine it can take over 20 s, the default
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 
 def prefect_variables(folder: Path) -> dict[str, str]:

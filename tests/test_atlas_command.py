@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from contextlib import closing
 
+import duckdb
 import numpy as np
 import pytest
 from atlased import WORDS, topical_rows, write_rows
@@ -138,6 +140,16 @@ def test_a_text_is_searched_in_the_template_of_the_prompts(prompt_file, family_f
     expected = ((values - neurons["mean"]) / neurons["sd"]).set_axis(neurons["name"])
     z = found.set_index("neuron")["z"][expected.index]
     np.testing.assert_allclose(z, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_search_names_no_topic_that_is_confounded(atlas, family_folder, tmp_path):
+    path = shutil.copy(atlas, tmp_path / "changed.duckdb")
+    with closing(duckdb.connect(str(path))) as writable:
+        writable.execute("UPDATE selectivity SET selective = true, confounded = topic <> 1")
+    model = ns.load_model(str(family_folder("bert")))
+    with ns.open_atlas(path) as changed:
+        found = ns.search_text(changed, "the queen sits", top=3, model=model)
+        assert set(found["topics"]) == {changed.topics()["name"][1]}
 
 
 def test_two_versions_are_compared(run_json, run_command, built):

@@ -149,6 +149,16 @@ def test_wrong_arguments_of_neurons_are_refused(atlas):
         atlas.neurons(layers=LAYERS)
 
 
+def test_layers_that_the_atlas_does_not_describe_are_refused(tmp_path, tables):
+    own = tables["neuron"]
+    write_small_atlas(tmp_path / "some.duckdb", neuron=own[own["layer"] > 0])
+    with Atlas.open(tmp_path / "some.duckdb") as some:
+        with pytest.raises(SiteError, match=r"does not describe layers 0;.*choose from 1, 2"):
+            some.neurons(layers=0, selective=False)
+        found = some.neurons(layers="0-1", selective=False, top=None)
+    assert set(found["layer"]) == {1}
+
+
 def test_a_card_has_all_of_a_neuron(atlas, tables):
     card = atlas.neuron("mlp_act.1.3")
     number = UNITS + 3

@@ -91,11 +91,11 @@ class Atlas(AtlasReader):
 
         Raises:
             ExperimentError: the topic is unknown, or `top` is less than 1.
-            SiteError: a layer does not exist.
+            SiteError: a layer does not exist, or the atlas describes none of the layers.
         """
         if top is not None and top < 1:
             raise ExperimentError(f"top is {top}", remedy="give 1 or more, or None for all")
-        chosen = None if layers is None else Layers.parse(layers).resolve(self.model()["layers"])
+        chosen = None if layers is None else self._described(layers)
         number = None if topic is None else self.check_topic(topic)
         filtered = NeuronFilter(number, chosen, top, selective, confounded, polarity, verified)
         return self._frame(*filtered.statement())
@@ -162,6 +162,19 @@ class Atlas(AtlasReader):
         """
         frame = self._frame(LAYER, [layer])
         return frame["mean"].to_numpy(np.float32), frame["sd"].to_numpy(np.float32)
+
+    def _described(self, layers: str | int | Sequence[int]) -> list[int]:
+        """Return those of the layers whose neurons are described; raise SiteError if none is."""
+        own = self.layers
+        chosen = [
+            layer for layer in Layers.parse(layers).resolve(self.model()["layers"]) if layer in own
+        ]
+        if not chosen:
+            raise SiteError(
+                f"the atlas does not describe layers {layers}",
+                remedy=f"choose from {', '.join(map(str, own))}, or build an atlas of them",
+            )
+        return chosen
 
     @cached_property
     def _topic_numbers(self) -> dict[str, int]:

@@ -261,8 +261,8 @@ class _Part:
     def arrays(self) -> Arrays:
         for site in list(self._waiting):
             self._count(site)
-        return {
-            f"{site}/{name}": values
-            for site, counts in self._counts.items()
-            for name, values in counts.to_arrays().items()
-        }
+        arrays = {}
+        for site in list(self._counts):  # popped, so that only one site is held twice
+            counts = self._counts.pop(site).to_arrays()
+            arrays.update({f"{site}/{name}": values for name, values in counts.items()})
+        return arrays

@@ -39,7 +39,7 @@ def search_text(
 
     Returns:
         One row per neuron: `neuron`, `layer`, `value`, `z`, `token` (where it peaks), and `topics`
-        for which it is selective.
+        for which it is selective and not confounded.
 
     Raises:
         ModelError: the model is not that of the atlas.
@@ -102,10 +102,10 @@ def _unusual(
 
 
 def _topics(atlas: Atlas, neuron: str) -> str:
-    """Return the names of the topics for which a neuron is selective."""
+    """Return the names of the topics for which a neuron is selective and not confounded."""
     names = atlas.sql(
         "SELECT t.name FROM selectivity s JOIN topic t USING (topic)"
-        " WHERE s.selective AND s.neuron = ? ORDER BY t.name",
+        " WHERE s.selective AND NOT s.confounded AND s.neuron = ? ORDER BY t.name",
         [atlas.check_neuron(neuron)],
     )["name"]
     return ", ".join(names)
