@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from neuroscope.reporting.tracking import Tracker
     from neuroscope.studies.atlas.ablation_result import AblationResult
+    from neuroscope.studies.atlas.changes import AtlasChanges
     from neuroscope.studies.store.store import StoredActivations
     from neuroscope.studies.study import Findings, Results, Study
 
@@ -230,6 +231,31 @@ def show_ablation(result: "AblationResult", path: "Path | None" = None, *, json:
     show_table(ablation_table(result))
     if path is not None:
         print_text(f"\nAtlas: {path}")
+
+
+def show_changes(
+    changes: "AtlasChanges", atlases: Mapping[str, "Path"], top: int, *, json: bool
+) -> None:
+    """Print what differs between two atlases, and their paths.
+
+    Args:
+        changes: the changes.
+        atlases: `old` and `new` -> path.
+        top: maximum number of neurons.
+        json: whether to print a document.
+    """
+    from neuroscope.studies.atlas.tables import changes_tables, plain_records
+
+    named = {name: str(path) for name, path in atlases.items()}
+    if json:
+        rows = plain_records(changes.neurons.head(top))
+        topics, notes = plain_records(changes.topics), list(changes.notes)
+        print_json({**named, "notes": notes, "topics": topics, "rows": rows})
+        return
+    for table in changes_tables(changes, top):
+        show_table(table)
+        print_text("")
+    print_text("\n".join(f"{name}: {path}" for name, path in named.items()))
 
 
 def counted(number: int, noun: str) -> str:

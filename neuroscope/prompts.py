@@ -230,7 +230,7 @@ def fill_template(template: str, fills: Sequence[str]) -> list[str]:
     """
     if template.count("{}") != 1:
         raise PromptError(
-            f"template '{template}' must contain '{{}}' exactly once, where the fills go",
+            f"template '{template}' must contain '{{}}' exactly once, where texts are inserted",
             remedy="write, for example, 'The {} is on the mat'",
         )
     if not fills:

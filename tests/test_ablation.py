@@ -25,6 +25,7 @@ from neuroscope.reporting.tracking import Tracker
 from neuroscope.sites import Site
 from neuroscope.storage.atlas_file import Atlas
 from neuroscope.studies.atlas.ablation import ablate
+from neuroscope.studies.atlas.ablation_result import ablation_table
 from neuroscope.studies.atlas.controls import matched_controls
 from neuroscope.studies.atlas.find import open_atlas
 from neuroscope.studies.atlas.study import build_atlas
@@ -160,7 +161,7 @@ def no_passes(model):
     ("settings", "words"),
     [
         ({}, "no neuron or topic"),
-        ({"neuron": "mlp_act.1.0", "topic": "animals"}, "both"),
+        ({"neuron": "mlp_act.1.0", "topic": "animal"}, "did you mean 'animals'"),
         ({"neuron": "mlp_act.1.960"}, "mlp_act.1.960"),
         ({"topic": "animal"}, "'animals'"),
         ({"topic": "animals", "prompts": 9}, "prompts is 9"),
@@ -200,6 +201,24 @@ def test_a_model_that_is_named_is_loaded_with_its_head(atlas):
     assert row.measure == "loss"
 
 
+def test_a_neuron_is_tested_on_the_topic_that_is_given(atlas, model):
+    topics = atlas.topics()["name"].tolist()
+    for topic in topics:
+        result = ablate(atlas, model, neuron=neuron(USED), topic=topic, **FEW)
+        assert [(row.neuron, row.topic) for row in result.rows] == [(neuron(USED), topic)]
+        assert (result.rows[0].verdict == "confirmed") == (topic == "animals")
+
+
+def test_a_topic_that_is_not_separable_is_noted(atlas, model, tmp_path):
+    copy = shutil.copyfile(atlas.path, tmp_path / "changed.duckdb")
+    with duckdb.connect(str(copy)) as connection:
+        connection.execute("UPDATE topic SET reason = 'length' WHERE name = 'animals'")
+    with Atlas.open(copy) as changed:
+        result = ablate(changed, model, neuron=neuron(USED), topic="animals", **FEW)
+    expected = "The topic 'animals' is not separable from length in these data."
+    assert result.notes == (expected,) and expected in ablation_table(result).notes
+
+
 def test_verdicts_are_recorded_as_the_latest_atlas_of_the_model(atlas, model, caplog):
     result, path = verify(atlas, model, topic="animals", top=2, **FEW)
     assert path.parent == home() / "atlas" / "verified"
@@ -209,8 +228,13 @@ def test_verdicts_are_recorded_as_the_latest_atlas_of_the_model(atlas, model, ca
         assert confirmed["neuron"].tolist() == [neuron(USED)]
         assert confirmed["effect"][0] == pytest.approx(result.rows[0].effect)
         assert "ablation" in latest.model()["notes"][-1]
+        created = latest.model()["created"]
         again, _ = verify(latest, model, neuron=neuron(GENERAL), record=False, **FEW)
     assert again.rows[0].verdict == "general"
+    (run,) = Tracker.open().find_runs("atlas")
+    assert run.name.endswith("ablation of animals")
+    assert run.params["topics"] == "animals" and neuron(USED) in run.params["neurons"]
+    assert (run.params["atlas"], run.params["atlas_created"]) == (str(atlas.path), created)
     with open_atlas() as latest:
         assert latest.neurons(verified=True)["neuron"].tolist() == [neuron(USED)]
     assert not caplog.records

@@ -56,6 +56,8 @@ def test_building_prints_one_document_and_records_a_run(
         assert len(recorded.sql("SELECT name FROM neuron")) == document["neurons"]
     with ns.open_atlas(str(model)) as of_model:
         assert of_model.path == recorded.path
+    with ns.open_atlas(model.name) as of_folder:
+        assert of_folder.path == recorded.path
     by_run = run_json("atlas", "topics", "--atlas", document["run_id"])["rows"]
     assert [row["name"] for row in by_run] == TOPICS
 
@@ -162,9 +164,12 @@ def test_two_versions_are_compared(run_json, run_command, built):
     assert len(changes) == 5 and changes == sorted(changes, reverse=True)
     assert {"neuron", "topic", "auroc_old", "auroc_new", "state"} <= set(document["rows"][0])
     same = run_json("atlas", "diff", built[0], built[0], "--topic", "people")
-    assert {row["state"] for row in same["rows"]} == {"kept"}
+    assert same["rows"] == [] and [row["lost"] for row in same["topics"]] == [0]
     _, printed = run_command("atlas", "diff", *built)
     assert "gained" in printed.out and "Neurons that changed most" in printed.out
+    assert all(document[name] in printed.out for name in ("old", "new"))
+    _, printed = run_command("atlas", "diff", built[0], built[0])
+    assert "No neuron changed." in printed.out
 
 
 @pytest.mark.parametrize("command", [["topics"], ["neurons"], ["search", "the cat", "--top", "3"]])
@@ -177,7 +182,8 @@ def test_a_table_ends_with_the_atlas_that_was_read(run_command, atlas, command):
     ("options", "data"),
     [
         (["--topic-column", "subject"], ["'subject'", "--topic-column topic"]),
-        (["--source-column", "site"], ["'site'", "--source-column"]),
+        (["--source-column", "site"], ["'site'", "add a column of sources"]),
+        (["--split", "source"], ["one source, or none", "--split prompt"]),
         (["--least-prompts", "200"], ["--leave-out", "'royals'"]),
         (["--text-column", "sentence"], ["--text-column text"]),
         (["--pool", "last"], ["--pool", "'last'"]),

@@ -329,3 +329,10 @@ def test_importing_the_modules_does_not_import_duckdb():
 def test_the_nearest_neuron_is_offered(atlas, name, nearest):
     with pytest.raises(ExperimentError, match=rf"did you mean '{re.escape(nearest)}'"):
         atlas.neuron(name)
+
+
+def test_a_text_form_names_the_file(written):
+    atlas = Atlas.open(written[0])
+    assert repr(atlas) == f"<Atlas {written[0]}>"
+    atlas.close()
+    assert repr(atlas) == f"<Atlas {written[0]} (closed)>"

@@ -124,7 +124,7 @@ def test_two_models_are_compared_topic_by_topic(experiment_for, family_folder, c
     (section,) = table.sections
     assert [row[1] for row in section.rows] == TOPICS * 2
     description = client.get_run(results[1].run_id).data.tags["mlflow.note.content"]
-    assert "others. Its best neurons differ" in description
+    assert "neuron and topic. Its best neurons differ" in description
     assert f"by {change.mean():.3f} in AUROC" in description
     runs = client.search_runs([client.get_experiment_by_name("neuroscope/atlas").experiment_id])
     assert len(runs) == 3 and {run.info.status for run in runs} == {"FINISHED"}
@@ -172,7 +172,6 @@ def test_progress_reports_every_step_and_a_second_build_computes_nothing(
     ("settings", "option"),
     [
         ({"topic": "subject"}, "topic = topic"),
-        ({"source": "site"}, "source = "),
         ({"least_prompts": 200}, "leave_out = True"),
         ({"split": "source"}, "split = prompt"),
     ],

@@ -7,7 +7,7 @@ from atlases import LAYERS, TOPICS, UNITS, atlas_tables, write_small_atlas
 from neuroscope.reporting.tables import NO_VALUE
 from neuroscope.storage.atlas_file import Atlas
 from neuroscope.studies.atlas.cards import card_document, card_of
-from neuroscope.studies.atlas.summary import atlas_result
+from neuroscope.studies.atlas.summary import atlas_result, summary_table
 from neuroscope.studies.atlas.tables import neurons_table
 
 
@@ -41,7 +41,19 @@ def test_the_best_neuron_of_a_topic_is_the_best_of_its_layers_in_the_selection_h
         (row,) = (row for row in result.rows if (row.layer, row.topic) == (layer, topic.topic))
         assert row.best_neuron == topic.best_neuron
         assert row.best_auroc == pytest.approx(topic.best_auroc)
+        assert topic.silent == (best["polarity"] < 0)
         assert topic.best_ap == pytest.approx(best["ap_heldout"])
+
+
+def test_a_best_neuron_that_is_silent_is_marked(tmp_path):
+    tables, _ = consistent(0)
+    write_small_atlas(tmp_path / "atlas.duckdb", **tables)
+    result = atlas_result(tmp_path / "atlas.duckdb", "tiny")
+    table = summary_table(result)
+    (section,) = table.sections
+    marked = {row[6] for row in section.rows if "silent" in str(row[6])}
+    assert marked == {f"{row.best_neuron} (silent)" for row in result.topics if row.silent}
+    assert len(marked) > 0 and "1 - AUROC" in table.notes[-1]
 
 
 def test_the_first_of_equally_good_neurons_is_the_best(tmp_path):

@@ -126,7 +126,7 @@ def test_a_missing_column_is_named_and_the_columns_there_are_offered(index, key)
 
 
 def test_prompts_without_labels_are_refused(tmp_path):
-    with pytest.raises(ExperimentError, match="no labels"):
+    with pytest.raises(ExperimentError, match=r"no column but their texts.*add a column of topics"):
         index_of(write_rows(tmp_path / "prompts.jsonl", [{"text": "a"}, {"text": "b"}]))
 
 

@@ -205,3 +205,8 @@ def test_a_server_reads_only_its_folders(written, tmp_path, monkeypatch):
     monkeypatch.setenv("NEUROSCOPE_ROOTS", str(tmp_path))
     with pytest.raises(NeuroscopeError, match="outside"):
         Atlas.open(written[0])
+
+
+def test_nobody_can_write_to_a_finished_file(tmp_path):
+    write_small_atlas(tmp_path / "atlas.duckdb")
+    assert (tmp_path / "atlas.duckdb").stat().st_mode & 0o777 == 0o444

@@ -264,34 +264,37 @@ def diff(
     json: Json = False,
 ) -> None:
     """Compare the atlases of two versions of a model: which neurons changed."""
-    from flows.display import print_json, print_text, show_table
+    from flows.display import show_changes
     from neuroscope.studies.atlas.changes import atlas_changes
-    from neuroscope.studies.atlas.tables import changes_tables, plain_records
 
     with _open(first) as old, _open(second) as new:
         changes = atlas_changes(old, new, topic or None)
-    topics, neurons = changes.topics, changes.neurons.head(top)
-    if json:
-        print_json({"topics": plain_records(topics), "rows": plain_records(neurons)})
-        return
-    by_topic, by_neuron = changes_tables(topics, neurons)
-    show_table(by_topic)
-    print_text("")
-    show_table(by_neuron)
+        atlases = {"old": old.path, "new": new.path}
+    show_changes(changes, atlases, top, json=json)
 
 
 @atlas.command()
 @interruptible(kept)
 def ablate(
     neuron: Annotated[str, typer.Argument(help="Neuron, such as mlp_act.3.57.")] = "",
-    topic: Annotated[str, typer.Option(help="Topic whose strongest neurons are tested.")] = "",
-    top: Annotated[int, typer.Option(min=1, help="Number of neurons tested with --topic.")] = 10,
+    topic: Annotated[
+        str,
+        typer.Option(
+            help="Topic on which the neuron is tested; without a neuron, the topic's strongest"
+            " neurons are. [default: those for which the neuron is selective]"
+        ),
+    ] = "",
+    top: Annotated[int, typer.Option(min=1, help="Number of neurons if none is named.")] = 10,
     mode: Annotated[
         Literal["mean", "zero", "range"],
         typer.Option(help="Replacement: its mean, 0, or its mean only within the topic's range."),
     ] = "mean",
-    prompts: Annotated[int, typer.Option(help="Maximum prompts on the topic, and off it.")] = 100,
-    controls: Annotated[int, typer.Option(help="Maximum number of control sets.")] = 39,
+    prompts: Annotated[
+        int, typer.Option(help="Maximum prompts on the topic, and off it; at least 10.")
+    ] = 100,
+    controls: Annotated[
+        int, typer.Option(help="Maximum number of control sets; at least 20.")
+    ] = 39,
     seed: Seed = 0,
     model: Annotated[
         str, typer.Option(help="Model to load. [default: the name or path in the atlas]")

@@ -45,6 +45,9 @@ class AtlasReader:
             raise
         return atlas
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.path}{'' if self._connection else ' (closed)'}>"
+
     def __enter__(self) -> Self:
         return self
 

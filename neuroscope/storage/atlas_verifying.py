@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from neuroscope.files import absolute, sync_folder
 from neuroscope.storage.atlas_connection import connect_to_write, writing_error
 from neuroscope.storage.atlas_file import Atlas
-from neuroscope.storage.atlas_writing import MEMORY, check_absent, sync_file, unfinished_file
+from neuroscope.storage.atlas_writing import MEMORY, check_absent, protect, unfinished_file
 
 if TYPE_CHECKING:
     import duckdb
@@ -75,7 +75,7 @@ def verified_copy(
         with unfinished_file(target) as copy:
             shutil.copyfile(atlas, copy)
             _update(copy, rows, note)
-            sync_file(copy)
+            protect(copy)
             check_absent(target)
             copy.rename(target)
         sync_folder(target.parent)

@@ -67,7 +67,7 @@ def write_atlas(path: str | Path, tables: Mapping[str, Frames]) -> Path:
     try:
         with unfinished_file(path) as file:
             _write(file, tables)
-            sync_file(file)
+            protect(file)
             move_to_new(file, path)
     except (OSError, duckdb.Error) as error:
         raise writing_error(path, error) from error
@@ -247,7 +247,8 @@ def _check_names(owner: str, kind: str, names: Iterable[object], expected: Itera
         raise ValueError(f"{owner} has {'; '.join(problems)}")
 
 
-def sync_file(file: Path) -> None:
-    """Flush a file to the disk."""
+def protect(file: Path) -> None:
+    """Flush a complete file to the disk, and let nobody write to it."""
+    file.chmod(0o444)
     with file.open("rb") as opened:
         os.fsync(opened.fileno())

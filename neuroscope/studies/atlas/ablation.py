@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from neuroscope.errors import ExperimentError, Option
@@ -14,6 +14,7 @@ from neuroscope.storage.atlas_file import Atlas
 from neuroscope.studies.atlas.ablation_result import AblationResult, AblationRow, Mode
 from neuroscope.studies.atlas.controls import FEWEST_CONTROLS, neurons_in
 from neuroscope.studies.atlas.described import described_checkpoint, load_described
+from neuroscope.studies.atlas.tables import inseparable
 from neuroscope.studies.atlas.topic_ablation import TopicAblation
 from neuroscope.studies.atlas.topic_prompts import FEWEST_PROMPTS, AtlasPrompts
 
@@ -59,10 +60,10 @@ def ablate(
         atlas: open atlas.
         model: loaded model, a causal one with its head, or its name; by default the name in the
             atlas.
-        neuron: name of a neuron, which is tested on each topic for which it is selective, or on
-            its strongest topic if there is none.
-        topic: name of a topic, instead of a neuron. Its strongest neurons are tested one by one,
-            and all together.
+        neuron: name of a neuron. Without a topic, it is tested on each topic for which it is
+            selective, or on its strongest topic if there is none.
+        topic: name of a topic. Without a neuron, its strongest neurons are tested one by one, and
+            all together.
         top: number of these neurons.
         mode: what replaces a neuron: its mean over the atlas's prompts (`mean`), 0 (`zero`), or its
             mean only at tokens at which its value is within 2.5 standard deviations of its mean
@@ -82,7 +83,7 @@ def ablate(
     _check_arguments(neuron, topic, mode, prompts, controls)
     settings = atlas.model()
     _check_means(settings, mode)
-    sets = _sets_of_neuron(atlas, neuron) if neuron else _sets_of_topic(atlas, topic, top)
+    sets = _sets_of_neuron(atlas, neuron, topic) if neuron else _sets_of_topic(atlas, topic, top)
     checkpoint = described_checkpoint(settings, model)
     source = AtlasPrompts.of(atlas)
     ablations = [
@@ -100,16 +101,22 @@ def ablate(
     rows: list[AblationRow] = []
     for ablation in ablations:
         rows += ablation.run(loaded, mode, truncate=truncate, advance=advance)
-    return AblationResult(tuple(rows))
+    return AblationResult(tuple(rows), _inseparable(atlas, sets))
+
+
+def _inseparable(atlas: Atlas, topics: Iterable[str]) -> tuple[str, ...]:
+    """Return a sentence on each topic that is not separable in the atlas's prompts."""
+    reasons = atlas.topics().set_index("name")["reason"]
+    clauses = (inseparable(topic, reasons[topic]) for topic in topics if reasons[topic])
+    return tuple(f"{clause[0].upper()}{clause[1:]}." for clause in clauses)
 
 
 def _check_arguments(neuron: str, topic: str, mode: str, prompts: int, controls: int) -> None:
     """Raise an error unless the arguments can be used together."""
     check_choice("mode", mode, choices(Mode))
-    if bool(neuron) == bool(topic):
+    if not neuron and not topic:
         raise ExperimentError(
-            "both a neuron and a topic are given" if neuron else "no neuron or topic is given",
-            remedy="give either a neuron or a topic",
+            "no neuron or topic is given", remedy="give a neuron, a topic, or both"
         )
     for name, value, least in (
         ("prompts", prompts, FEWEST_PROMPTS),
@@ -129,10 +136,12 @@ def _check_means(settings: Mapping[str, Any], mode: Mode) -> None:
         )
 
 
-def _sets_of_neuron(atlas: Atlas, neuron: str) -> Sets:
+def _sets_of_neuron(atlas: Atlas, neuron: str, topic: str) -> Sets:
     """Return a neuron as a set of its own for each topic on which it is tested."""
     card = atlas.neuron(neuron)
     canonical, topics = card.neuron["name"], card.topics
+    if topic:
+        return {topic: [[canonical]]}
     selective = topics.loc[topics["selective"], "topic"].tolist()
     return {name: [[canonical]] for name in selective or topics["topic"].tolist()[:1]}
 

@@ -67,6 +67,14 @@ class AblationResult:
     """Effects of silencing neurons on topics."""
 
     rows: tuple[AblationRow, ...]
+    notes: tuple[str, ...] = ()
+    """Sentences on topics that are not separable in the prompts."""
+
+    @property
+    def tested(self) -> str:
+        """Neuron that was tested, or the topic whose neurons were."""
+        own = {row.neuron for row in self.rows}
+        return own.pop() if len(own) == 1 else self.rows[0].topic
 
     def to_frame(self) -> "pd.DataFrame":
         """Return one row per topic and neuron or set of neurons; columns as in `AblationRow`."""
@@ -129,7 +137,8 @@ def ablation_table(result: AblationResult) -> Table:
     title = f"Change of the {first.measure} when neurons are silenced ({first.mode})"
     notes = [
         f"Changes are in {UNITS[first.measure]}. Effects are lower bounds, as later layers"
-        " compensate for what is silenced."
+        " compensate for what is silenced.",
+        *result.notes,
     ]
     return Table(title, columns, [Section("", rows)], notes)
 

@@ -1,7 +1,7 @@
 """Cards of neurons: what a reader sees of a neuron, in reports and on the terminal."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,12 +49,21 @@ class Card:
     examples: Table
     words: Mapping[str, str]
     """Title -> list of words, such as the tokens that the neuron promotes."""
+    best_for: str = ""
+    """Topics of which it is the best neuron."""
 
 
 def strongest_cards(atlas: Atlas, result: AtlasResult) -> list[Card]:
     """Return the card of the best neuron of each topic that is separable, without repetition."""
-    names = dict.fromkeys(row.best_neuron for row in result.topics if not row.reason)
-    return [card_of(atlas.neuron(name)) for name in names]
+    best: dict[str, list[str]] = {}  # neuron -> topics
+    for row in result.topics:
+        if not row.reason:
+            best.setdefault(row.best_neuron, []).append(row.topic)
+    topics = atlas.topics()
+    return [
+        replace(card_of(atlas.neuron(name), topics=topics), best_for=", ".join(own))
+        for name, own in best.items()
+    ]
 
 
 def card_of(

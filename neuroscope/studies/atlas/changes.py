@@ -1,6 +1,6 @@
 """Changes between two atlases: which neurons gained, lost or changed a topic."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,8 @@ FROM selectivity s JOIN neuron n USING (neuron) JOIN topic t USING (topic)
 WHERE t.name = coalesce(?, t.name)
 """
 
+_THRESHOLDS = ("min_auroc", "min_lift", "min_one_vs_one", "max_q")
+
 
 @dataclass(frozen=True)
 class AtlasChanges:
@@ -27,7 +29,10 @@ class AtlasChanges:
     and `gained`, and the mean absolute change of the AUROC of those selective in either."""
     neurons: "pd.DataFrame"
     """One row per neuron and topic selective in either, the largest change first: `auroc_old`,
-    `auroc_new`, `change`, and `state` (kept, lost or gained)."""
+    `auroc_new`, `change`, and `state` (kept, lost or gained). Entries that are equal in both are
+    left out."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what the atlases do not share: prompts and topics."""
 
 
 def atlas_changes(old: Atlas, new: Atlas, topic: str | None = None) -> AtlasChanges:
@@ -53,9 +58,27 @@ def atlas_changes(old: Atlas, new: Atlas, topic: str | None = None) -> AtlasChan
         raise ExperimentError("the two atlases share no topic", remedy="use the same topics")
     both = both[both["selective_old"] | both["selective_new"]]
     both = both.assign(change=both["auroc_new"] - both["auroc_old"], state=_states(both))
-    order = both["change"].abs().sort_values(ascending=False, kind="stable").index
+    changed = both[(both["change"] != 0) | (both["state"] != "kept")]
+    order = changed["change"].abs().sort_values(ascending=False, kind="stable").index
     columns = ["neuron", "topic", "auroc_old", "auroc_new", "change", "state"]
-    return AtlasChanges(_by_topic(both), both.loc[order, columns].reset_index(drop=True))
+    neurons = changed.loc[order, columns].reset_index(drop=True)
+    return AtlasChanges(_by_topic(both), neurons, tuple(_unshared(old, new)))
+
+
+def _unshared(old: Atlas, new: Atlas) -> Iterator[str]:
+    """Yield a sentence on each thing, other than the model, in which two atlases differ."""
+    first, second = (atlas.model() for atlas in (old, new))
+    if first["prompts_digest"] != second["prompts_digest"]:
+        yield "the prompts differ, so changes need not be changes of the model"
+    names = [atlas.topics()["name"].tolist() for atlas in (old, new)]
+    for whose, own, others in (("old", *names), ("new", *names[::-1])):
+        if missing := [repr(name) for name in own if name not in others]:
+            yield f"only the {whose} atlas has the topic{'s' * (len(missing) > 1)} " + ", ".join(
+                missing
+            )
+    for setting in ("pool", "dtype", "attention", *_THRESHOLDS):
+        if first[setting] != second[setting]:
+            yield f"{setting} differs: {first[setting]} and {second[setting]}"
 
 
 def _check_alike(old: Atlas, new: Atlas) -> None:

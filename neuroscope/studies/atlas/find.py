@@ -4,9 +4,11 @@ from pathlib import Path
 
 from neuroscope.errors import StoreError
 from neuroscope.files import absolute
-from neuroscope.reporting.tracking import Tracker
+from neuroscope.labels import model_label
 from neuroscope.storage.atlas_file import Atlas
-from neuroscope.studies.atlas.outputs import ATLAS
+
+ATLAS = "atlas.duckdb"
+"""Name of the database in a run."""
 
 _RUN_ID = 32  # hexadecimal digits
 
@@ -19,7 +21,8 @@ def open_atlas(name: str | Path = "") -> Atlas:
 
     Args:
         name: path of a file, id of an MLflow run, or name of a model whose latest recorded atlas is
-            opened; empty for the latest recorded atlas of any model.
+            opened; of a local model, the path or the name of its folder. Empty for the latest
+            recorded atlas of any model.
 
     Raises:
         StoreError: there is no such atlas, or the file is not one.
@@ -33,12 +36,14 @@ def open_atlas(name: str | Path = "") -> Atlas:
 
 def _recorded(name: str) -> Path:
     """Return the local path of a recorded atlas."""
+    from neuroscope.reporting.tracking import Tracker  # imports MLflow, which takes seconds
+
     tracker = Tracker.connect()
     if _is_run_id(name):
         return tracker.artifact(name, ATLAS)
-    runs = tracker.find_runs("atlas", {"neuroscope.model": name} if name else {})
-    for run in runs:  # the newest first; an overview of several models has no atlas of its own
-        if "neuroscope.model" in run.tags:
+    for run in tracker.find_runs("atlas"):  # the newest first
+        model = run.tags.get("neuroscope.model")  # none in an overview, which has no atlas
+        if model and (not name or name in (model, model_label(model))):
             return tracker.artifact(run.id, ATLAS)
     whose = f" of '{name}'" if name else ""
     raise StoreError(

@@ -13,13 +13,11 @@ from neuroscope.studies.atlas.building import AtlasFolder
 from neuroscope.studies.atlas.cards import strongest_cards
 from neuroscope.studies.atlas.experiment import AtlasExperiment
 from neuroscope.studies.atlas.figures import atlas_figures
+from neuroscope.studies.atlas.find import ATLAS
 from neuroscope.studies.atlas.result import METRICS, AtlasResult
 from neuroscope.studies.atlas.summary import layer_table, summary_table
 from neuroscope.studies.run_folder import RunFolder
 from neuroscope.studies.subjects import Subject, fingerprints_of
-
-ATLAS = "atlas.duckdb"
-"""Artifact with the database."""
 
 
 def metric_points(result: AtlasResult) -> list[Point]:
@@ -71,11 +69,11 @@ def write_outputs(
     folder.prompts(experiment.prompt_set)
     folder.table("atlas", result.rows)
     folder.table("topics", result.topics)
-    shutil.copyfile(result.atlas, path / ATLAS)
+    shutil.copy(result.atlas, path / ATLAS)
     with Atlas.open(result.atlas) as atlas:
         cards = strongest_cards(atlas, result)
         settings = atlas.model()
-    checkpoint = subject.checkpoint
+    checkpoint, summary = subject.checkpoint, summary_table(result)
     folder.report(
         ("neuroscope.studies.atlas", "page.html.j2"),
         f"{experiment.name}: {subject.label}, {result.component}",
@@ -92,7 +90,7 @@ def write_outputs(
         },
         links=links,
         component=result.component,
-        summary=replace(summary_table(result), notes=()),  # the page begins with it
+        summary=replace(summary, notes=summary.notes[1:]),  # the page begins with the first
         by_layer=layer_table(result),
         metrics=METRICS,
         settings=settings,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from neuroscope.provenance import library_versions
 from neuroscope.studies.atlas.experiment import AtlasExperiment
 from neuroscope.studies.atlas.measures import Confounds
+from neuroscope.studies.atlas.tables import inseparable
 from neuroscope.studies.atlas.topics import TopicIndex
 from neuroscope.studies.store.spec import ExtractionSpec
 
@@ -52,7 +53,7 @@ def model_frame(
 def _inseparable(topics: TopicIndex, confounds: Confounds) -> list[str]:
     """Return a sentence on each topic that is not separable from a covariate."""
     return [
-        f"the topic '{name}' is not separable from {reason} in these data"
+        inseparable(name, reason)
         for name, reason in zip(topics.names, confounds.reasons, strict=True)
         if reason
     ]

@@ -21,7 +21,14 @@ METRICS = {
             "number of neurons that seem to respond to the topic, but that length, punctuation or"
             " source explain",
         ),
-        Metric("best_auroc", "AUROC", "held-out AUROC of the best neuron", "high", digits=3),
+        Metric(
+            "best_auroc",
+            "AUROC",
+            "held-out AUROC of the best neuron; 1 - AUROC if it is silent on the topic",
+            "high",
+            axis="AUROC of the best neuron",
+            digits=3,
+        ),
         Metric(
             "direction_auroc",
             "direction",
@@ -72,7 +79,11 @@ class TopicRow:
     selective: int
     confounded: int
     best_neuron: str
+    """Neuron that is best in the selection half."""
+    silent: bool
+    """Whether the best neuron is silent on the topic, rather than active."""
     best_auroc: float
+    """Its AUROC in the held-out half; for a silent neuron, 1 minus the AUROC."""
     best_ap: float
     """Average precision of the best neuron in the held-out half."""
     share: float

@@ -10,7 +10,7 @@ import numpy as np
 from neuroscope.reporting.tables import Column, Section, Table
 from neuroscope.storage.atlas_file import Atlas
 from neuroscope.studies.atlas.result import METRICS, AtlasResult, AtlasRow, TopicRow
-from neuroscope.studies.atlas.tables import covariate_name, records
+from neuroscope.studies.atlas.tables import covariate_name, inseparable, records
 
 _TOPIC = """
 SELECT t.name AS topic, t.prompts, t.share, t.reason, t.selective, t.confounded,
@@ -81,6 +81,7 @@ def _topics(atlas: Atlas) -> tuple[TopicRow, ...]:
         rows.append(
             TopicRow(
                 **row,
+                silent=silent,
                 best_auroc=1 - area if silent else area,
                 covariate=covariate["name"],
                 covariate_auroc=float(covariate["reached"]),
@@ -105,14 +106,15 @@ def _overlap(atlas: Atlas, topics: int) -> tuple[tuple[float, ...], ...]:
 def _headline(topics: Sequence[TopicRow]) -> str:
     """Return sentences on the number of neurons per topic, and on what is not separable."""
     ranked = sorted(topics, key=lambda row: -row.selective)
-    counts = ", ".join(f"{row.topic} {row.selective:,}" for row in ranked if not row.reason)
+    counts = ", ".join(f"{row.topic} {row.selective:,}" for row in ranked if row.selective)
     confounded = sum(row.confounded for row in topics)
     parts = [f"neurons that respond to a topic: {counts or 'none'}"]
     if confounded:
-        parts.append(f"length, punctuation or source explain {confounded:,} others")
+        pairs = f"{confounded:,} other pair{'s' * (confounded != 1)} of neuron and topic"
+        parts.append(f"length, punctuation or source explain {pairs}")
     for row in topics:
         if row.reason:
-            parts.append(f"{row.topic} is not separable from {row.reason} in these data")
+            parts.append(inseparable(row.topic, row.reason))
     return f"{'; '.join(parts)}."
 
 
@@ -137,11 +139,17 @@ def summary_table(result: AtlasResult) -> Table:
     rows: list[list[Any]] = [
         [
             *(row.topic, row.prompts, covariate_name(row.covariate), row.covariate_auroc),
-            *(row.selective, row.confounded, row.best_neuron, row.best_auroc, row.best_ap),
+            *(row.selective, row.confounded, f"{row.best_neuron}{' (silent)' * row.silent}"),
+            *(row.best_auroc, row.best_ap),
         ]
         for row in result.topics
     ]
-    notes = [result.headline[:1].upper() + result.headline[1:]]
+    measured = "The best neuron is the best on one half of the prompts, measured on the other"
+    inverted = "; where it is silent on the topic, AUROC is 1 - AUROC"
+    notes = [
+        result.headline[:1].upper() + result.headline[1:],
+        f"{measured}{inverted * any(row.silent for row in result.topics)}.",
+    ]
     return Table(
         f"{result.model}, {result.component}: {result.neurons:,} neurons,"
         f" {result.prompts:,} prompts",

@@ -11,6 +11,8 @@ from neuroscope.storage.atlas_schema import COVARIATES
 if TYPE_CHECKING:
     import pandas as pd
 
+    from neuroscope.studies.atlas.changes import AtlasChanges
+
 TOPIC = Column("topic")
 NEURON = Column("neuron")
 AREA = Column("AUROC", meaning="held-out", digits=3)
@@ -63,6 +65,15 @@ def covariate_name(covariate: str) -> str:
     return covariate.replace("tokens", "length").replace("_", " ")
 
 
+def inseparable(topic: str, reason: str) -> str:
+    """Return a clause that says from what a topic is not separable.
+
+    >>> inseparable("Banking", "length and source")
+    "the topic 'Banking' is not separable from length and source in these data"
+    """
+    return f"the topic '{topic}' is not separable from {reason} in these data"
+
+
 def neurons_table(frame: "pd.DataFrame") -> Table:
     """Return neurons with a topic each.
 
@@ -82,7 +93,8 @@ def neurons_table(frame: "pd.DataFrame") -> Table:
         ]
         for row in plain_records(frame)
     ]
-    return Table("Neurons", columns, [Section("", rows)])
+    notes = [] if rows else ["No neuron meets these conditions."]
+    return Table("Neurons", columns, [Section("", rows)], notes)
 
 
 def verdict(entry: Mapping[str, Any]) -> str:
@@ -115,24 +127,27 @@ def search_table(frame: "pd.DataFrame", text: str) -> Table:
     return Table(title, columns, [Section("", rows)])
 
 
-def changes_tables(topics: "pd.DataFrame", neurons: "pd.DataFrame") -> tuple[Table, Table]:
+def changes_tables(changes: "AtlasChanges", top: int) -> tuple[Table, Table]:
     """Return what differs between two atlases, by topic and by neuron.
 
     Args:
-        topics, neurons: those of `AtlasChanges`.
+        changes: the changes.
+        top: maximum number of neurons.
     """
     counts = ("old", "new", "kept", "lost", "gained")
     entries = ("auroc_old", "auroc_new", "change")
     by_topic = Table(
         "Selective neurons by topic",
         [TOPIC, *map(Column, counts), Column("mean change", meaning="of the AUROC", digits=3)],
-        [Section("", _rows(topics, ("topic", *counts, "mean_change")))],
+        [Section("", _rows(changes.topics, ("topic", *counts, "mean_change")))],
+        [f"Note: {note}." for note in changes.notes],
     )
     areas = [Column(name, "AUROC", digits=3) for name in ("old", "new", "change")]
     by_neuron = Table(
         "Neurons that changed most",
         [NEURON, TOPIC, *areas, Column("state")],
-        [Section("", _rows(neurons, ("neuron", "topic", *entries, "state")))],
+        [Section("", _rows(changes.neurons.head(top), ("neuron", "topic", *entries, "state")))],
+        [] if len(changes.neurons) else ["No neuron changed."],
     )
     return by_topic, by_neuron
 

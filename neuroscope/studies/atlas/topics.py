@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -269,9 +270,14 @@ def _choose_topics(
 def _missing(experiment: TopicSettings, key: str, column: str) -> ExperimentError:
     """Return the error for a column of labels that no prompt has."""
     known = sorted({name for prompt in experiment.prompt_set for name in prompt.labels})
-    listed = f"; they have {', '.join(known)}" if known else ", and they have no labels"
-    options = [Option(key, name, f"name the column of the {key}s") for name in known[:1]]
-    error = ExperimentError(f"the prompts have no column '{column}'{listed}", options=options)
+    listed = f"; they have {', '.join(known)}" if known else ", and no column but their texts"
+    free = [name for name in known if name not in (experiment.topic, experiment.source)]
+    nearest = get_close_matches(column, free, n=1, cutoff=0)
+    error = ExperimentError(
+        f"the prompts have no column '{column}'{listed}",
+        options=[Option(key, name, f"name the column of the {key}s") for name in nearest],
+        remedy="" if nearest else f"add a column of {key}s, in a CSV file for example",
+    )
     error.keys = (key,) if key in experiment.model_fields_set else ()
     return error
 
@@ -286,6 +292,11 @@ def _halves(
     by_prompt = _by_prompt(ranks)
     if experiment.split == "prompt":
         return "prompt", by_prompt
+    if experiment.split == "source" and len(np.unique(sources)) == 1:
+        raise ExperimentError(
+            "the prompts have one source, or none, by which they cannot be divided",
+            options=[Option("split", "prompt", "divide them at random")],
+        )
     by_source = _by_source(members, sources)
     smaller = np.minimum(members[by_source].sum(axis=0), members[~by_source].sum(axis=0))
     enough = bool(smaller.min() >= experiment.least_prompts / 2)

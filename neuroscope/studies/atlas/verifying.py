@@ -11,6 +11,7 @@ from typing import Any
 from neuroscope.errors import NeuroscopeError, TrackingError
 from neuroscope.extraction.models import Model
 from neuroscope.home import create_home
+from neuroscope.labels import model_label
 from neuroscope.provenance import library_versions
 from neuroscope.reporting.logged_models import FINGERPRINT_TAG
 from neuroscope.reporting.tracking import PROMPTS_TAG, REPORT, Tracker
@@ -18,7 +19,7 @@ from neuroscope.storage.atlas_file import Atlas
 from neuroscope.storage.atlas_verifying import check_target, verified_copy
 from neuroscope.studies.atlas.ablation import ablate
 from neuroscope.studies.atlas.ablation_result import AblationResult, ablation_table
-from neuroscope.studies.atlas.outputs import ATLAS
+from neuroscope.studies.atlas.find import ATLAS
 from neuroscope.studies.model_runs import run_files
 from neuroscope.studies.run_folder import RunFolder
 
@@ -66,7 +67,7 @@ def verify(
         raise
     if record and not out:
         try:
-            _record(copy, result, Tracker.open())
+            _record(copy, atlas.path, result, Tracker.open())
         except TrackingError as error:
             _log.warning("the atlas is not recorded in MLflow: %s", error)
     return result, copy
@@ -78,8 +79,8 @@ def _path_in_home(atlas: Atlas) -> Path:
     return create_home("atlas", "verified") / f"{atlas.path.stem}-{now:%Y%m%d-%H%M%S-%f}.duckdb"
 
 
-def _record(path: Path, result: AblationResult, tracker: Tracker) -> None:
-    """Record a verified atlas in a run of its own, under the model's name."""
+def _record(path: Path, source: Path, result: AblationResult, tracker: Tracker) -> None:
+    """Record a verified copy of an atlas in a run of its own, under the model's name."""
     with Atlas.open(path) as verified:
         settings = verified.model()
     models = json.loads(settings["experiment"]).get("models", [])
@@ -89,9 +90,19 @@ def _record(path: Path, result: AblationResult, tracker: Tracker) -> None:
         FINGERPRINT_TAG: settings["fingerprint"],
         PROMPTS_TAG: settings["prompts_digest"],
     }
-    first = result.rows[0]
-    with tracker.run("atlas", f"{Path(model).name} ablation", tags=tags) as run:
-        run.log_params({"model_name": model, "mode": first.mode, "measure": first.measure})
+    first, now = result.rows[0], datetime.datetime.now()
+    name = f"{model_label(model)} {now:%m-%d %H:%M} ablation of {result.tested}"
+    with tracker.run("atlas", name, tags=tags) as run:
+        run.log_params(
+            {
+                "model_name": model,
+                "neurons": ", ".join(dict.fromkeys(row.neuron for row in result.rows)),
+                "topics": ", ".join(dict.fromkeys(row.topic for row in result.rows)),
+                **{name: getattr(first, name) for name in ("mode", "measure", "controls")},
+                "atlas": str(source),
+                "atlas_created": settings["created"],
+            }
+        )
         with run_files(run) as folder:
             _write_outputs(RunFolder(folder), path, result, settings, run.links)
         run.describe(result.headline, REPORT)
@@ -114,7 +125,7 @@ def _write_outputs(
         links: name -> address of the links in the report.
     """
     folder.table("ablation", result.rows)
-    shutil.copyfile(path, folder.path / ATLAS)
+    shutil.copy(path, folder.path / ATLAS)
     folder.report(
         ("neuroscope.studies.atlas", "ablation.html.j2"),
         f"{settings['name']}: neurons silenced",
