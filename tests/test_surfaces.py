@@ -198,7 +198,7 @@ prompts:
         ("layers", "file: p.csv", "note: x", 5, "label: source"),
         ("layers", "file: p.csv", "label: x", 6, "'x'"),
         ("layers", "file: p.csv", "label: source", 6, "probes: false"),
-        ("atlas", "file: p.csv", "topic: x", 6, "topic: source"),
+        ("atlas", "file: p.csv", "topic: x", 6, "topic: topic"),
         ("atlas", "file: p.csv", "source: x", 6, "'x'"),
         ("atlas", "file: p.csv", "min_auroc: 0.4", 6, "0.4"),
         ("atlas", "file: p.csv", "note: x", 5, "leave_out: true"),
