@@ -62,6 +62,7 @@ bench: $(VENV)/installed-bench ## Measure speed, precision and volume, into docs
 	$(BIN)/python -m benchmarks.volume $(WRITE) $(VOLUME)
 	$(BIN)/python -m benchmarks.atlas_volume $(WRITE) $(VOLUME)
 	$(BIN)/python -m benchmarks.atlas --write
+	$(BIN)/python -m benchmarks.interface --write
 
 # make bench-memory MODEL=folder takes 14.5 GB of disk and half an hour on two cores
 MODEL ?= $(or $(NEUROSCOPE_HOME),$(HOME)/.neuroscope)/benchmarks/mistral-shaped

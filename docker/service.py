@@ -164,6 +164,15 @@ def health() -> Command:
     return ["-m", "flows.health", "--host", "0.0.0.0"]
 
 
+def ui() -> Command:
+    """Prepare the interface, which asks for a token and serves only the models that are named."""
+    connect()
+    os.environ["NEUROSCOPE_UI_TOKEN"] = secret("ui_token")
+    models = [part for name in os.environ["UI_MODELS"].split() for part in ("--model", name)]
+    hosts = ["--allowed-host", os.environ["UI_HOST"], "--allowed-host", "ui"]
+    return ["-m", "flows.cli", "ui", "--host", "0.0.0.0", *models, *hosts]
+
+
 def connect() -> None:
     """Give clients the passwords of MLflow and Prefect, and end with a message if one is wrong."""
     use_mlflow_login()
@@ -218,6 +227,11 @@ def check_health() -> None:
     ask("http://health:5080/alive")
 
 
+def check_ui() -> None:
+    """Ask the interface whether it answers."""
+    ask("http://ui:5090/api/health")
+
+
 def check_worker() -> None:
     """Ask the worker whether it still polls Prefect."""
     ask(f"http://127.0.0.1:{WORKER_PORT}/health")
@@ -255,6 +269,7 @@ RUN: dict[str, Callable[[], Command]] = {
     "deploy": deploy,
     "worker": worker,
     "health": health,
+    "ui": ui,
 }
 CHECK: dict[str, Callable[[], None]] = {
     "mlflow": check_mlflow,
@@ -262,6 +277,7 @@ CHECK: dict[str, Callable[[], None]] = {
     "prefect-api": check_prefect,
     "worker": check_worker,
     "health": check_health,
+    "ui": check_ui,
 }
 
 

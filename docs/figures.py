@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from playwright.sync_api import Page, sync_playwright
 from transformers import AutoModel, AutoTokenizer
 
+from benchmarks.interface import browser_page, served
 from flows.stack import Stack
 from neuroscope.reporting.tracking import Tracker
 from neuroscope.reporting.tracking_server import tracking_uri
@@ -53,7 +54,7 @@ ANIMALS = [f"The {word} is on the mat." for word in ("cat", "dog", "king", "car"
 """Prompts of experiments/animals.yaml."""
 CHARTS = "^depth/(anisotropy|effective_rank|token_accuracy)$"
 """Charts in the picture of MLflow."""
-PORTS = {"mlflow": 5055, "prefect": 4255, "health": 5085}
+PORTS = {"mlflow": 5055, "prefect": 4255, "health": 5085, "ui": 5095}
 
 
 def neuroscope(*arguments: str | Path, code: int = 0) -> dict[str, Any]:
@@ -150,6 +151,20 @@ def picture_mlflow(shallow: Path, version: Path) -> None:
         take(page, f"http://127.0.0.1:{port}/#/compare-runs?{query}", "mlflow_compare.png")
 
 
+def picture_interface(home: Path) -> None:
+    """Take pictures of the interface: two prompts with one of their neurons, and an atlas."""
+    neuroscope("atlas", "build", "experiments/topics.csv")
+    prompts = urlencode([("p", "The striker scored twice."), ("p", "The singer sang twice.")])
+    with served(home, "minilm") as address, browser_page() as page:
+        watched = "watch=mlp_act.4.685&watch=mlp_act.4.521"
+        neuron = f"{address}/m/minilm/mlp_act/L4/N685?{prompts}&{watched}"
+        page.set_viewport_size({"width": 1280, "height": 1000})
+        page.goto(neuron)
+        page.get_by_text("Covariate alone").first.wait_for()  # the model and the atlas are open
+        take(page, neuron, "interface_probe.png")
+        take(page, f"{address}/atlas?topic=sport&neuron=mlp_act.4.685", "interface_atlas.png")
+
+
 def take(page: Page, address: str, image: str, *, charts: str = "") -> None:
     """Save a picture of a page, in which only some of the charts are shown."""
     page.goto("about:blank")
@@ -169,6 +184,7 @@ def main() -> None:
         models = ["minilm", small]
         version = other_version(Path(scratch) / "minilm-v2")
         picture_mlflow(small, version)
+        picture_interface(Path(os.environ["NEUROSCOPE_HOME"]))
         draw_drift(version, Path(scratch))
         for experiment, names in FIGURES.items():
             run = neuroscope("run", experiment)["runs"][0]["run_id"]

@@ -267,7 +267,7 @@ def show_addresses(addresses: StackAddresses) -> None:
     """Print the addresses of servers and deployments; a line ends with its link."""
     # MLflow itself opens on a page about traces
     lines = [
-        f"{title:8} {experiments_page(address) if title == 'MLflow' else address}"
+        f"{title:9} {experiments_page(address) if title == 'MLflow' else address}"
         for title, address in addresses.servers.items()
     ]
     for name, page in sorted(addresses.deployments.items()):

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from neuroscope.errors import NeuroscopeError, StackError
 from neuroscope.files import size_text
@@ -25,6 +26,11 @@ from neuroscope.reporting.tracking_server import browser_address
 from neuroscope.storage.disk import free_bytes
 
 PATH, ALIVE = "/health", "/alive"
+INTERFACE_HEALTH = "/api/health"
+INTERFACE = "NEUROSCOPE_UI_ADDRESS"
+"""Variable with the address of the interface; without it, there is none."""
+LINK = "NEUROSCOPE_UI_LINK"
+"""Variable with its address for browsers, if it differs."""
 _LEAST_FREE = 10**9  # bytes on the disk of the home folder
 _RECENT = timedelta(seconds=50)  # since the last sign of life of a worker, one each 30 seconds
 
@@ -46,6 +52,7 @@ def stack_health() -> dict[str, Check]:
         "mlflow": _check_mlflow,
         "prefect": _check_prefect,
         "worker": _check_worker,
+        **({"interface": _check_interface} if os.environ.get(INTERFACE) else {}),
         "disk": _check_disk,
     }
     return {name: _timed(check) for name, check in checks.items()}
@@ -70,25 +77,30 @@ def _check_mlflow() -> str:
 
 def _experiments() -> dict[str, str]:
     """Return the ids of the experiments of studies by the kinds of study, from MLflow."""
+    login = [os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD")]
+    prefix = experiment_name("")
+    answer = _get(
+        f"{os.environ.get('MLFLOW_TRACKING_URI', '')}/api/2.0/mlflow/experiments/search",
+        "MLflow",
+        params={"max_results": 100, "filter": f"name LIKE '{prefix}%'"},
+        auth=(login[0], login[1]) if all(login) else None,
+    )
+    rows = answer.get("experiments", [])
+    return {row["name"].removeprefix(prefix): row["experiment_id"] for row in rows}
+
+
+def _get(address: str, server: str, **options: Any) -> dict[str, Any]:
+    """Return the JSON document at an address; raise StackError if the server does not send it."""
     import httpx
 
-    login = [os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD")]
-    address = os.environ.get("MLFLOW_TRACKING_URI", "")
-    prefix = experiment_name("")
     try:
-        response = httpx.get(
-            f"{address}/api/2.0/mlflow/experiments/search",
-            params={"max_results": 100, "filter": f"name LIKE '{prefix}%'"},
-            auth=(login[0], login[1]) if all(login) else None,
-            timeout=10,
-            trust_env=False,
-        )
+        response = httpx.get(address, timeout=10, trust_env=False, **options)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise StackError(f"MLflow does not answer: {error}") from error
+        raise StackError(f"{server} does not answer: {error}") from error
     if not response.is_success:
-        raise StackError(f"MLflow answers with status {response.status_code}; see its log")
-    rows = response.json().get("experiments", [])
-    return {row["name"].removeprefix(prefix): row["experiment_id"] for row in rows}
+        raise StackError(f"{server} answers with status {response.status_code}; see its log")
+    document: dict[str, Any] = response.json()
+    return document
 
 
 def _check_prefect() -> str:
@@ -111,6 +123,12 @@ def _check_worker() -> str:
     return f"polls; {len(deployed)} flows are ready to run"
 
 
+def _check_interface() -> str:
+    """Ask the interface, which has a model in memory once it was used."""
+    _get(f"{os.environ[INTERFACE]}{INTERFACE_HEALTH}", "the interface")
+    return "answers"
+
+
 def _check_disk() -> str:
     free = free_bytes(home())
     if free < _LEAST_FREE:
@@ -121,6 +139,8 @@ def _check_disk() -> str:
 def links_page() -> str:
     """Return a page with the addresses of all forms in Prefect and of all runs in MLflow."""
     parts = [f"<p><a href='{PATH}'>Health of all services</a></p>"]
+    if interface := os.environ.get(LINK) or os.environ.get(INTERFACE):
+        parts.append(f"<p><a href='{escape(interface)}'>Type prompts, see neurons</a></p>")
     for title, links in (("Start a flow", _forms), ("Runs, with charts", _runs)):
         try:
             items = [
@@ -145,11 +165,8 @@ def _forms() -> dict[str, str]:
     from flows.prefect_server import PrefectServer
 
     server = PrefectServer.from_environment()
-    root = os.environ.get("PREFECT_UI_URL") or server.address
-    return {
-        name: root + address.removeprefix(server.address)
-        for name, address in server.deployment_pages().items()
-    }
+    pages = server.deployment_pages()
+    return {name: server.for_browser(address) for name, address in pages.items()}
 
 
 def _runs() -> dict[str, str]:

@@ -6,14 +6,17 @@ import ssl
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from flows.environment import environment
 from flows.signals import Awaited, in_thread, shielded
-from neuroscope.errors import StackError
+from neuroscope.errors import ExperimentError, StackError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.filters import WorkPoolFilter
+    from prefect.client.schemas.objects import FlowRun, TaskRun
+    from prefect.client.schemas.responses import DeploymentResponse
 
 _CRASHED = "the process of this flow run was killed"
 _HEARTBEAT = "prefect.flow-run.heartbeat"
@@ -42,6 +45,11 @@ class PrefectServer:
     def from_environment(cls) -> "PrefectServer":
         """Return a client of the server that `PREFECT_API_URL` names."""
         return cls(os.environ.get("PREFECT_API_URL", "").removesuffix("/api"), os.environ)
+
+    def for_browser(self, address: str) -> str:
+        """Return an address of the server as a browser reaches it, which `PREFECT_UI_URL` names."""
+        root = self._variables.get("PREFECT_UI_URL") or self.address
+        return root + address.removeprefix(self.address)
 
     def responds(self) -> bool:
         """Return True if the server responds and can read its database."""
@@ -129,6 +137,69 @@ class PrefectServer:
             if deployment.status is not None and deployment.status.name == "READY"
         }
 
+    def deployed(self) -> "list[DeploymentResponse]":
+        """Return the deployments of the work pool, by their names."""
+        with self._client() as client:
+            deployments = client.read_deployments(work_pool_filter=_pool_filter())
+        return sorted(deployments, key=lambda deployment: deployment.name)
+
+    def start_flow(self, deployment: UUID, parameters: Mapping[str, Any], tag: str) -> UUID:
+        """Start a flow run with a tag and return its id.
+
+        Raises:
+            ExperimentError: the server refuses the parameters.
+        """
+        with self._client() as client:
+            import httpx
+
+            try:
+                return client.create_flow_run_from_deployment(
+                    deployment, parameters=dict(parameters), tags=[tag]
+                ).id
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code not in (409, 422):
+                    raise
+                detail = error.response.json().get("detail", "")
+                raise ExperimentError(
+                    f"the flow cannot start with these parameters: {detail}",
+                    remedy="correct them",
+                ) from error
+
+    def flow_run(self, id: UUID) -> "tuple[FlowRun, list[TaskRun]]":
+        """Return a flow run and its task runs.
+
+        Raises:
+            ExperimentError: there is no such flow run.
+        """
+        with self._client() as client:
+            from prefect.client.schemas.filters import FlowRunFilter
+            from prefect.exceptions import ObjectNotFound
+
+            try:
+                run = client.read_flow_run(id)
+            except ObjectNotFound as error:
+                raise _no_flow_run(id) from error
+            own = FlowRunFilter.model_validate({"id": {"any_": [id]}})
+            steps: list[TaskRun] = []
+            while page := client.read_task_runs(flow_run_filter=own, offset=len(steps)):
+                steps += page
+            return run, steps
+
+    def cancel_flow_run(self, id: UUID) -> None:
+        """Cancel a flow run, unless it has ended.
+
+        Raises:
+            ExperimentError: there is no such flow run.
+        """
+        with self._client() as client:
+            from prefect.exceptions import ObjectNotFound
+            from prefect.states import Cancelling
+
+            try:
+                client.set_flow_run_state(id, Cancelling())
+            except ObjectNotFound as error:
+                raise _no_flow_run(id) from error
+
     @contextlib.contextmanager
     def _client(self) -> "Iterator[SyncPrefectClient]":
         import httpx
@@ -151,6 +222,10 @@ class PrefectServer:
                 yield client
         except httpx.HTTPError as error:
             raise StackError(f"the Prefect server {self.address} failed: {error}") from error
+
+
+def _no_flow_run(id: UUID) -> ExperimentError:
+    return ExperimentError(f"there is no flow run '{id}'", remedy="start one")
 
 
 def start_embedded_server() -> None:

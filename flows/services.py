@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.health import ALIVE, PATH
+from flows.health import ALIVE, INTERFACE_HEALTH, PATH
 from flows.prefect_server import WORK_POOL, PrefectServer
 from flows.processes import Children
 from neuroscope.errors import StackError
@@ -73,6 +73,7 @@ def services(
         mlflow_service(ports["mlflow"]),
         worker_service(server, prefect, flows_at_once),
         deployment_service(server, folder),
+        interface_service(ports["ui"]),
         health_service(ports["health"]),
     ]
 
@@ -142,6 +143,17 @@ def deployment_service(server: PrefectServer, folder: Path) -> Service:
         lambda: names <= set(server.deployment_pages()),
         folder=folder,
         ends=True,
+    )
+
+
+def interface_service(port: int) -> Service:
+    """Return the interface."""
+    return Service(
+        "ui",
+        ("-m", "flows.cli", "ui", "--host", HOST, "--port", str(port)),
+        lambda: _responds(f"{address(port)}{INTERFACE_HEALTH}"),
+        title="Interface",
+        address=address(port),
     )
 
 

@@ -1,4 +1,4 @@
-"""MLflow, Prefect and a worker on this machine: what `neuroscope up` starts, watches and stops."""
+"""Servers, a worker and the interface on this machine: what `neuroscope up` starts and stops."""
 
 import contextlib
 import os
@@ -10,6 +10,7 @@ from typing import NoReturn, Self
 
 from flows import signals
 from flows.environment import LOG_LINES, NO_TELEMETRY, prefect_variables
+from flows.health import INTERFACE
 from flows.prefect_server import PrefectServer
 from flows.processes import Children, check_alone, check_disk, check_ports, end
 from flows.running_stack import recorded_servers
@@ -18,7 +19,7 @@ from neuroscope.home import create_home, home
 from neuroscope.reporting.tracking_server import SERVER_SETTINGS, embedded_database
 
 REPOSITORY = Path(__file__).absolute().parent.parent
-PORTS = {"mlflow": 5000, "prefect": 4200, "health": 5080}
+PORTS = {"mlflow": 5000, "prefect": 4200, "health": 5080, "ui": 5090}
 """Name of each server -> its default port."""
 FLOWS_AT_ONCE = 2
 """Default number of flows that run at once; each holds a model in memory."""
@@ -66,9 +67,9 @@ def up(
 
 
 class Stack:
-    """MLflow, Prefect with its deployments, and a worker, for as long as the block lasts.
+    """MLflow, Prefect with its deployments, a worker and the interface, while the block lasts.
 
-    >>> with Stack({"mlflow": 5000, "prefect": 4200}) as stack:
+    >>> with Stack(PORTS) as stack:
     ...     print(stack.addresses().servers["Prefect"])
     ...     stack.wait()
 
@@ -100,7 +101,8 @@ class Stack:
         self._say = say
         self._folder = folder
         self._logs = home() / "logs"
-        self._variables = stack_environment(address(ports["mlflow"]), address(ports["prefect"]))
+        servers = (address(ports[name]) for name in ("mlflow", "prefect", "ui"))
+        self._variables = stack_environment(*servers)
         self._children = Children(self._logs, self._variables, limit=limit)
 
     def __enter__(self) -> Self:
@@ -175,12 +177,13 @@ class Stack:
             self._children.settle(WORKER)
 
 
-def stack_environment(mlflow: str, prefect: str) -> dict[str, str]:
+def stack_environment(mlflow: str, prefect: str, interface: str = "") -> dict[str, str]:
     """Return the environment of the servers, the worker and its flows.
 
     Args:
         mlflow: address of the MLflow server.
         prefect: address of the Prefect server.
+        interface: address of the interface; empty if there is none.
     """
     foreign = ("MLFLOW_RUN_ID", "PREFECT_PROFILE", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
     no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
@@ -191,6 +194,7 @@ def stack_environment(mlflow: str, prefect: str) -> dict[str, str]:
         **SERVER_SETTINGS,
         "NEUROSCOPE_HOME": str(home()),
         "MLFLOW_TRACKING_URI": mlflow,
+        INTERFACE: interface,
         **({} if os.environ.get("PREFECT_HOME") else prefect_variables(home() / "prefect")),
         # the user's profiles are for other servers
         "PREFECT_PROFILES_PATH": str(home() / "prefect" / "profiles.toml"),

@@ -29,7 +29,8 @@ from neuroscope.labels import model_label
 from neuroscope.progress import Progress, silent
 from neuroscope.redaction import public_address
 from neuroscope.reporting.recorded import RunStatus
-from neuroscope.reporting.tracking import FLOW_RUN_TAG, FLOW_RUN_URL_TAG, Tracker
+from neuroscope.reporting.run_reader import FLOW_RUN_URL_TAG
+from neuroscope.reporting.tracking import FLOW_RUN_TAG, Tracker
 from neuroscope.studies.study import Results, study_of
 
 S = TypeVar("S")

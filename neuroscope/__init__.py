@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from neuroscope.studies.layers.result import LayersResult
     from neuroscope.studies.layers.study import layers, run_layers
     from neuroscope.studies.models import load_model
+    from neuroscope.studies.probe.probe import Probe, probe
     from neuroscope.studies.store.store import extract_to
     from neuroscope.studies.study import load_experiment
 
@@ -51,6 +52,7 @@ _HOMES = {
     "Experiment": "neuroscope.experiment",
     "LayersResult": "neuroscope.studies.layers.result",
     "Model": "neuroscope.extraction.models",
+    "Probe": "neuroscope.studies.probe.probe",
     "Prompt": "neuroscope.prompts",
     "PromptFile": "neuroscope.prompt_files",
     "PromptSet": "neuroscope.prompts",
@@ -68,6 +70,7 @@ _HOMES = {
     "open_atlas": "neuroscope.studies.atlas.find",
     "plot_activations": "neuroscope.reporting.plots",
     "plot_difference": "neuroscope.reporting.plots",
+    "probe": "neuroscope.studies.probe.probe",
     "read_activations": "neuroscope.storage.activation_store",
     "read_parts": "neuroscope.storage.activation_store",
     "read_prompts": "neuroscope.prompt_files",
@@ -88,6 +91,7 @@ __all__ = [
     "LayersResult",
     "Model",
     "NeuroscopeError",
+    "Probe",
     "Prompt",
     "PromptFile",
     "PromptSet",
@@ -105,6 +109,7 @@ __all__ = [
     "open_atlas",
     "plot_activations",
     "plot_difference",
+    "probe",
     "read_activations",
     "read_parts",
     "read_prompts",

@@ -93,11 +93,11 @@ def parse_site(text: str, known: Collection[str] = COMPONENTS) -> tuple[str, int
     Raises:
         SiteError: the name is unknown.
     """
-    alias = re.fullmatch(r"blocks\.(\d+)\.(.+)", text)
+    alias = re.fullmatch(r"blocks\.(\d{1,9})\.(.+)", text)
     if alias and alias[2] in _ALIASES:
         return _ALIASES[alias[2]], int(alias[1])
     component, _, layer = text.partition(".")
-    if component in COMPONENTS and re.fullmatch(r"\d*", layer) and not text.endswith("."):
+    if component in COMPONENTS and re.fullmatch(r"\d{0,9}", layer) and not text.endswith("."):
         return component, int(layer) if layer else None
     near = get_close_matches(component, known, n=1)
     hint = f" (did you mean '{near[0]}'?)" if near and near[0] != component else ""

@@ -103,8 +103,9 @@ def test_the_card_of_a_dead_neuron_leaves_out_what_is_not_defined(incomplete):
         names = ("one vs one", "rival", "partial", "d", "q", "covariate")
         assert {cells[name] for name in names} == {NO_VALUE}
         assert cells["AUROC"] != NO_VALUE
-    document = card_document(found)
+    document = card_document(found, incomplete.topics())
     assert document["eta_squared"] is None and document["topics"][0]["rival"] is None
+    assert document["topics"][0]["covariate_auroc"] is None
 
 
 def test_a_table_of_neurons_has_empty_cells(incomplete):

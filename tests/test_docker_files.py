@@ -49,7 +49,7 @@ def test_services_are_limited_and_their_images_pinned(compose):
 
 
 def test_services_wait_until_the_others_answer(compose):
-    for name in ("mlflow", "prefect", "worker", "health", "prefect-api", "redis", "postgres"):
+    for name in ("mlflow", "prefect", "worker", "health", "ui", "prefect-api", "redis", "postgres"):
         assert compose["services"][name]["healthcheck"]["test"], name
     waits = compose["services"]["worker"]["depends_on"]
     assert waits["mlflow"]["condition"] == "service_healthy"

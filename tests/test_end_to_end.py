@@ -24,7 +24,7 @@ def stack(tmp_path_factory):
             patch.delenv(name, raising=False)
         with pytest.MonkeyPatch.context() as inner:
             inner.delenv("PYTEST_CURRENT_TEST")  # with it, MLflow never sends telemetry
-            stack = Stack(free_ports("mlflow", "prefect", "health"))
+            stack = Stack(free_ports("mlflow", "prefect", "health", "ui"))
         with stack as running:
             yield running.addresses()
 
@@ -115,6 +115,23 @@ def final_statuses(stack, flow_run):
 def test_the_health_of_all_services_is_one_page(stack):
     answer = httpx.get(stack.servers["Health"], timeout=60)
     assert answer.status_code == 200 and answer.json()["status"] == "ok", answer.text
+
+
+def test_a_comparison_started_from_the_interface_is_followed_to_its_run(stack, page):
+    page.goto(f"{stack.servers['Interface']}/flows")
+    form = page.locator("section", has=page.get_by_role("heading", name="compare", exact=True))
+    form.locator("summary").click()
+    form.get_by_label("prompts").fill("the cat is here\nthe dog is here")
+    form.get_by_label("plot_layers").fill("1")
+    form.get_by_role("button", name="Start compare").click()
+    page.get_by_text("Completed").wait_for(timeout=180_000)
+    flow_run = page.url.rpartition("/")[2]
+    assert final_state(stack, flow_run) == "COMPLETED"
+    (run,) = mlflow_runs(stack, flow_run)
+    link = page.get_by_role("link", name="in MLflow").get_attribute("href")
+    assert link.startswith(stack.servers["MLflow"]) and run.info.run_id in link
+    in_prefect = page.get_by_role("link", name="Page in Prefect").get_attribute("href")
+    assert in_prefect == f"{stack.servers['Prefect']}/runs/flow-run/{flow_run}"
 
 
 def test_a_comparison_started_from_the_form_is_recorded(stack, page, tmp_path):

@@ -45,6 +45,9 @@ NOT_RUN = {
     "neuroscope.studies.drift.result.DriftResult",
     "neuroscope.studies.drift.study.drift",
     "neuroscope.studies.models.load_model",
+    "neuroscope.web.app.create_app",
+    "neuroscope.web.kept.KeptProbes",
+    "neuroscope.web.worker.ModelWorker",
 }
 """Docstrings whose examples need a server, another process, a second model or a longer set-up."""
 

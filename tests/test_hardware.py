@@ -7,7 +7,7 @@ from models import assert_equal, copy_with_config
 from neuroscope.errors import ModelError, NeuroscopeError
 from neuroscope.extraction import hardware, models
 from neuroscope.extraction.extract import extract
-from neuroscope.extraction.hardware import resolve_device, resolve_dtype, tile_rows
+from neuroscope.extraction.hardware import resolve_device, resolve_dtype, threads_of, tile_rows
 from neuroscope.extraction.models import load_model
 
 PROMPTS = ["the black cat sits on the mat .", "a dog"]
@@ -64,13 +64,15 @@ def test_an_unknown_device_raises_an_error(device):
         resolve_device(device)
 
 
-def test_the_device_sets_the_number_of_threads():
-    before = torch.get_num_threads()
-    try:
-        assert resolve_device("cpu:3") == "cpu"
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
+def test_a_number_of_threads_holds_only_in_the_forward_passes(family_folder):
+    assert (threads_of("cpu:3"), threads_of("cpu"), threads_of("cuda:1")) == (3, None, None)
+    before, seen = torch.get_num_threads(), []
+    for device in ("cpu:3", "cpu"):
+        model = load_model(str(family_folder("bert")), device=device)
+        model.module.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+        extract(model, PROMPTS, SITES[:1])
+        assert torch.get_num_threads() == before
+    assert seen == [3, before]
 
 
 def test_a_model_placed_by_accelerate_gives_the_same_values(family_folder, monkeypatch):

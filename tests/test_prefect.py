@@ -32,8 +32,9 @@ from flows.monitor import CHECKED, monitor
 from flows.prefect_server import WORK_POOL, PrefectServer
 from flows.prune import prune
 from flows.stack import stack_environment
+from flows.started import StartedFlows
 from flows.study_flow import run_name, study_form
-from neuroscope.errors import Option, PromptError, StackError
+from neuroscope.errors import ExperimentError, Option, PromptError, StackError
 from neuroscope.prompt_files import write_prompts
 from neuroscope.reporting.tracking_server import embedded_database
 from neuroscope.studies.compare.experiment import CompareExperiment, compare_experiment
@@ -180,6 +181,28 @@ def test_a_deployment_has_a_page_once_it_is_ready(server, deployment):
     while not (pages := server.deployment_pages()) and time.monotonic() < deadline:
         time.sleep(0.1)  # the server updates the status after its response
     assert pages == {"compare": f"{server.address}/deployments/deployment/{deployment}/run"}
+
+
+def test_the_interface_starts_a_flow_follows_and_cancels_it(server, deployment):
+    with get_client(sync_client=True) as client:  # as a worker does
+        client.get_scheduled_flow_runs_for_work_pool(WORK_POOL)
+    flows = StartedFlows(server)
+    deadline = time.monotonic() + 30
+    while not (listed := flows.deployments()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert [(own.name, own.page) for own in listed] == list(server.deployment_pages().items())
+    id = flows.start("compare", {})
+    state = flows.flow_state(id)
+    assert (state.state, state.final, state.done, state.total) == ("Scheduled", False, 0, 0)
+    assert state.page == f"{server.address}/runs/flow-run/{id}"
+    flows.cancel(id)
+    assert flows.flow_state(id).state in ("Cancelling", "Cancelled")
+    with pytest.raises(ExperimentError, match="choose from compare"):
+        flows.start("compere", {})
+    with pytest.raises(ExperimentError, match="not the id of a flow run"):
+        flows.flow_state("x")
+    with pytest.raises(ExperimentError, match="there is no flow run"):
+        flows.flow_state("00000000-0000-0000-0000-000000000000")
 
 
 def test_flow_runs_left_open_by_a_killed_worker_are_marked_as_crashed(server, deployment):

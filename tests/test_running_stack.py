@@ -25,7 +25,7 @@ def test_a_stack_is_found_while_it_runs(port, home):
     assert mlflow_port() is None
     with recorded_servers({"MLflow": f"http://127.0.0.1:{port}", "Prefect": "http://127.0.0.1:9"}):
         assert mlflow_port() == port
-    assert mlflow_port() is None and list(home.iterdir()) == []
+    assert mlflow_port() is None and list(home.iterdir()) == [home / "processes"]
 
 
 def test_a_server_that_does_not_respond_is_not_found(home):

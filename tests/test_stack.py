@@ -98,7 +98,7 @@ def test_a_port_in_use_is_reported_with_a_free_one(taken_port):
 
 def test_a_stack_checks_the_ports_before_it_starts_a_process(taken_port):
     with pytest.raises(StackError, match=f"{taken_port}.*prefect"):
-        ports = {"mlflow": taken_port + 1, "prefect": taken_port, "health": taken_port + 2}
+        ports = {"mlflow": taken_port + 1, "prefect": taken_port, "health": taken_port + 2, "ui": 5}
         up(ports, on_ready=print)
     assert own_children() == []
 
@@ -133,19 +133,21 @@ def test_a_full_disk_is_reported_before_anything_starts(home, monkeypatch):
 
 def test_every_server_has_a_port_and_a_title(tmp_path, home):
     (tmp_path / "prefect.yaml").write_text("deployments: [{name: compare}]")
-    ports = {"mlflow": 5, "prefect": 4, "health": 6}
+    ports = {"mlflow": 5, "prefect": 4, "health": 6, "ui": 7}
     listed = services(ports, stack_environment("", ""), tmp_path, 7)
     assert [service.name for service in listed] == [
         "prefect",
         "mlflow",
         "worker",
         "deployment",
+        "ui",
         "health",
     ]
     addresses = {service.title: service.address for service in listed if service.title}
     assert addresses == {
         "MLflow": "http://127.0.0.1:5",
         "Prefect": "http://127.0.0.1:4",
+        "Interface": "http://127.0.0.1:7",
         "Health": "http://127.0.0.1:6/health",
     }
     assert not any(service.is_ready() for service in listed)  # nothing listens there

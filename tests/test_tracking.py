@@ -9,7 +9,8 @@ from neuroscope.errors import ResourceError, TrackingError
 from neuroscope.prompt_files import PromptFile
 from neuroscope.prompts import PromptSet
 from neuroscope.reporting.run import Point
-from neuroscope.reporting.tracking import FLOW_RUN_TAG, FLOW_RUN_URL_TAG, Tracker
+from neuroscope.reporting.run_reader import FLOW_RUN_URL_TAG
+from neuroscope.reporting.tracking import FLOW_RUN_TAG, Tracker
 
 
 @pytest.fixture

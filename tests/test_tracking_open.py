@@ -1,6 +1,9 @@
 """Connecting to MLflow, and closing the runs of processes that are gone."""
 
+import multiprocessing
 import os
+import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +16,9 @@ from mlflow import MlflowClient
 
 from neuroscope.errors import TrackingError
 from neuroscope.reporting.experiments import runs_pages
-from neuroscope.reporting.tracking import PROCESS_TAG, PROMPTS_TAG, Tracker
+from neuroscope.reporting.run_owner import is_gone, this_process
+from neuroscope.reporting.run_reader import PROMPTS_TAG, RunReader
+from neuroscope.reporting.tracking import PROCESS_TAG, Tracker
 from neuroscope.reporting.tracking_server import (
     tracking_uri,
 )
@@ -61,26 +66,64 @@ def test_runs_of_a_killed_process_are_closed_at_the_next_start(tracker, client):
     assert status(client, run_id) == "KILLED"
 
 
-def test_connecting_changes_no_run(tracker, client):
-    run_id = open_run_of(f"{socket.gethostname()} {os.getpid()} 12345.00", client)
-    Tracker.connect().find_runs("compare", status=["RUNNING"])
+def ended_process(home):
+    """Return the name of a process that has ended and recorded in a home folder."""
+    (home / "processes").mkdir(exist_ok=True)
+    path = home / "processes" / f"{secrets.token_hex(16)}.lock"
+    path.touch()
+    return f"{socket.gethostname()} 1 {path.stem}.{path.stat().st_ino}"
+
+
+def test_connecting_changes_no_run(tracker, client, home):
+    run_id = open_run_of(ended_process(home), client)
+    RunReader.connect().find_runs("compare", status=["RUNNING"])
     assert status(client, run_id) == "RUNNING"
     Tracker.open()
     assert status(client, run_id) == "KILLED"
 
 
-def test_the_sweep_leaves_other_machines_and_own_runs_alone(tracker, client):
-    elsewhere = open_run_of(f"elsewhere.example 1 {time.time():.2f}", client)
+def test_a_live_process_is_recognised_whatever_names_and_clocks_say(tracker, client, monkeypatch):
     with tracker.run("compare", "own") as run:
+        monkeypatch.setattr(socket, "gethostname", lambda: "renamed")
+        monkeypatch.setattr(time, "time", lambda: 0.0)
         assert Tracker.open().sweep() == []
         assert status(client, run.id) == "RUNNING"
-    assert status(client, elsewhere) == "RUNNING"
-    client.set_terminated(elsewhere, "FINISHED")
 
 
-def test_a_process_with_a_reused_id_is_another_process(tracker, client):
-    reused = open_run_of(f"{socket.gethostname()} {os.getpid()} 12345.00", client)
-    assert tracker.sweep() == [reused]
+@pytest.mark.parametrize("change", ["elsewhere", "copied", "earlier"])
+def test_the_sweep_leaves_runs_of_other_homes_alone(change, tracker, client, home):
+    owner = ended_process(home)
+    if change == "elsewhere":
+        shutil.rmtree(home / "processes")
+    elif change == "copied":  # the lock of the live process is held in the original
+        shutil.copytree(home / "processes", home / "copy")
+        shutil.rmtree(home / "processes")
+        (home / "copy").rename(home / "processes")
+    else:  # as versions without locks wrote it
+        owner = f"{socket.gethostname()} 1 12345.00"
+    run_id = open_run_of(owner, client)
+    assert tracker.sweep() == [] and status(client, run_id) == "RUNNING"
+    client.set_terminated(run_id, "FINISHED")
+
+
+def test_a_forked_process_has_a_name_of_its_own(home):
+    own, (receiver, sender) = this_process(), multiprocessing.Pipe(duplex=False)
+    child = multiprocessing.get_context("fork").Process(target=lambda: sender.send(this_process()))
+    child.start()
+    forked = receiver.recv()
+    child.join()
+    assert forked != own == this_process()
+    assert is_gone(forked) and not is_gone(own)
+
+
+def test_old_files_of_ended_processes_are_removed(home):
+    home.mkdir()
+    owners = [ended_process(home) for _ in range(2)]
+    first, second = sorted((home / "processes").iterdir())
+    os.utime(first, (0, 0))
+    this_process()
+    assert not first.exists() and second.exists()
+    assert sorted(map(is_gone, owners)) == [False, True]
 
 
 def test_several_processes_open_a_new_database_simultaneously(home):

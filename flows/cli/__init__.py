@@ -13,6 +13,7 @@ from flows.cli import (  # each adds its commands
     report,
     run,
     store,
+    ui,
     up,
     version,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "report",
     "run",
     "store",
+    "ui",
     "up",
     "version",
 ]

@@ -223,7 +223,7 @@ def neuron(
         found = opened.neuron(name)
         topics = opened.topics()
     if json:
-        print_json(card_document(found))
+        print_json(card_document(found, topics))
         return
     card = card_of(found, examples, topics=topics)
     show_table(card.topics)

@@ -100,8 +100,7 @@ def extract(
         from neuroscope.studies.store.spec import ExtractionSpec
         from neuroscope.studies.store.store import store_activations
 
-        device = resolve_device(device)
-        resolved_dtype = resolve_dtype(dtype, device)
+        resolved_dtype = resolve_dtype(dtype, resolve_device(device))
         spec = ExtractionSpec(
             checkpoint=checkpoint,
             prompts=prompts,

@@ -14,7 +14,7 @@ from neuroscope.options import StudyKind, choices
 
 if TYPE_CHECKING:
     from neuroscope.reporting.recorded import RecordedRun
-    from neuroscope.reporting.tracking import Tracker
+    from neuroscope.reporting.run_reader import RunReader
 
 _REMEDY = "run a study first, for example with `neuroscope compare`"
 
@@ -32,10 +32,10 @@ def report(
 ) -> None:
     """Print where the report of a run is; open it in a browser."""
     from flows.display import print_text
-    from neuroscope.reporting.tracking import Tracker
+    from neuroscope.reporting.run_reader import RunReader
 
     _check_database()
-    tracker = Tracker.connect()
+    tracker = RunReader.connect()
     found = _newest(tracker, [kind] if kind else choices(StudyKind), run)
     location = tracker.report_location(found.id)
     if json:
@@ -56,7 +56,7 @@ def _check_database() -> None:
         raise NeuroscopeError(f"no run is recorded in {home()}", remedy=_REMEDY)
 
 
-def _newest(tracker: "Tracker", kinds: Sequence[str], name: str) -> "RecordedRun":
+def _newest(tracker: "RunReader", kinds: Sequence[str], name: str) -> "RecordedRun":
     """Return the newest finished run with an id or name, or of all runs if it is empty.
 
     Raises:
@@ -83,7 +83,7 @@ def _names(run: "RecordedRun") -> tuple[str, ...]:
     return run.id, run.name, run.tags.get("neuroscope.experiment", "")
 
 
-def _print_document(tracker: "Tracker", run: "RecordedRun", location: str) -> None:
+def _print_document(tracker: "RunReader", run: "RecordedRun", location: str) -> None:
     from flows.display import print_json
     from flows.running_stack import mlflow_port
 

@@ -40,13 +40,7 @@ def tokenise(model: Model, prompts: Sequence[Prompt], *, truncate: bool = False)
         ModelError: the tokenizer fails.
     """
     limit = model.checkpoint.token_limit
-    backend = model.tokenizer.backend_tokenizer
-    backend.no_padding()
-    if truncate:
-        backend.enable_truncation(limit, direction=model.tokenizer.truncation_side)
-    else:
-        backend.no_truncation()
-    encodings = _encode(model, backend, prompts)
+    encodings = _encode(model, prompts, limit if truncate else None)
     lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
     ids = np.concatenate([np.array(encoding.ids, dtype=np.int32) for encoding in encodings])
     _refuse_unembedded(model, prompts, ids, lengths)
@@ -67,10 +61,20 @@ def tokenise(model: Model, prompts: Sequence[Prompt], *, truncate: bool = False)
     return block
 
 
-def _encode(model: Model, backend: Any, prompts: Sequence[Prompt]) -> list[Any]:
-    """Return the encoding of each prompt; raise ModelError if the tokenizer fails."""
+def _encode(model: Model, prompts: Sequence[Prompt], limit: int | None) -> list[Any]:
+    """Return the encoding of each prompt, cut at a limit; raise ModelError if the tokenizer fails.
+
+    Threads share the tokenizer, so it is only read.
+    """
+    tokenizer, texts = model.tokenizer, [prompt.text for prompt in prompts]
     try:
-        encodings: list[Any] = backend.encode_batch_fast([prompt.text for prompt in prompts])
+        backend = _without_limits(tokenizer.backend_tokenizer)
+        encodings: list[Any] = backend.encode_batch_fast(texts)
+        if limit is not None:
+            side = tokenizer.truncation_side
+            for index, encoding in enumerate(encodings):
+                if len(encoding) > limit:
+                    encodings[index] = _cut(backend, texts[index], limit, side)
     except BaseException as error:
         # tokenizers raises Exception itself, or a PanicException that is not an Exception
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
@@ -80,6 +84,26 @@ def _encode(model: Model, backend: Any, prompts: Sequence[Prompt]) -> list[Any]:
             ) from error
         raise
     return encodings
+
+
+def _without_limits(backend: Any) -> Any:
+    """Return a backend without truncation and padding: the given one, or else a copy.
+
+    The given one has neither, unless its user has called the tokenizer with other settings.
+    """
+    if backend.truncation is None and backend.padding is None:
+        return backend
+    copy = type(backend).from_str(backend.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
+def _cut(backend: Any, text: str, limit: int, side: str) -> Any:
+    """Return the encoding of a text whose own tokens are cut so that the limit holds for all."""
+    encoding = backend.encode(text, add_special_tokens=False)
+    encoding.truncate(limit - backend.num_special_tokens_to_add(False), direction=side)
+    return backend.post_process(encoding)
 
 
 def _refuse_unembedded(

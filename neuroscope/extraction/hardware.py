@@ -1,5 +1,8 @@
 """Choice of the device, and of a number format that is fast on it."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from neuroscope.errors import ModelError, Option
@@ -11,8 +14,6 @@ if TYPE_CHECKING:
 
 def resolve_device(device: str) -> str:
     """Return the name of the device to use, with `auto` resolved and the number of threads removed.
-
-    A number of threads, as in `cpu:4`, is set for this process.
 
     Args:
         device: name of a device: `auto` (a GPU if there is one), `cpu`, `cpu:4` (four threads),
@@ -29,8 +30,6 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu"
     if kind == "cpu":
-        if number:
-            torch.set_num_threads(int(number))
         return "cpu"
     if not (_has_mps() if kind == "mps" else _has_cuda(number)):
         raise ModelError(
@@ -38,6 +37,36 @@ def resolve_device(device: str) -> str:
             options=[Option("device", "auto", "use a device that it has")],
         )
     return device
+
+
+def threads_of(device: str) -> int | None:
+    """Return the number of threads in the name of a device, such as `cpu:4`; None without one."""
+    kind, _, number = device.partition(":")
+    return int(number) if kind == "cpu" and number else None
+
+
+_limiting = threading.RLock()
+
+
+@contextmanager
+def limited_threads(count: int | None) -> Iterator[None]:
+    """Let torch use a number of CPU threads in the block; None leaves the number as it is.
+
+    The number is that of the process, so blocks with a number follow one another. It is restored
+    at the end; passes that other threads begin meanwhile use it, too.
+    """
+    import torch
+
+    if count is None:
+        yield
+        return
+    with _limiting:
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def resolve_dtype(dtype: DtypeChoice, device: str) -> Dtype:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -25,7 +26,7 @@ from neuroscope.extraction.fit import (
     refuse_unfit,
     refuse_unused,
 )
-from neuroscope.extraction.hardware import resolve_device, resolve_dtype
+from neuroscope.extraction.hardware import resolve_device, resolve_dtype, threads_of
 from neuroscope.extraction.memory import free_memory, keep_few_kernels
 from neuroscope.extraction.messages import kept_warnings, passed_on
 from neuroscope.extraction.streaming import LayerStream, load_streamed
@@ -68,6 +69,7 @@ class Model:
         padding_side: PaddingSide,
         stream: LayerStream | None = None,
         warnings: Sequence[str] = (),
+        threads: int | None = None,
     ):
         self.checkpoint = checkpoint
         self.module = module
@@ -76,6 +78,10 @@ class Model:
         self.stream = stream
         self.warnings = tuple(warnings)
         """Warnings about the values, from loading the model."""
+        self.lock = threading.RLock()
+        """Lock held while hooks are attached: other threads would see them half attached."""
+        self.threads = threads
+        """Number of CPU threads of the forward passes; None for the usual number of torch."""
 
     def __repr__(self) -> str:
         streamed = ", streamed" if self.streamed else ""
@@ -173,9 +179,9 @@ def load_model(
     Args:
         name: `minilm`, a folder, a hub id such as `bert-base-uncased` or `bert-base-uncased@main`,
             or a checkpoint from `find_checkpoint`.
-        device: device of the model: `auto` (a GPU if there is one), `cpu`, `cpu:4` (four threads,
-            for all models of this process), `cuda`, `cuda:1`, `mps`, or `all` (the layers are
-            spread over all GPUs).
+        device: device of the model: `auto` (a GPU if there is one), `cpu`, `cpu:4` (four threads
+            in its forward passes), `cuda`, `cuda:1`, `mps`, or `all` (the layers are spread over
+            all GPUs).
         dtype: number format of weights and activations: `float32`, `bfloat16`, `float16`, or
             `auto` (bfloat16 where the device computes fast in it, else float32).
         attention: attention implementation, `sdpa` or `eager`.
@@ -198,7 +204,7 @@ def load_model(
     check_choice("padding_side", padding_side, choices(PaddingSide))
     check_choice("memory", memory, choices(Memory))
     keep_few_kernels()
-    device = resolve_device(device)
+    device, threads = resolve_device(device), threads_of(device)
     dtype = resolve_dtype(dtype, device)
     checkpoint = name if isinstance(name, Checkpoint) else find_checkpoint(name)
     streamed = _must_stream(checkpoint, memory, device, dtype, head)
@@ -215,7 +221,7 @@ def load_model(
         else:
             module = _load_resident(checkpoint, files, module, device)
     checkpoint.check_unchanged()
-    return Model(checkpoint, module, tokenizer, padding_side, stream, warnings)
+    return Model(checkpoint, module, tokenizer, padding_side, stream, warnings, threads)
 
 
 def _must_stream(

@@ -40,7 +40,7 @@ def patched(model: Model, values: "Mapping[Site, torch.Tensor]") -> Iterator[Non
             remedy="load it with all weights in memory",
         )
     model.check_sites(list(values))
-    with ExitStack() as attached:
+    with model.lock, ExitStack() as attached:
         for site, replacement in values.items():
             attached.callback(_attach(model, site, replacement).remove)
         yield

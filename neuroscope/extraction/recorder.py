@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from neuroscope.errors import ModelError, NeuroscopeError
+from neuroscope.extraction.hardware import limited_threads
 from neuroscope.extraction.memory import is_out_of_memory
 from neuroscope.extraction.models import Model
 from neuroscope.extraction.rotary import separate_prompts
@@ -27,7 +28,8 @@ because later layers may write into the tensor.
 class Recorder:
     """Recorder of sites of a model, which stops each pass after the last of them.
 
-    A prompt's values are those of a pass over it alone, up to rounding.
+    A prompt's values are those of a pass over it alone, up to rounding. Other threads wait until
+    the block ends.
 
     >>> with Recorder(model, [Site("resid_post", 2)]) as recorder:
     ...     arrays = recorder.run(inputs)   # {Site: (batch, tokens, neurons)}
@@ -50,6 +52,7 @@ class Recorder:
 
     def __enter__(self) -> "Recorder":
         with ExitStack() as attached:  # if one hook cannot be attached, the others are removed
+            attached.enter_context(self._model.lock)
             attached.enter_context(separate_prompts(self._model.body))
             for site in self.sites:
                 attached.callback(self._attach(site).remove)
@@ -100,7 +103,8 @@ class Recorder:
         """
         token = _PASS.set(_Pass(self, kept, keep or _keep_complete))
         try:
-            self._model.module(**inputs)
+            with limited_threads(self._model.threads):
+                self._model.module(**inputs)
         except _Done:
             pass
         except NeuroscopeError:

@@ -81,7 +81,7 @@ def silenced(model: Model, replacements: Mapping[Site, Replacement]) -> Iterator
         SiteError: the model does not have a site or neuron, or the site is not in a layer.
     """
     check_replacements(model, replacements)
-    with ExitStack() as attached:
+    with model.lock, ExitStack() as attached:
         for site, replacement in replacements.items():
             attached.callback(_attach(model, site, replacement).remove)
         yield

@@ -36,6 +36,10 @@ _SQLITE_ERRORS = {
 _LENGTH = 300  # most characters shown of another library's message
 
 
+class MissingError(TrackingError):
+    """Error about a run or another object that MLflow does not have."""
+
+
 class OutdatedTablesError(TrackingError):
     """Error about a database whose tables an older MLflow created; they can be migrated."""
 
@@ -143,7 +147,7 @@ def _from_mlflow(error: "MlflowException", uri: str, requested: str) -> Neurosco
         return _from_system(error.__context__, uri, requested)
     shown = uri
     if error.error_code in _ABSENT and requested:
-        return TrackingError(f"{requested} does not exist in MLflow at {shown}")
+        return MissingError(f"{requested} does not exist in MLflow at {shown}")
     problem = f"MLflow at {shown} reports {error.error_code}: {_shortened(error.message)}"
     if error.error_code in _REFUSED:
         login = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"

@@ -11,7 +11,8 @@ from typing import Any, Generic, TypeVar
 from neuroscope.experiment import ModelsExperiment
 from neuroscope.reporting.logged_models import FINGERPRINT_TAG, ModelEntry
 from neuroscope.reporting.run import Point, Run
-from neuroscope.reporting.tracking import PROMPTS_TAG, REPORT, Tracker
+from neuroscope.reporting.run_reader import PROMPTS_TAG, REPORT
+from neuroscope.reporting.tracking import Tracker
 from neuroscope.studies.overview import Difference, Overview, write_overview
 from neuroscope.studies.steps import Pending, Steps
 from neuroscope.studies.study import Findings, Result, Results

@@ -97,8 +97,8 @@ class RunningStack:
     def __init__(self, folder, name="test"):
         self.folder = folder
         self.project = f"neuroscope-{name}-{os.getpid()}"
-        ports = free_ports("mlflow", "prefect", "health")
-        self.mlflow, self.prefect, self.health_page = (
+        ports = free_ports("mlflow", "prefect", "health", "ui")
+        self.mlflow, self.prefect, self.health_page, self.interface = (
             f"http://127.0.0.1:{port}" for port in ports.values()
         )
         self.links = f"{self.health_page}/"
@@ -110,6 +110,8 @@ class RunningStack:
             "HEALTH_PORT": ports["health"],
             "MLFLOW_ADDRESS": self.mlflow,
             "PREFECT_ADDRESS": self.prefect,
+            "UI_PORT": ports["ui"],
+            "UI_ADDRESS": self.interface,
         }
         self.configure(values)
 

@@ -16,7 +16,8 @@ from prefect_ui import fill_text, open_run_form, submit
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 PROMPTS = ["the cat sat on the mat", "the dog sat on the mat"]
-SERVICES = ("postgres", "mlflow", "prefect", "worker")
+SERVICES = ("postgres", "mlflow", "prefect", "worker", "ui")
+PARTS = ("mlflow", "prefect", "worker", "interface")
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +98,28 @@ def test_a_proxy_in_front_of_mlflow_is_accepted(stack):
         assert answer.status_code == status, host
 
 
+def test_the_interface_reads_prompts_with_its_token_and_starts_flows(stack):
+    wait_for(lambda: stack.health("ui") == "healthy")
+    body = {"prompts": PROMPTS, "layers": "0"}
+    with httpx.Client(base_url=stack.interface, timeout=300) as client:
+        assert client.post("/api/probe", json=body).status_code == 401
+        client.headers["Authorization"] = f"Bearer {stack.secret('ui_token')}"
+        probe = client.post("/api/probe", json=body).raise_for_status().json()
+        saved = client.post("/api/sessions", json={"id": probe["id"], "note": "kept"})
+        (session,) = client.get("/api/sessions").json()
+        assert session["run_id"] == saved.json()["run_id"]
+        assert session["address"].startswith(stack.mlflow)
+        run = client.post("/api/flows/compare", json={"parameters": {"prompts": PROMPTS}}).json()
+        assert run["page"].startswith(stack.prefect)
+        assert stack.final_state(run["id"]) == "COMPLETED"
+        other = client.post("/api/probe", json={**body, "model": "bert-base-uncased"})
+        assert other.status_code == 400 and "may not be used" in other.json()["error"]
+
+
 def test_one_request_tells_the_health_of_all_services(stack):
     answer = httpx.get(f"{stack.health_page}/health", timeout=60)
     checks = answer.json()["checks"]
-    assert answer.status_code == 200 and [*checks] == ["mlflow", "prefect", "worker", "disk"]
+    assert answer.status_code == 200 and [*checks] == [*PARTS, "disk"]
     stack.compose("stop", "mlflow")
     answer = httpx.get(f"{stack.health_page}/health", timeout=60)
     failing = [name for name, check in answer.json()["checks"].items() if not check["ok"]]

@@ -158,11 +158,20 @@ def _reached(topics: "pd.DataFrame") -> dict[str, float]:
     return {str(topic): area for topic, area in ((areas - 0.5).abs().max(axis=1) + 0.5).items()}
 
 
-def card_document(card: NeuronCard) -> dict[str, Any]:
-    """Return everything that an atlas holds on a neuron as plain values."""
+def card_document(card: NeuronCard, topics: "pd.DataFrame") -> dict[str, Any]:
+    """Return everything that an atlas holds on a neuron as plain values.
+
+    Args:
+        card: what an atlas holds on the neuron.
+        topics: `Atlas.topics()`; each topic gets `covariate_auroc`, that of its best covariate.
+    """
+    reached = _reached(topics)
     return {
         **{name: plain_value(value) for name, value in card.neuron.items()},
-        "topics": plain_records(card.topics),
+        "topics": [
+            {**row, "covariate_auroc": plain_value(reached[row["topic"]])}
+            for row in plain_records(card.topics)
+        ],
         "examples": plain_records(card.examples),
         "neighbours": plain_records(card.neighbours),
     }

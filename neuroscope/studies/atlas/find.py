@@ -5,6 +5,7 @@ from pathlib import Path
 from neuroscope.errors import StoreError
 from neuroscope.files import absolute
 from neuroscope.labels import model_label
+from neuroscope.reporting.run_reader import RunReader
 from neuroscope.storage.atlas_file import Atlas
 
 ATLAS = "atlas.duckdb"
@@ -36,9 +37,7 @@ def open_atlas(name: str | Path = "") -> Atlas:
 
 def _recorded(name: str) -> Path:
     """Return the local path of a recorded atlas."""
-    from neuroscope.reporting.tracking import Tracker  # imports MLflow, which takes seconds
-
-    tracker = Tracker.connect()
+    tracker = RunReader.connect()
     if _is_run_id(name):
         return tracker.artifact(name, ATLAS)
     for run in tracker.find_runs("atlas"):  # the newest first

@@ -14,7 +14,8 @@ from neuroscope.home import create_home
 from neuroscope.labels import model_label
 from neuroscope.provenance import library_versions
 from neuroscope.reporting.logged_models import FINGERPRINT_TAG
-from neuroscope.reporting.tracking import PROMPTS_TAG, REPORT, Tracker
+from neuroscope.reporting.run_reader import PROMPTS_TAG, REPORT
+from neuroscope.reporting.tracking import Tracker
 from neuroscope.storage.atlas_file import Atlas
 from neuroscope.storage.atlas_verifying import check_target, verified_copy
 from neuroscope.studies.atlas.ablation import ablate

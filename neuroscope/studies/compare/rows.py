@@ -20,7 +20,12 @@ _BASELINE_RULES: dict[str, TokenRule] = {"aligned": "all", "span": "content", "c
 
 
 def compare_site(
-    activations: Activations[list[Floats]], site: Site, baseline: Path, pairs: Sequence[Pair]
+    activations: Activations[list[Floats]],
+    site: Site,
+    baseline: Path,
+    pairs: Sequence[Pair],
+    *,
+    views: Sequence[str] = VIEWS,
 ) -> Iterator[ComparisonRow]:
     """Yield one row per pair and view at one site.
 
@@ -29,25 +34,24 @@ def compare_site(
         site: site that is recorded in `activations`.
         baseline: file of the model's baseline statistics.
         pairs: pairs of prompts, as texts.
+        views: views to compare.
     """
-    baselines = {
-        view: read_baseline(baseline, rule, site.layer) for view, rule in _BASELINE_RULES.items()
-    }
+    baselines = {view: read_baseline(baseline, _BASELINE_RULES[view], site.layer) for view in views}
     index = {text: position for position, text in enumerate(activations.prompts.texts)}
     arrays = activations[site]
     for a, b in pairs:
         tokens_a, tokens_b = activations.tokens[index[a]], activations.tokens[index[b]]
-        views = view_positions(
+        positions = view_positions(
             align(tokens_a, tokens_b),
             arrays[index[a]],
             arrays[index[b]],
             tokens_a.words,
             tokens_b.words,
         )
-        for view in VIEWS:
-            measured = similarity(*views[view], baselines[view])
+        for view in views:
+            measured = similarity(*positions[view], baselines[view])
             yield ComparisonRow(
-                site.layer, a, b, view, **asdict(measured), positions=len(views[view][0])
+                site.layer, a, b, view, **asdict(measured), positions=len(positions[view][0])
             )
 
 

@@ -8,11 +8,15 @@ from numpy.typing import NDArray
 
 from neuroscope.extraction.pair_changes import Behaviour
 from neuroscope.prompts import PromptSet
+from neuroscope.stats.moments import Doubles
 from neuroscope.studies.drift.explanation import MOST_SHOWN, mean_by_prompt
 from neuroscope.tokens import TokenBlock
 
 MOST_TOKENS = 150
 """Number of tokens of a long prompt that are kept, around the one that changed most."""
+NOTICEABLE = 0.01
+"""Change of the mean log probability, in nats per token, from which a prompt counts as better or
+worse predicted."""
 _MOST_LETTERS = 1000  # of the text of a prompt
 
 
@@ -28,6 +32,11 @@ class PromptDrift:
     """Mean over its positions: KL divergence in nats, or 1 - cosine without a head."""
     largest: float
     """Largest divergence at a position."""
+    base: float
+    """Mean log probability of its tokens in the base, in nats; NaN without a language-model
+    head."""
+    candidate: float
+    """The same in the candidate."""
     token: str
     """Token at that position, as it is read."""
     length: int
@@ -55,12 +64,40 @@ def changed_prompts(
         block: tokens of the prompts.
     """
     means = mean_by_prompt(behaviour.divergence, behaviour, len(prompts))
+    likelihoods = _likelihoods(behaviour, len(prompts))
     order = np.argsort(-np.nan_to_num(means, nan=-1.0), kind="stable")[:MOST_SHOWN]
     return [
-        _changed(index, prompts, behaviour, topics, block, float(means[index]))
+        _changed(index, prompts, behaviour, topics, block, means[index], likelihoods[:, index])
         for index in order.tolist()
         if not np.isnan(means[index])
     ]
+
+
+def regressed_improved(behaviour: Behaviour, count: int) -> tuple[int, int]:
+    """Return how many prompts the candidate predicts noticeably worse, and better, than the base.
+
+    Both are 0 without a language-model head.
+
+    Args:
+        behaviour: change of the outputs at each position.
+        count: number of prompts.
+    """
+    base, candidate = _likelihoods(behaviour, count)
+    gain = np.nan_to_num(candidate - base)
+    return int((gain < -NOTICEABLE).sum()), int((gain > NOTICEABLE).sum())
+
+
+def _likelihoods(behaviour: Behaviour, count: int) -> Doubles:
+    """Return the mean log probability of each prompt's tokens, (base and candidate, prompts)."""
+    predictions = behaviour.predictions
+    if predictions is None:
+        return np.full((2, count), np.nan)
+    return np.stack(
+        [
+            mean_by_prompt(values, behaviour, count)
+            for values in (predictions.base, predictions.candidate)
+        ]
+    )
 
 
 def _changed(
@@ -70,8 +107,9 @@ def _changed(
     topics: Sequence[str | None],
     block: TokenBlock,
     mean: float,
+    likelihoods: Doubles,
 ) -> PromptDrift:
-    """Return the change of one prompt."""
+    """Return the change of one prompt; `likelihoods` are those of base and candidate."""
     ids = block.ids[block.starts[index] : block.ends[index]].tolist()
     own = behaviour.prompts == index
     values = np.full(len(ids), np.nan)
@@ -83,8 +121,10 @@ def _changed(
         id=prompts.ids[index],
         text=text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 1]}…",
         topic=topics[index] or "",
-        divergence=mean,
+        divergence=float(mean),
         largest=float(values[at]),
+        base=float(likelihoods[0]),
+        candidate=float(likelihoods[1]),
         token=vocabulary.display(ids[at]),
         length=len(ids),
         first=window.start,

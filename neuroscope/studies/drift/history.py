@@ -14,8 +14,9 @@ from neuroscope.reporting.page import NamedFigure
 from neuroscope.reporting.plots import VersionCheck, plot_history
 from neuroscope.reporting.recorded import RecordedRun
 from neuroscope.reporting.run import Point, Run
+from neuroscope.reporting.run_reader import PROMPTS_TAG
 from neuroscope.reporting.tables import Cell, Column, Section, Table
-from neuroscope.reporting.tracking import PROMPTS_TAG, Tracker
+from neuroscope.reporting.tracking import Tracker
 from neuroscope.stats.decision import Verdict
 from neuroscope.studies.drift.outputs import VERDICT_TAG
 from neuroscope.studies.run_folder import RunFolder

@@ -18,7 +18,7 @@ from neuroscope.studies.drift.agreement import (
     site_agreement,
     with_neurons,
 )
-from neuroscope.studies.drift.changed_prompts import changed_prompts
+from neuroscope.studies.drift.changed_prompts import changed_prompts, regressed_improved
 from neuroscope.studies.drift.check import Patches, Stored, deciding_sites, topic_numbers
 from neuroscope.studies.drift.experiment import DriftExperiment
 from neuroscope.studies.drift.explanation import (
@@ -106,6 +106,7 @@ def explain(
         return Explanation(neurons=moved)
     rows = topic_drift(passes.behaviour, topics) if len(set(filter(None, topics))) > 1 else []
     names = [row.topic for row in rows][:MOST_TOPICS]
+    regressed, improved = regressed_improved(passes.behaviour, len(experiment.prompt_set))
     explanation = Explanation(
         topics=_topics(rows, names if pair.same_shape else [], own, other, topics)
         if rows
@@ -114,6 +115,8 @@ def explain(
         prompts=tuple(
             changed_prompts(experiment.prompt_set, passes.behaviour, topics, passes.block)
         ),
+        regressed=regressed,
+        improved=improved,
         patching=_patching(patches) if patches else None,
         positions=position_drift(passes, topic_numbers(experiment), _sorted(topics), names),
     )

@@ -28,6 +28,8 @@ BASE_TAG = "neuroscope.base_sha"
 """Tag with the digest of the base's files."""
 VERDICT_TAG = "neuroscope.drift.verdict"
 """Tag with the verdict on the candidate."""
+DOCUMENT = "drift.json"
+"""Path of the artifact with everything that a check has found."""
 _CURVES = ("one_minus_r", "local", "rms_z", "cka", "neighbours")
 
 
@@ -76,7 +78,7 @@ def write_outputs(
     folder, subjects = RunFolder(path), [pair.base, pair.candidate]
     folder.experiment(experiment, fingerprints_of(experiment, subjects))
     folder.prompts(experiment.prompt_set)
-    (path / "drift.json").write_text(json_text(result.to_dict()), encoding="utf-8")
+    (path / DOCUMENT).write_text(json_text(result.to_dict()), encoding="utf-8")
     figures = [*drift_figures(result)]
     if stored is not None:
         folder.table("layers", result.sites)

@@ -86,6 +86,10 @@ class Explanation:
     topics: Topics | None = None
     neurons: tuple[NeuronDrift, ...] = ()
     prompts: tuple[PromptDrift, ...] = ()
+    regressed: int = 0
+    """Number of prompts whose tokens the candidate expects noticeably less than the base."""
+    improved: int = 0
+    """Number of prompts whose tokens it expects noticeably more."""
     patching: Patching | None = None
     tokens_up: tuple[TokenDrift, ...] = ()
     """Tokens that the candidate expects more often than the base does."""
@@ -184,6 +188,8 @@ class DriftResult(Shown):
             "topics_by_layer": _matrix(topics) if topics else [],
             "neurons": _entries(explanation.neurons) if explanation else [],
             "changed_prompts": _entries(explanation.prompts) if explanation else [],
+            "regressed": explanation.regressed if explanation else 0,
+            "improved": explanation.improved if explanation else 0,
             "patching": asdict(explanation.patching)
             if explanation and explanation.patching
             else None,

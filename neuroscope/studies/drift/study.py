@@ -15,7 +15,8 @@ from neuroscope.progress import Progress, silent
 from neuroscope.prompt_files import write_prompts
 from neuroscope.prompts import Prompts, PromptSet
 from neuroscope.reporting.logged_models import FINGERPRINT_TAG
-from neuroscope.reporting.tracking import PROMPTS_TAG, REPORT, Tracker
+from neuroscope.reporting.run_reader import PROMPTS_TAG, REPORT
+from neuroscope.reporting.tracking import Tracker
 from neuroscope.studies.drift.agreement import Decision, decide_drift
 from neuroscope.studies.drift.baseline import write_baseline
 from neuroscope.studies.drift.check import (
