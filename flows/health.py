@@ -24,9 +24,9 @@ from neuroscope.reporting.experiments import experiment_name
 from neuroscope.reporting.mlflow_pages import runs_page
 from neuroscope.reporting.tracking_server import browser_address
 from neuroscope.storage.disk import free_bytes
+from neuroscope.web.settings import HEALTH as INTERFACE_PATH
 
 PATH, ALIVE = "/health", "/alive"
-INTERFACE_HEALTH = "/api/health"
 INTERFACE = "NEUROSCOPE_UI_ADDRESS"
 """Variable with the address of the interface; without it, there is none."""
 LINK = "NEUROSCOPE_UI_LINK"
@@ -125,7 +125,7 @@ def _check_worker() -> str:
 
 def _check_interface() -> str:
     """Ask the interface, which has a model in memory once it was used."""
-    _get(f"{os.environ[INTERFACE]}{INTERFACE_HEALTH}", "the interface")
+    _get(f"{os.environ[INTERFACE]}{INTERFACE_PATH}", "the interface")
     return "answers"
 
 

@@ -129,11 +129,9 @@ class PrefectServer:
 
     def deployment_pages(self) -> dict[str, str]:
         """Return the deployments that are ready to run: name -> address of the form."""
-        with self._client() as client:
-            deployments = client.read_deployments(work_pool_filter=_pool_filter())
         return {
             deployment.name: f"{self.address}/deployments/deployment/{deployment.id}/run"
-            for deployment in deployments
+            for deployment in self.deployed()
             if deployment.status is not None and deployment.status.name == "READY"
         }
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.health import ALIVE, INTERFACE_HEALTH, PATH
+from flows.health import ALIVE, PATH
 from flows.prefect_server import WORK_POOL, PrefectServer
 from flows.processes import Children
 from neuroscope.errors import StackError
 from neuroscope.home import home
 from neuroscope.reporting.tracking_server import embedded_database, opened_alone, server_arguments
+from neuroscope.web.settings import HEALTH as INTERFACE_PATH
 
 HOST = "127.0.0.1"
 WORKER = "worker"
@@ -151,7 +152,7 @@ def interface_service(port: int) -> Service:
     return Service(
         "ui",
         ("-m", "flows.cli", "ui", "--host", HOST, "--port", str(port)),
-        lambda: _responds(f"{address(port)}{INTERFACE_HEALTH}"),
+        lambda: _responds(f"{address(port)}{INTERFACE_PATH}"),
         title="Interface",
         address=address(port),
     )

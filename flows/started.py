@@ -26,10 +26,10 @@ class StartedFlows:
         pages = self._server.deployment_pages()
         return [
             Deployment(
-                own.name,
-                own.description or "",
-                self._server.for_browser(pages[own.name]),
-                own.parameter_openapi_schema or {},
+                name=own.name,
+                description=own.description or "",
+                page=self._server.for_browser(pages[own.name]),
+                parameters=own.parameter_openapi_schema or {},
             )
             for own in self._server.deployed()
             if own.name in pages
@@ -53,14 +53,14 @@ class StartedFlows:
         run, steps = self._started(id)
         state = run.state
         return FlowState(
-            id,
-            run.name,
-            state.name or state.type.value if state else "Scheduled",
-            (state and state.message) or "",
-            bool(state and state.is_final()),
-            sum(1 for step in steps if step.state and step.state.is_completed()),
-            len(steps),
-            self._server.for_browser(f"{self._server.address}/runs/flow-run/{id}"),
+            id=id,
+            name=run.name,
+            state=state.name or state.type.value if state else "Scheduled",
+            message=(state and state.message) or "",
+            final=bool(state and state.is_final()),
+            done=sum(1 for step in steps if step.state and step.state.is_completed()),
+            total=len(steps),
+            page=self._server.for_browser(f"{self._server.address}/runs/flow-run/{id}"),
         )
 
     def cancel(self, id: str) -> None:

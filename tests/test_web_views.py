@@ -98,6 +98,10 @@ def test_checks_of_versions_are_listed_and_shown(database, tmp_path, labelled):
     refused(client.get(f"/api/sessions/{result.run_id}"), 404, "is recorded")
 
 
+def deployment(name, schema):
+    return Deployment(name=name, description="", page="http://prefect/form", parameters=schema)
+
+
 class Flows:
     """Flow server that only notes what it is asked."""
 
@@ -108,8 +112,8 @@ class Flows:
         fields = {"models": {"default": ["minilm"]}, "base": {}, "candidate": {}}
         schema = {"properties": fields}
         return [
-            Deployment("compare", "Compares.", "http://prefect/form", schema),
-            Deployment("prune", "Prunes.", "http://prefect/form", {"properties": {"days": {}}}),
+            deployment("compare", schema),
+            deployment("prune", {"properties": {"days": {}}}),
         ]
 
     def start(self, name, parameters):
@@ -118,7 +122,8 @@ class Flows:
 
     def flow_state(self, id):
         state = "Completed" if self.final else "Running"
-        return FlowState(id, "run", state, "", self.final, 1, 2, "http://prefect/run")
+        texts = {"id": id, "name": "run", "state": state, "message": ""}
+        return FlowState(**texts, final=self.final, done=1, total=2, page="http://prefect/run")
 
     def cancel(self, id):
         self.cancelled.append(id)
@@ -137,7 +142,7 @@ def test_a_flow_is_started_followed_and_cancelled(database, family_folder):
         pass
     flows.final = True
     (result,) = client.get("/api/flow-runs/id").json()["runs"]
-    assert result["name"] == "its result" and "/runs/" in result["address"]
+    assert result == {"name": "its result", "address": ""}  # no server shows the database
     assert client.delete("/api/flow-runs/id").status_code == 204 and flows.cancelled == ["id"]
     for name in ("none", "prune"):  # one that uses models which the list cannot limit
         refused(client.post(f"/api/flows/{name}", json={}), 400, "choose from compare")

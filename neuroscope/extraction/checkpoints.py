@@ -240,7 +240,8 @@ def _check_config(checkpoint: Checkpoint) -> None:
     refuse_adapter(checkpoint.folder, checkpoint.name)
     if not (checkpoint.folder / "config.json").is_file():
         raise ModelError(
-            f"unknown model '{checkpoint.name}': the folder {checkpoint.folder} has no config.json"
+            f"unknown model '{checkpoint.name}': the folder {checkpoint.folder} has no config.json",
+            remedy="name a folder that `save_pretrained` of transformers has written",
         )
     if "auto_map" in checkpoint.config:
         raise ModelError(

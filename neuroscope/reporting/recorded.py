@@ -1,5 +1,6 @@
 """Reading runs and their metrics from MLflow."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +32,15 @@ class RecordedRun:
     """Value of each metric at its last step."""
     address: str
     """URL of the run's page in MLflow's interface."""
+
+
+def is_run_id(name: str) -> bool:
+    """Return whether a name has the form of the id of an MLflow run.
+
+    >>> is_run_id("minilm"), is_run_id("0123456789abcdef" * 2)
+    (False, True)
+    """
+    return re.fullmatch("[0-9a-f]{32}", name) is not None
 
 
 def record_of(run: "MlflowRun", kind: str, address: str) -> RecordedRun:

@@ -13,6 +13,7 @@ from neuroscope.reporting.mlflow_pages import charts_page, report_page, run_link
 from neuroscope.reporting.recorded import (
     RecordedRun,
     RunStatus,
+    is_run_id,
     metric_values,
     record_of,
     search_runs,
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
+KIND_TAG = "neuroscope.kind"
+"""Tag with the kind of study that recorded a run."""
 FLOW_RUN_URL_TAG = "prefect.flow_run_url"
 """Tag with the address of the Prefect flow run that recorded a run."""
 PROMPTS_TAG = "neuroscope.prompts_digest"
@@ -76,16 +79,22 @@ class RunReader:
             runs = search_runs(self._client, [experiment_id], tags, *status)
             return [record_of(run, kind, self._address_of(run)) for run in runs]
 
+    def page_of(self, run: RecordedRun) -> str:
+        """Return the address of a run's page; empty if no server shows it."""
+        return run.address if is_server(self.uri) else ""
+
     def kind_of(self, run_id: str) -> str:
         """Return the kind of study of a finished run; empty if there is no such run.
 
         Raises:
             TrackingError: MLflow cannot be reached.
         """
+        if not is_run_id(run_id):
+            return ""
         with suppress(MissingError):
             run = self._run(run_id)
             if run.info.status == "FINISHED" and run.info.lifecycle_stage == "active":
-                return str(run.data.tags.get("neuroscope.kind", ""))
+                return str(run.data.tags.get(KIND_TAG, ""))
         return ""
 
     def metrics(self, run_id: str) -> dict[str, dict[int, float]]:

@@ -11,7 +11,7 @@ from neuroscope.reporting.recorded import RunStatus, search_runs
 from neuroscope.reporting.run import Run, description_of, description_tags
 from neuroscope.reporting.run_origin import reason_of, source_tags
 from neuroscope.reporting.run_owner import is_gone, this_process
-from neuroscope.reporting.run_reader import FLOW_RUN_URL_TAG, RunReader
+from neuroscope.reporting.run_reader import FLOW_RUN_URL_TAG, KIND_TAG, RunReader
 from neuroscope.reporting.tracking_errors import mlflow_errors
 from neuroscope.reporting.tracking_server import check_no_outer_run
 
@@ -25,7 +25,6 @@ PROCESS_TAG = "neuroscope.process"
 """Tag that names the process of an open run, so that a dead process's runs can be closed."""
 FLOW_RUN_TAG = "prefect.flow_run_id"
 """Tag with the id of the Prefect flow run that recorded a run."""
-_KIND_TAG = "neuroscope.kind"
 _UNCLOSED = "the process ended before the run was closed"
 
 _log = logging.getLogger("neuroscope")
@@ -154,7 +153,7 @@ class Tracker(RunReader):
         self, kind: str, group: str, source: str, tags: Mapping[str, str]
     ) -> dict[str, str]:
         """Return the tags of a new run."""
-        own = {_KIND_TAG: kind, PROCESS_TAG: this_process(), **source_tags(source)}
+        own = {KIND_TAG: kind, PROCESS_TAG: this_process(), **source_tags(source)}
         run_tags = own | self._tags | dict(tags)
         return run_tags | {GROUP_TAG: group} if group else run_tags
 

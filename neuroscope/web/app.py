@@ -8,13 +8,13 @@ from neuroscope.web.answers import add_answers
 from neuroscope.web.atlas_api import atlas_routes
 from neuroscope.web.drift_api import drift_routes
 from neuroscope.web.flow_api import FlowServer, flow_routes
-from neuroscope.web.guard import HEALTH, Guard
+from neuroscope.web.guard import Guard
 from neuroscope.web.kept import KeptProbes
 from neuroscope.web.pages import add_pages
 from neuroscope.web.probe_api import probe_routes
 from neuroscope.web.schemas import Health
 from neuroscope.web.session_api import session_routes
-from neuroscope.web.settings import Settings
+from neuroscope.web.settings import HEALTH, Settings
 from neuroscope.web.worker import ModelWorker
 
 

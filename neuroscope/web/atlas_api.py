@@ -1,6 +1,5 @@
 """Requests for atlases: from topics to neurons, from neurons to topics, and search by text."""
 
-from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -12,7 +11,7 @@ from neuroscope.studies.atlas.cards import card_document
 from neuroscope.studies.atlas.search import search_text
 from neuroscope.studies.atlas.summary import atlas_result
 from neuroscope.studies.atlas.tables import plain_records
-from neuroscope.web.atlases import Atlases, recorded_atlases
+from neuroscope.web.atlases import Atlases, AtlasItem, recorded_atlases
 from neuroscope.web.jobs import Job
 from neuroscope.web.schemas import REFUSALS, Text
 from neuroscope.web.settings import Settings
@@ -20,17 +19,6 @@ from neuroscope.web.worker import ModelWorker
 
 Top = Annotated[int, Query(ge=1, le=1000)]
 Topic = Annotated[str | None, Query(max_length=500)]
-
-
-class AtlasItem(BaseModel):
-    """Recorded atlas."""
-
-    run_id: str
-    name: str
-    model: str
-    fingerprint: str = Field(description="SHA-256 of the model's files.")
-    started: str
-    address: str = Field(description="Page of the run in MLflow.")
 
 
 class SearchRequest(BaseModel):
@@ -51,7 +39,7 @@ def atlas_routes(settings: Settings, worker: ModelWorker) -> APIRouter:
     @routes.get("")
     def recorded() -> list[AtlasItem]:
         """List the recorded atlases, newest first."""
-        return [AtlasItem(**asdict(own)) for own in recorded_atlases(RunReader.connect())]
+        return recorded_atlases(RunReader.connect())
 
     @routes.get("/{run_id}")
     def summary(run_id: str) -> dict[str, Any]:

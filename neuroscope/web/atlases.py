@@ -2,11 +2,11 @@
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+
+from pydantic import BaseModel, Field
 
 from neuroscope.reporting.logged_models import FINGERPRINT_TAG
 from neuroscope.reporting.run_reader import RunReader
-from neuroscope.reporting.tracking_server import is_server
 from neuroscope.storage.atlas_file import Atlas
 from neuroscope.studies.atlas.find import open_atlas
 from neuroscope.web.recorded import check_recorded
@@ -14,35 +14,31 @@ from neuroscope.web.recorded import check_recorded
 _MOST_OPEN = 4
 
 
-@dataclass(frozen=True)
-class RecordedAtlas:
+class AtlasItem(BaseModel):
     """Atlas that is recorded in MLflow."""
 
     run_id: str
     name: str
     model: str
-    fingerprint: str
-    """SHA-256 of the model's files."""
-    started: str
-    """ISO 8601, UTC."""
-    address: str
-    """Page of its run in MLflow; empty if no server shows it."""
+    fingerprint: str = Field(description="SHA-256 of the model's files.")
+    started: str = Field(description="ISO 8601, UTC.")
+    address: str = Field(description="Page of the run in MLflow; empty if no server shows it.")
 
 
-def recorded_atlases(reader: RunReader) -> list[RecordedAtlas]:
+def recorded_atlases(reader: RunReader) -> list[AtlasItem]:
     """Return the atlases that are recorded, newest first.
 
     Raises:
         TrackingError: MLflow cannot be reached.
     """
     return [
-        RecordedAtlas(
-            run.id,
-            run.name,
-            run.tags["neuroscope.model"],
-            run.tags.get(FINGERPRINT_TAG, ""),
-            run.started.isoformat(timespec="seconds"),
-            run.address if is_server(reader.uri) else "",
+        AtlasItem(
+            run_id=run.id,
+            name=run.name,
+            model=run.tags["neuroscope.model"],
+            fingerprint=run.tags.get(FINGERPRINT_TAG, ""),
+            started=run.started.isoformat(timespec="seconds"),
+            address=reader.page_of(run),
         )
         for run in reader.find_runs("atlas")
         if "neuroscope.model" in run.tags  # an overview of several models has no atlas

@@ -8,7 +8,6 @@ from pydantic import BaseModel, Field
 
 from neuroscope.reporting.recorded import RecordedRun
 from neuroscope.reporting.run_reader import RunReader
-from neuroscope.reporting.tracking_server import is_server
 from neuroscope.studies.drift.history import BASE_VERSION_TAG, MODEL_TAG, VERSION_TAG
 from neuroscope.studies.drift.outputs import DOCUMENT, VERDICT_TAG
 from neuroscope.web.recorded import check_recorded
@@ -30,7 +29,7 @@ class CheckItem(BaseModel):
     upper: float | None
     margin: float | None = Field(description="Largest distance that is tolerated.")
     kl: float | None = Field(description="Mean KL divergence of the predictions, in nats.")
-    address: str = Field(description="Page of the run in MLflow.")
+    address: str = Field(description="Page of the run in MLflow; empty if no server shows it.")
 
 
 def drift_routes() -> APIRouter:
@@ -41,8 +40,7 @@ def drift_routes() -> APIRouter:
     def checks() -> list[CheckItem]:
         """List the checks, newest first."""
         reader = RunReader.connect()
-        served = is_server(reader.uri)  # no server shows the embedded database
-        return [_item(run, served=served) for run in reader.find_runs("drift")]
+        return [_item(run, reader.page_of(run)) for run in reader.find_runs("drift")]
 
     @routes.get("/{run_id}")
     def check(run_id: str) -> dict[str, Any]:
@@ -54,7 +52,7 @@ def drift_routes() -> APIRouter:
     return routes
 
 
-def _item(run: RecordedRun, *, served: bool) -> CheckItem:
+def _item(run: RecordedRun, address: str) -> CheckItem:
     metrics = {
         name: run.metrics.get(f"drift/{name}")
         for name in ("statistic", "lower", "upper", "margin", "kl")
@@ -67,6 +65,6 @@ def _item(run: RecordedRun, *, served: bool) -> CheckItem:
         model=run.tags.get(MODEL_TAG, ""),
         version=run.tags.get(VERSION_TAG, ""),
         base_version=run.tags.get(BASE_VERSION_TAG, ""),
-        address=run.address if served else "",
+        address=address,
         **metrics,
     )

@@ -1,7 +1,6 @@
 """Requests for flows: starting a study on a Prefect server, and following it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from fastapi import APIRouter
@@ -18,35 +17,26 @@ _MODEL_KEYS = ("models", "base", "candidate")
 """Parameters of flows that name models."""
 
 
-@dataclass(frozen=True)
-class Deployment:
+class Deployment(BaseModel):
     """Flow that can be started."""
 
     name: str
     description: str
-    page: str
-    """Address of Prefect's form for it."""
-    parameters: Mapping[str, Any]
-    """JSON schema of its parameters."""
+    page: str = Field(description="Prefect's form for it.")
+    parameters: dict[str, Any] = Field(description="JSON schema of its parameters.")
 
 
-@dataclass(frozen=True)
-class FlowState:
+class FlowState(BaseModel):
     """State of a flow run."""
 
     id: str
     name: str
-    state: str
-    """Such as Scheduled, Running, Completed, Failed or Cancelled."""
+    state: str = Field(description="Such as Scheduled, Running, Completed, Failed or Cancelled.")
     message: str
-    final: bool
-    """Whether it has ended."""
-    done: int
-    """Steps that are complete."""
-    total: int
-    """Steps that have been submitted so far."""
-    page: str
-    """Address of its page in Prefect."""
+    final: bool = Field(description="Whether it has ended.")
+    done: int = Field(description="Steps that are complete.")
+    total: int = Field(description="Steps that have been submitted so far.")
+    page: str = Field(description="Its page in Prefect.")
 
 
 class FlowServer(Protocol):
@@ -69,15 +59,6 @@ class FlowServer(Protocol):
         ...
 
 
-class FlowItem(BaseModel):
-    """Flow that can be started."""
-
-    name: str
-    description: str
-    page: str = Field(description="Prefect's form for it.")
-    parameters: dict[str, Any] = Field(description="JSON schema of its parameters.")
-
-
 class FlowRequest(BaseModel):
     """Parameters of a flow."""
 
@@ -89,20 +70,12 @@ class FlowResult(BaseModel):
     """Run in MLflow that a flow has recorded."""
 
     name: str
-    address: str
+    address: str = Field(description="Its page; empty if no server shows it.")
 
 
-class FlowRun(BaseModel):
-    """State of a flow run."""
+class FlowRun(FlowState):
+    """State of a flow run, with its results."""
 
-    id: str
-    name: str
-    state: str
-    message: str
-    final: bool
-    done: int = Field(description="Steps that are complete.")
-    total: int = Field(description="Steps that have been submitted so far.")
-    page: str = Field(description="Its page in Prefect.")
     runs: list[FlowResult] = Field(description="What it has recorded in MLflow.")
 
 
@@ -126,17 +99,17 @@ def flow_routes(settings: Settings, server: FlowServer | None) -> APIRouter:
         return {name: own for name, own in known.items() if _model_keys(own)}
 
     @routes.get("/flows")
-    def flows() -> list[FlowItem]:
+    def flows() -> list[Deployment]:
         """List the flows that can be started; empty without a Prefect server."""
-        return [FlowItem(**asdict(own)) for own in offered().values()]
+        return list(offered().values())
 
     @routes.post("/flows/{name}")
     def start(name: str, request: FlowRequest) -> FlowRun:
         """Start a flow."""
-        own = configured(), offered()
+        prefect = configured()
         if settings.models:
-            _check_models(settings, name, own[1], request.parameters)
-        return _run(own[0], own[0].start(name, request.parameters))
+            _check_models(settings, name, offered(), request.parameters)
+        return _run(prefect, prefect.start(name, request.parameters))
 
     @routes.get("/flow-runs/{id}")
     def state(id: str) -> FlowRun:
@@ -154,7 +127,7 @@ def flow_routes(settings: Settings, server: FlowServer | None) -> APIRouter:
 def _run(server: FlowServer, id: str) -> FlowRun:
     """Return the state of a flow run, with what it has recorded once it has ended."""
     state = server.flow_state(id)
-    return FlowRun(**asdict(state), runs=_recorded(id) if state.final else [])
+    return FlowRun(**state.model_dump(), runs=_recorded(id) if state.final else [])
 
 
 def _model_keys(flow: Deployment) -> dict[str, Any]:
@@ -181,7 +154,7 @@ def _check_models(
 def _recorded(id: str) -> list[FlowResult]:
     reader = RunReader.connect()
     return [
-        FlowResult(name=run.name, address=run.address)
+        FlowResult(name=run.name, address=reader.page_of(run))
         for kind in STUDIES
         for run in reader.find_runs(kind, {FLOW_RUN_TAG: id})
     ]

@@ -10,10 +10,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from neuroscope.web.settings import Settings
+from neuroscope.web.settings import HEALTH, Settings
 
 COOKIE = "neuroscope_token"
-HEALTH = "/api/health"
 _FILES = "/static/"
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _MINUTE = 60.0  # seconds
@@ -178,7 +177,7 @@ def _without_port(host: str) -> str:
 
 def _with_headers(send: Send, path: str) -> Send:
     """Return a function that sends an answer with the headers of a safe page."""
-    caching = "no-cache" if path.startswith(_FILES) else "no-store"  # files are asked for anew
+    caching = "no-cache" if path.startswith(_FILES) else "no-store"  # the browser revalidates files
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":

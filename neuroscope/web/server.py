@@ -49,7 +49,7 @@ def _listener(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen()  # so that who is told the address is not refused
+        listener.listen()  # from now on, connections wait instead of being refused
     except OSError as error:
         listener.close()
         raise StackError(

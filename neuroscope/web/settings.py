@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from neuroscope.errors import NeuroscopeError
 from neuroscope.options import DtypeChoice
 
+HEALTH = "/api/health"
+"""Path of a request that needs no token and tells whether the server works."""
+
 
 @dataclass(frozen=True)
 class Limits:

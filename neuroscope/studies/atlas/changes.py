@@ -32,7 +32,7 @@ class AtlasChanges:
     `auroc_new`, `change`, and `state` (kept, lost or gained). Entries that are equal in both are
     left out."""
     notes: tuple[str, ...] = ()
-    """Sentences on what the atlases do not share: prompts and topics."""
+    """Sentences on what the atlases do not share: prompts, topics and settings."""
 
 
 def atlas_changes(old: Atlas, new: Atlas, topic: str | None = None) -> AtlasChanges:
@@ -73,9 +73,8 @@ def _unshared(old: Atlas, new: Atlas) -> Iterator[str]:
     names = [atlas.topics()["name"].tolist() for atlas in (old, new)]
     for whose, own, others in (("old", *names), ("new", *names[::-1])):
         if missing := [repr(name) for name in own if name not in others]:
-            yield f"only the {whose} atlas has the topic{'s' * (len(missing) > 1)} " + ", ".join(
-                missing
-            )
+            plural = "s" * (len(missing) > 1)
+            yield f"only the {whose} atlas has the topic{plural} {', '.join(missing)}"
     for setting in ("pool", "dtype", "attention", *_THRESHOLDS):
         if first[setting] != second[setting]:
             yield f"{setting} differs: {first[setting]} and {second[setting]}"

@@ -5,13 +5,12 @@ from pathlib import Path
 from neuroscope.errors import StoreError
 from neuroscope.files import absolute
 from neuroscope.labels import model_label
+from neuroscope.reporting.recorded import is_run_id
 from neuroscope.reporting.run_reader import RunReader
 from neuroscope.storage.atlas_file import Atlas
 
 ATLAS = "atlas.duckdb"
 """Name of the database in a run."""
-
-_RUN_ID = 32  # hexadecimal digits
 
 
 def open_atlas(name: str | Path = "") -> Atlas:
@@ -38,7 +37,7 @@ def open_atlas(name: str | Path = "") -> Atlas:
 def _recorded(name: str) -> Path:
     """Return the local path of a recorded atlas."""
     tracker = RunReader.connect()
-    if _is_run_id(name):
+    if is_run_id(name):
         return tracker.artifact(name, ATLAS)
     for run in tracker.find_runs("atlas"):  # the newest first
         model = run.tags.get("neuroscope.model")  # none in an overview, which has no atlas
@@ -51,7 +50,3 @@ def _recorded(name: str) -> Path:
         else "no atlas is recorded in MLflow",
         remedy="build one with `neuroscope atlas build FILE`, or name the file of one",
     )
-
-
-def _is_run_id(name: str) -> bool:
-    return len(name) == _RUN_ID and all(letter in "0123456789abcdef" for letter in name)

@@ -14,7 +14,6 @@ from neuroscope.reporting.logged_models import FINGERPRINT_TAG
 from neuroscope.reporting.run_reader import PROMPTS_TAG, REPORT, RunReader
 from neuroscope.reporting.tables import Column, Section, Table
 from neuroscope.reporting.tracking import Tracker
-from neuroscope.reporting.tracking_server import is_server
 from neuroscope.studies.model_runs import run_files
 from neuroscope.studies.probe.probe import Probe
 from neuroscope.studies.run_folder import RunFolder
@@ -273,7 +272,6 @@ def list_sessions(reader: RunReader, search: str = "") -> list[SessionEntry]:
     """
     wanted = search.casefold()
     searched = ("model_name", "site", "note", "texts")
-    served = is_server(reader.uri)  # no server shows the embedded database
     return [
         SessionEntry(
             run.id,
@@ -284,7 +282,7 @@ def list_sessions(reader: RunReader, search: str = "") -> list[SessionEntry]:
             int(run.params.get("prompts", 0)),
             int(run.params.get("watched", 0)),
             run.params.get("note", ""),
-            run.address if served else "",
+            reader.page_of(run),
         )
         for run in reader.find_runs(KIND)
         if wanted in " ".join([run.name, *(run.params.get(key, "") for key in searched)]).casefold()

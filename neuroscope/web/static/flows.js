@@ -135,7 +135,7 @@ async function runView(root, id) {
       run.final ? null : h("progress", { max: run.total || 1, value: run.total ? run.done : null }),
       h("p", { class: "soft" }, `${run.done} of ${run.total} steps`),
       h("p", {}, h("a", { href: run.page }, "Page in Prefect"), " ",
-        ...run.runs.flatMap((own) => [h("a", { href: own.address }, `${own.name} in MLflow`), " "])),
+        ...run.runs.flatMap((own) => [own.address ? h("a", { href: own.address }, `${own.name} in MLflow`) : `recorded: ${own.name}`, " "])),
       run.final ? null : h("button", {
         type: "button",
         onclick: () => request("DELETE", `/api/flow-runs/${encodeURIComponent(id)}`).catch((error) => say(...faultText(error))),

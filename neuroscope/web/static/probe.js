@@ -57,7 +57,7 @@ export class ProbeView {
   take(location) {
     const next = readState(location);
     const same = (name) => JSON.stringify(next[name]) === JSON.stringify(this.state[name]);
-    if (!this.found || next.view !== "probe" || !["model", "site", "prompts"].every(same)) return false;
+    if (!this.found || next.view !== "probe" || !["model", "site", "prompts", "truncate"].every(same)) return false;
     this.state = next;
     this.selection.clear();
     this.settle();
@@ -79,7 +79,7 @@ export class ProbeView {
       );
       if (!this.root.isConnected) return;
       this.found = { ...answer, means, z };
-      Object.assign(this.state, { model: answer.model, site, prompts }, typed && { threshold: null });
+      Object.assign(this.state, { model: answer.model, site, prompts, truncate }, typed && { threshold: null });
       this.ready(typed);
     } catch (error) {
       if (this.abort !== abort) return; // another reading has begun

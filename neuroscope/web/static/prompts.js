@@ -18,7 +18,7 @@ export function promptForm(state, models, onRun) {
   const list = h("ol", { class: "texts" });
   const template = h("input", { type: "text", name: "template", placeholder: "The {} is on the mat", "aria-label": "Template" });
   template.addEventListener("input", () => template.setCustomValidity(""));
-  const truncate = h("input", { type: "checkbox", name: "truncate" });
+  const truncate = h("input", { type: "checkbox", name: "truncate", checked: state.truncate });
   const model = h("input", { name: "model", list: "models", value: state.model || models[0] || "", "aria-label": "Model", required: true });
   const known = SITES.some(([name]) => name === state.site) ? SITES : [...SITES, [state.site, state.site]];
   const site = h("select", { name: "site", "aria-label": "Site" },

@@ -19,6 +19,7 @@ export function readState(location = window.location) {
     prompt: Number(query.get("of") ?? 0) || 0,
     threshold: query.has("threshold") ? Number(query.get("threshold")) || 0 : null,
     watch: query.getAll("watch"),
+    truncate: query.has("truncate"),
     path,
     query,
   };
@@ -46,6 +47,7 @@ export function address(state) {
   if (state.show) query.set("show", state.show);
   if (state.prompt) query.set("of", state.prompt);
   if (state.threshold != null) query.set("threshold", state.threshold);
+  if (state.truncate) query.set("truncate", "yes");
   for (const neuron of state.watch) query.append("watch", neuron);
   return `/${path.map(encodeURIComponent).join("/")}?${query}`;
 }
