@@ -162,14 +162,15 @@ def test_deleted_runs_are_removed_from_the_disk(stack):
 
 def test_nothing_is_lost_when_the_stack_is_stopped_and_started(stack):
     counts = stack.counts()
-    assert counts[:2] == ("1", "2")
+    assert "0" not in counts[:2]
     stack.compose("down")
     stack.start()
     assert stack.counts() == counts
 
 
 def test_the_flow_run_of_a_killed_worker_is_marked_and_another_worker_goes_on(stack, tmp_path):
-    prompts = {"file": "/data/topics.csv"}
+    prompts, statuses = {"file": "/data/topics.csv"}, "select status from runs"
+    before = stack.query("mlflow", statuses).split()
     flow_run = stack.start_flow(
         "drift", base="minilm", candidate="minilm", candidate_dtype="bfloat16", prompts=prompts
     )
@@ -184,8 +185,8 @@ def test_the_flow_run_of_a_killed_worker_is_marked_and_another_worker_goes_on(st
     stack.start()
     again = stack.start_flow("compare", prompts=PROMPTS)
     assert stack.final_state(again) == "COMPLETED"
-    statuses = stack.query("mlflow", "select status from runs").split()
-    assert sorted(statuses) == ["FINISHED"] * 3 + ["KILLED"]
+    after = stack.query("mlflow", statuses).split()
+    assert sorted(after) == sorted([*before, "FINISHED", "FINISHED", "KILLED"])
 
 
 def test_a_backup_replaces_everything(stack, tmp_path):
