@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from neuroscope.sites import Site
     from neuroscope.storage.activation_store import read_activations, read_parts
     from neuroscope.storage.atlas_file import Atlas
+    from neuroscope.studies.association.result import AssociationResult
+    from neuroscope.studies.association.study import associate, run_association
     from neuroscope.studies.atlas.changes import atlas_changes
     from neuroscope.studies.atlas.find import open_atlas
     from neuroscope.studies.atlas.result import AtlasResult
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Activations": "neuroscope.activations",
+    "AssociationResult": "neuroscope.studies.association.result",
     "Atlas": "neuroscope.storage.atlas_file",
     "AtlasResult": "neuroscope.studies.atlas.result",
     "Comparison": "neuroscope.studies.compare.result",
@@ -58,6 +61,7 @@ _HOMES = {
     "PromptSet": "neuroscope.prompts",
     "Site": "neuroscope.sites",
     "Tracker": "neuroscope.reporting.tracking",
+    "associate": "neuroscope.studies.association.study",
     "atlas_changes": "neuroscope.studies.atlas.changes",
     "build_atlas": "neuroscope.studies.atlas.study",
     "compare": "neuroscope.studies.compare.study",
@@ -74,6 +78,7 @@ _HOMES = {
     "read_activations": "neuroscope.storage.activation_store",
     "read_parts": "neuroscope.storage.activation_store",
     "read_prompts": "neuroscope.prompt_files",
+    "run_association": "neuroscope.studies.association.study",
     "run_atlas": "neuroscope.studies.atlas.study",
     "run_comparison": "neuroscope.studies.compare.study",
     "run_drift": "neuroscope.studies.drift.study",
@@ -83,6 +88,7 @@ _HOMES = {
 
 __all__ = [
     "Activations",
+    "AssociationResult",
     "Atlas",
     "AtlasResult",
     "Comparison",
@@ -97,6 +103,7 @@ __all__ = [
     "PromptSet",
     "Site",
     "Tracker",
+    "associate",
     "atlas_changes",
     "build_atlas",
     "compare",
@@ -113,6 +120,7 @@ __all__ = [
     "read_activations",
     "read_parts",
     "read_prompts",
+    "run_association",
     "run_atlas",
     "run_comparison",
     "run_drift",

@@ -4,6 +4,7 @@ Large libraries are imported only when a command needs them, so that `neuroscope
 """
 
 from flows.cli import (  # each adds its commands
+    associate,
     atlas,
     compare,
     drift,
@@ -21,6 +22,7 @@ from flows.cli.app import app, main
 
 __all__ = [
     "app",
+    "associate",
     "atlas",
     "compare",
     "drift",

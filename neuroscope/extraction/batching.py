@@ -12,6 +12,7 @@ from neuroscope.extraction.architectures import Architecture
 from neuroscope.extraction.budget import TokenBudget
 from neuroscope.extraction.hardware import tile_rows
 from neuroscope.extraction.models import Model
+from neuroscope.extraction.tokenizers import TokenReader
 from neuroscope.options import TokenRule
 from neuroscope.prompts import Prompt
 from neuroscope.tokens import TokenBlock
@@ -23,13 +24,15 @@ _LENGTHS_TOGETHER = 1.25
 """Ratio of lengths up to which prompts are grouped at random."""
 
 
-def tokenise(model: Model, prompts: Sequence[Prompt], *, truncate: bool = False) -> TokenBlock:
+def tokenise(
+    model: Model | TokenReader, prompts: Sequence[Prompt], *, truncate: bool = False
+) -> TokenBlock:
     """Tokenise prompts as the model reads them, special tokens included, on all CPU cores.
 
     The limit is the number of the model's positions, whatever `model_max_length` says.
 
     Args:
-        model: model whose tokenizer is used.
+        model: model whose tokenizer is used, or its tokenizer alone.
         prompts: one or more prompts.
         truncate: whether to cut prompts at the model's limit instead of refusing them, on the side
             that the tokenizer's `truncation_side` names.
@@ -61,7 +64,7 @@ def tokenise(model: Model, prompts: Sequence[Prompt], *, truncate: bool = False)
     return block
 
 
-def _encode(model: Model, prompts: Sequence[Prompt], limit: int | None) -> list[Any]:
+def _encode(model: Model | TokenReader, prompts: Sequence[Prompt], limit: int | None) -> list[Any]:
     """Return the encoding of each prompt, cut at a limit; raise ModelError if the tokenizer fails.
 
     Threads share the tokenizer, so it is only read.
@@ -107,7 +110,7 @@ def _cut(backend: Any, text: str, limit: int, side: str) -> Any:
 
 
 def _refuse_unembedded(
-    model: Model,
+    model: Model | TokenReader,
     prompts: Sequence[Prompt],
     ids: NDArray[np.int32],
     lengths: NDArray[np.int64],

@@ -18,6 +18,8 @@ have no effect; neither have settings of decoding, such as `clean_up_tokenizatio
 import json
 import unicodedata
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,32 @@ _SPECIAL_TOKENS = {
     "mistral": _LLAMA,
 }
 """Special tokens of each family where a model's files name none: the defaults of transformers."""
+
+
+@dataclass(frozen=True)
+class TokenReader:
+    """Tokenizer of a model that is not loaded; it reads prompts as the loaded model does.
+
+    >>> block = tokenise(TokenReader.of(find_checkpoint("minilm")), prompts.prompts)
+    """
+
+    checkpoint: Checkpoint
+    tokenizer: Any
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "TokenReader":
+        """Load the tokenizer of a model; raise ModelError as in `load_tokenizer`."""
+        return cls(checkpoint, load_tokenizer(checkpoint))
+
+    @property
+    def name(self) -> str:
+        """Name by which the model was found."""
+        return self.checkpoint.name
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Vocabulary of the tokenizer."""
+        return vocabulary_of(self.tokenizer)
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:

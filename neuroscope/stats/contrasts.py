@@ -72,7 +72,7 @@ class ContrastStatistics:
     """Number of templates that have a value."""
 
 
-def contrast_statistics(values: Doubles, *, seed: int = 0) -> ContrastStatistics:
+def contrast_statistics(values: Doubles, *, seed: int = 0, p: bool = True) -> ContrastStatistics:
     """Return the means of contrasts, tested with the template as unit.
 
     The p-value is that of a sign-flip permutation test, exact up to 13 templates
@@ -83,9 +83,10 @@ def contrast_statistics(values: Doubles, *, seed: int = 0) -> ContrastStatistics
     Args:
         values: (templates, contrasts); NaN where a template has no value.
         seed: seed of resamples.
+        p: whether to compute p-values, which takes longest.
     """
     means, effects = (np.full(values.shape[1], np.nan) for _ in range(2))
-    lows, highs, p = (np.full(values.shape[1], np.nan) for _ in range(3))
+    lows, highs, tests = (np.full(values.shape[1], np.nan) for _ in range(3))
     known = ~np.isnan(values)
     # contrasts with values in the same templates are tested together
     for pattern in np.unique(known, axis=1).T:
@@ -97,9 +98,9 @@ def contrast_statistics(values: Doubles, *, seed: int = 0) -> ContrastStatistics
         if len(block) > 1:
             lows[columns], highs[columns] = bca_interval([block], _mean, seed=seed)
             effects[columns] = _effects(block)
-        if len(block) >= LEAST_TEMPLATES:
-            p[columns] = sign_flip_p(block, seed=seed)
-    return ContrastStatistics(means, lows, highs, p, effects, known.sum(axis=0))
+        if p and len(block) >= LEAST_TEMPLATES:
+            tests[columns] = sign_flip_p(block, seed=seed)
+    return ContrastStatistics(means, lows, highs, tests, effects, known.sum(axis=0))
 
 
 def sign_flip_p(values: Doubles, *, seed: int = 0) -> Doubles:
@@ -188,7 +189,7 @@ def surviving_share(raw: Doubles, controlled: Doubles, *, seed: int = 0) -> Shar
     if not (low[0] > 0 or high[0] < 0):
         return Share(math.nan, math.nan, math.nan)
     low, high = bca_interval(columns, _ratio, seed=seed)
-    return Share(float(_ratio(*columns, axis=0)[0]), float(low[0]), float(high[0]))
+    return Share(float(_ratio(columns[0], columns[1], axis=0)[0]), float(low[0]), float(high[0]))
 
 
 def t_test_p(values: Doubles) -> Doubles:

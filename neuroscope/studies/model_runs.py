@@ -22,7 +22,10 @@ E = TypeVar("E", bound=ModelsExperiment)
 X = TypeVar("X")
 R = TypeVar("R", bound=Result)
 
-_NOT_PARAMS = {"schema", "kind", "name", "note", "models", "prompts", "published", "fingerprints"}
+_NOT_PARAMS = {
+    *("schema", "kind", "name", "note", "models", "prompts", "published", "fingerprints"),
+    *("templates", "roles", "groups", "control_roles", "control_words", "statements"),
+}
 """Keys of an experiment that are recorded elsewhere or do not hold a single value."""
 _USUAL = {"resid_post", "float32"}
 """Settings that are not part of a run's name."""

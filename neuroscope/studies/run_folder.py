@@ -49,7 +49,7 @@ class RunFolder:
             names = list(fingerprints.models)
             twice = len(document["models"]) > len(set(document["models"]))
             document["models"] = names * 2 if twice else names  # two number formats of one model
-        sources = document["prompts"]
+        sources = document.get("prompts", [])
         entries = sources if isinstance(sources, list) else [sources]
         for number, source in enumerate(experiment.prompt_sources()):
             if source.file:

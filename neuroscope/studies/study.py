@@ -25,6 +25,7 @@ STUDIES: Mapping[str, str] = {
     "layers": "neuroscope.studies.layers.study",
     "drift": "neuroscope.studies.drift.study",
     "atlas": "neuroscope.studies.atlas.study",
+    "association": "neuroscope.studies.association.study",
 }
 """Kind of study -> module that contains its `STUDY`, imported when it is first used."""
 

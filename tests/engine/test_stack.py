@@ -78,8 +78,8 @@ def test_links_lead_to_addresses_that_a_browser_reaches(stack):
     links = [row["message"] for row in logs if "MLflow run" in row["message"]]
     assert links and all(stack.mlflow in link for link in links)
     page = httpx.get(stack.links, timeout=60).text
-    assert page.count(f"{stack.prefect}/deployments/deployment/") == 6
-    assert page.count(f"{stack.mlflow}/#/experiments/") == 5
+    assert page.count(f"{stack.prefect}/deployments/deployment/") == 7
+    assert page.count(f"{stack.mlflow}/#/experiments/") == 6
 
 
 @pytest.mark.parametrize("login", [None, ("admin", "wrong"), ("", "")])

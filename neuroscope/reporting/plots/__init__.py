@@ -7,6 +7,7 @@ is shortened, and letters that the font lacks become □.
 
 from neuroscope.reporting.plots.curves import plot_curves
 from neuroscope.reporting.plots.history import VersionCheck, plot_history
+from neuroscope.reporting.plots.intervals import plot_intervals
 from neuroscope.reporting.plots.layout import save_png
 from neuroscope.reporting.plots.matrix import plot_matrix
 from neuroscope.reporting.plots.neurons import grid_shape, plot_activations, plot_difference
@@ -25,6 +26,7 @@ __all__ = [
     "plot_curves",
     "plot_difference",
     "plot_history",
+    "plot_intervals",
     "plot_matrix",
     "plot_neuron_pairs",
     "plot_patching",

@@ -1,0 +1,1 @@
+"""Study of associations: roles and groups, against control words, over many templates."""

@@ -1,0 +1,159 @@
+"""Outputs of a study of associations: metrics, tables, figures and report."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from neuroscope.reporting.run import Point
+from neuroscope.reporting.tables import Table
+from neuroscope.storage.activation_store import read_activations
+from neuroscope.studies.association.experiment import AssociationExperiment
+from neuroscope.studies.association.extraction import Extracted
+from neuroscope.studies.association.figures import association_figures
+from neuroscope.studies.association.headline import leading_rows, strongest
+from neuroscope.studies.association.measures import VIEWS
+from neuroscope.studies.association.result import METRICS, SHARE, AssociationResult
+from neuroscope.studies.association.tables import (
+    contrasts_table,
+    neurons_table,
+    predictions_table,
+    summary_table,
+)
+from neuroscope.studies.run_folder import RunFolder
+from neuroscope.studies.subjects import Subject, fingerprints_of
+
+_MOST_PAIRS = 6
+"""Number of pairs of groups up to which each has charts; those of more are in tables."""
+_MOST_ROLES = 12
+"""Number of contrasts of roles up to which each has a chart."""
+_MOST_LISTED = 200  # rows of the tables in the report; the CSV files hold all
+
+
+def metric_points(result: AssociationResult) -> list[Point]:
+    """Return the result as MLflow metrics whose step is the layer, and summary scalars."""
+    points: list[Point] = []
+    for pair in result.group_pairs[:_MOST_PAIRS]:
+        label = _metric_name(" - ".join(pair))
+        for view in VIEWS:
+            names = ("raw", "controlled", "share") if view == "span" else ("controlled",)
+            for name in names:
+                values = result.values(name, pair, view)
+                points += [
+                    Point(f"{view}/{label} {name}", float(value), layer)
+                    for layer, value in zip(result.layers, values, strict=True)
+                    if not math.isnan(value)
+                ]
+    return points + _role_points(result) + _summary(result)
+
+
+def _role_points(result: AssociationResult) -> list[Point]:
+    """Return the controlled contrasts of the words of each role, unless there are many."""
+    spans = [row for row in result.rows if row.view == "span"]
+    contrasts = {(row.role, row.group_a, row.group_b) for row in spans}
+    if len(contrasts) > _MOST_ROLES or len(contrasts) == len(result.group_pairs):
+        return []
+    return [
+        Point(
+            f"roles/{_metric_name(f'{row.role}: {row.group_a} - {row.group_b}')}",
+            row.controlled,
+            row.layer,
+        )
+        for row in spans
+    ]
+
+
+def _summary(result: AssociationResult) -> list[Point]:
+    """Return the scalars that MLflow's table of runs shows, those of the headline among them."""
+    leading = leading_rows(result.pairs)
+    if not leading:
+        return []
+    row = strongest(leading)
+    certain = [other for other in result.rows if other.significant]
+    values = {
+        "controlled": row.controlled,
+        "raw": row.raw,
+        "share": row.share,
+        "q": row.q,
+        "layer": row.layer,
+        "significant_contrasts": len(certain),
+        "contrasts": len(result.rows),
+    }
+    return [
+        Point(f"summary/{name}", float(value))
+        for name, value in values.items()
+        if not math.isnan(value)
+    ]
+
+
+def _metric_name(label: str) -> str:
+    """Return a label as MLflow accepts it in the name of a metric."""
+    return re.sub(r"[^\w. :-]", "_", label)
+
+
+def write_outputs(
+    experiment: AssociationExperiment,
+    subject: Subject,
+    extracted: Extracted,
+    result: AssociationResult,
+    links: Mapping[str, str],
+    path: Path,
+) -> None:
+    """Write all files of one model's run.
+
+    Args:
+        experiment: experiment that was run.
+        subject: model with the sites that were read.
+        extracted: what the extraction has stored.
+        result: result in this model.
+        links: name -> address of the links in the report.
+        path: folder that receives the files, under the names that they have in the run.
+    """
+    folder, read = RunFolder(path), read_activations(extracted.activations, [])
+    folder.experiment(experiment, fingerprints_of(experiment, [subject]))
+    folder.provenance(read.provenance)
+    folder.prompts(experiment.prompt_set)
+    folder.tokens(experiment.prompt_set, read.tokens)
+    for name, rows in {
+        "contrasts": result.rows,
+        "pairs": result.pairs,
+        "neurons": result.neurons,
+        "weat": result.established,
+        "predictions": result.predictions,
+        "words": result.words,
+        "word_pairs": result.word_pairs,
+    }.items():
+        if rows:
+            folder.table(name, rows)
+    folder.activations(extracted.activations)
+    figures = folder.figures(association_figures(result))
+    folder.report(
+        ("neuroscope.studies.association", "page.html.j2"),
+        f"{experiment.name}: {subject.label}, {result.component}",
+        headline=result.headline,
+        note=experiment.note,
+        warnings=result.notes,
+        provenance=read.provenance.to_dict(),
+        links=links,
+        component=result.component,
+        summary=replace(summary_table(result), notes=()),  # the page begins with it
+        contrasts=contrasts_table(result.rows[:_MOST_LISTED]),
+        contrast_count=len(result.rows),
+        predictions=predictions_table(result.predictions) if result.predictions else None,
+        neurons=_neurons(result),
+        metrics={**METRICS, SHARE.name: SHARE},
+        experiment=experiment,
+        result=result,
+        word_pairs=result.word_pairs[:_MOST_LISTED],
+        causal=subject.checkpoint.architecture.causal,
+        figures=figures,
+    )
+
+
+def _neurons(result: AssociationResult) -> Table:
+    """Return the neurons that contribute most at the layer of the headline."""
+    leading = leading_rows(result.pairs)
+    layer = strongest(leading).layer if leading else -1
+    rows = [row for row in result.neurons if row.layer == layer]
+    return neurons_table(sorted(rows, key=lambda row: -abs(row.contribution))[: _MOST_LISTED // 4])

@@ -1,0 +1,227 @@
+"""Words of a study of associations as a model reads them, and the control words that match them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from neuroscope.errors import ExperimentError
+from neuroscope.stats.contrasts import LEAST_TEMPLATES
+from neuroscope.stats.similarity import jaccard
+from neuroscope.studies.association.experiment import AssociationExperiment
+from neuroscope.tokens import TokenBlock, Tokens
+
+_OTHER_LENGTH = 1000.0  # cost of a token more or less, against that of a ratio of ranks
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Position of a template's gap: its first token, and the number of tokens after it."""
+
+    start: int
+    after: int
+
+    def span(self, tokens: Tokens) -> slice:
+        """Return the positions of the word in one prompt of the template."""
+        return slice(self.start, len(tokens) - self.after)
+
+
+@dataclass(frozen=True)
+class WordTokens:
+    """Tokens of a word in the first template."""
+
+    word: str
+    ids: tuple[int, ...]
+    texts: tuple[str, ...]
+
+    @property
+    def rank(self) -> int:
+        """Largest id of its tokens: most vocabularies begin with the most frequent tokens."""
+        return max(self.ids)
+
+
+@dataclass(frozen=True)
+class WordPair:
+    """Numbers of tokens of two words, and what they share."""
+
+    a: str
+    b: str
+    tokens_a: int
+    tokens_b: int
+    jaccard: float
+    """Jaccard index of the sets of tokens, from 0 to 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lexicon:
+    """Words of an experiment in one model, with the control words that stand beside them."""
+
+    gaps: Sequence[Gap]
+    """Gap of each template."""
+    words: Mapping[str, WordTokens]
+    controls: Mapping[str, tuple[str, ...]]
+    """Role -> its control roles, the best match first."""
+    placebo: Mapping[str, str]
+    """Word of a group -> the control word in its place; empty without control words."""
+    notes: tuple[str, ...] = ()
+
+    def pairs(self, experiment: AssociationExperiment) -> list[WordPair]:
+        """Return the pairs of a role and a word of a group, and those of words of two groups."""
+        pairs = [(role, word) for role in experiment.roles for word in experiment.group_words]
+        groups = list(experiment.groups.values())
+        for number, group in enumerate(groups):
+            others = [word for other in groups[number + 1 :] for word in other]
+            pairs += [(word, other) for word in group for other in others]
+        distinct = dict.fromkeys(pair for pair in pairs if pair[0] != pair[1])
+        return [self._pair(self.words[a], self.words[b]) for a, b in distinct]
+
+    def _pair(self, a: WordTokens, b: WordTokens) -> WordPair:
+        share = jaccard(set(a.ids), set(b.ids))
+        return WordPair(a.word, b.word, len(a.ids), len(b.ids), share)
+
+
+def read_lexicon(experiment: AssociationExperiment, tokens: TokenBlock, model: str) -> Lexicon:
+    """Return the words of an experiment as a model reads them.
+
+    Args:
+        experiment: experiment of kind `association`.
+        tokens: tokens of its `prompt_set`.
+        model: name of the model, for messages.
+
+    Raises:
+        ExperimentError: the tokenizer does not know a word, drops it, or reads two words alike.
+    """
+    count = len(experiment.words)
+    gaps = [
+        _gap(tokens[number * count : (number + 1) * count])
+        for number in range(len(experiment.templates))
+    ]
+    words = {
+        word: _word(word, tokens[index], gaps[0], model)
+        for index, word in enumerate(experiment.words)
+    }
+    _refuse_alike(words, model)
+    controls, notes = _matched_controls(experiment, words)
+    placebo = _placebo(experiment, words)
+    notes += _placebo_notes(placebo, words)
+    return Lexicon(gaps, words, controls, placebo, tuple(_notes(experiment) + notes))
+
+
+def _gap(prompts: Sequence[Tokens]) -> Gap:
+    """Return the gap of a template: what lies between the tokens that all its prompts share."""
+    shortest = min(map(len, prompts))
+    start = _shared([prompt.ids[:shortest] for prompt in prompts])
+    after = _shared([prompt.ids[::-1][: shortest - start] for prompt in prompts])
+    return Gap(start, after)
+
+
+def _shared(sequences: Sequence[Sequence[int]]) -> int:
+    """Return with how many equal tokens all sequences, of one length, begin."""
+    ids = np.array(sequences)
+    differ = (ids != ids[0]).any(axis=0)
+    return int(differ.argmax()) if differ.any() else ids.shape[1]
+
+
+def _word(word: str, prompt: Tokens, gap: Gap, model: str) -> WordTokens:
+    """Return the tokens of a word; raise ExperimentError if the tokenizer does not know it."""
+    span = gap.span(prompt)
+    if any(prompt.unknown[span]):
+        raise ExperimentError(
+            f"the tokenizer of '{model}' does not know the word '{word}'", remedy="replace it"
+        )
+    if not prompt.words[span].any():
+        raise ExperimentError(
+            f"the tokenizer of '{model}' reads no word where '{word}' stands", remedy="replace it"
+        )
+    return WordTokens(word, prompt.ids[span], prompt.texts[span])
+
+
+def _refuse_alike(words: Mapping[str, WordTokens], model: str) -> None:
+    """Raise ExperimentError if two words are the same tokens."""
+    owners: dict[tuple[int, ...], str] = {}
+    for word, tokens in words.items():
+        first = owners.setdefault(tokens.ids, word)
+        if first != word:
+            raise ExperimentError(
+                f"'{first}' and '{word}' are the same tokens to '{model}'", remedy="remove one"
+            )
+
+
+def _matched_controls(
+    experiment: AssociationExperiment, words: Mapping[str, WordTokens]
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Return the control roles of each role, and sentences on roles that have no good match."""
+    controls, unmatched = {}, []
+    for role in dict.fromkeys(role for role, _, _ in experiment.contrasts):
+        costs = {word: _distance(words[role], words[word]) for word in experiment.control_roles}
+        nearest = sorted(costs, key=costs.__getitem__)
+        matched = [word for word in nearest if costs[word] < _OTHER_LENGTH]
+        if len(matched) < 2:  # a mean over fewer is a comparison with one word
+            unmatched.append(role)
+            matched = nearest
+        controls[role] = tuple(matched[: experiment.controls])
+    if not unmatched:
+        return controls, []
+    roles = ", ".join(map(repr, unmatched))
+    return controls, [
+        f"fewer than 2 control roles have as many tokens as {roles}; the nearest ones are used, and"
+        " a difference in length may remain"
+    ]
+
+
+def _distance(a: WordTokens, b: WordTokens) -> float:
+    """Return how far two words are apart: in tokens first, then in the logarithm of the rank."""
+    ratio = abs(math.log((1 + a.rank) / (1 + b.rank)))
+    return _OTHER_LENGTH * abs(len(a.ids) - len(b.ids)) + ratio
+
+
+def _placebo(experiment: AssociationExperiment, words: Mapping[str, WordTokens]) -> dict[str, str]:
+    """Return the control word in the place of each word of a group, each used once.
+
+    The sum of all distances is the least possible (`scipy.optimize.linear_sum_assignment`).
+    """
+    if not experiment.control_words:
+        return {}
+    from scipy.optimize import linear_sum_assignment
+
+    costs = [
+        [_distance(words[word], words[control]) for control in experiment.control_words]
+        for word in experiment.group_words
+    ]
+    rows, columns = linear_sum_assignment(costs)
+    return {
+        experiment.group_words[row]: experiment.control_words[column]
+        for row, column in zip(rows, columns, strict=True)
+    }
+
+
+def _placebo_notes(placebo: Mapping[str, str], words: Mapping[str, WordTokens]) -> list[str]:
+    """Return a sentence on control words whose number of tokens is not that of their match."""
+    others = [
+        f"'{control}' for '{word}'"
+        for word, control in placebo.items()
+        if len(words[word].ids) != len(words[control].ids)
+    ]
+    if not others:
+        return []
+    return [f"control words with another number of tokens: {', '.join(others)}"]
+
+
+def _notes(experiment: AssociationExperiment) -> list[str]:
+    """Return sentences on what limits an experiment whatever the model."""
+    notes = []
+    if (count := len(experiment.templates)) < LEAST_TEMPLATES:
+        notes.append(
+            f"there are no p-values: of a sign-flip test of {count} templates the smallest is"
+            f" {2 / 2**count:g}; give {LEAST_TEMPLATES} templates or more"
+        )
+    single = [name for name, words in experiment.groups.items() if len(words) == 1]
+    if single:
+        names = ", ".join(map(repr, single))
+        group = "group has one word" if len(single) == 1 else "groups have one word each"
+        notes.append(
+            f"{names}: the {group}, so what holds for the group cannot be told from what holds for"
+            " that word"
+        )
+    return notes
