@@ -1,7 +1,6 @@
 """Contrasts of associations over templates: difference in differences, tests and intervals."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +95,7 @@ def contrast_statistics(values: Doubles, *, seed: int = 0, p: bool = True) -> Co
             continue
         means[columns] = block.mean(axis=0)
         if len(block) > 1:
-            lows[columns], highs[columns] = bca_interval([block], _mean, seed=seed)
+            lows[columns], highs[columns] = bca_interval(block, seed=seed)
             effects[columns] = _effects(block)
         if p and len(block) >= LEAST_TEMPLATES:
             tests[columns] = sign_flip_p(block, seed=seed)
@@ -128,33 +127,28 @@ def sign_flip_p(values: Doubles, *, seed: int = 0) -> Doubles:
     return p
 
 
-def bca_interval(
-    samples: Sequence[Doubles], statistic: Any, *, seed: int = 0
-) -> tuple[Doubles, Doubles]:
-    """Return the 95 % BCa interval of a statistic of paired samples, two arrays (contrasts,).
+def bca_interval(values: Doubles, *, seed: int = 0) -> tuple[Doubles, Doubles]:
+    """Return the 95 % BCa interval of each mean, two arrays (contrasts,).
 
     Args:
-        samples: (templates, contrasts) each, without NaN, and with 2 templates or more.
-        statistic: function of the samples and of `axis`.
+        values: (templates, contrasts), without NaN, of 2 templates or more.
         seed: seed of resamples.
     """
     from scipy.stats import bootstrap
 
-    low = np.array(statistic(*samples, axis=0), dtype=np.float64)
+    low = values.mean(axis=0)
     high = low.copy()  # a contrast that is the same in every template has no width
-    varied = np.any([_varies(sample) for sample in samples], axis=0)
+    varied = _varies(values)
     if varied.any():
-        with np.errstate(divide="ignore", invalid="ignore"):
-            interval = bootstrap(
-                tuple(sample[:, varied] for sample in samples),
-                statistic,
-                paired=True,
-                vectorized=True,
-                n_resamples=_RESAMPLES,
-                batch=_BATCH,
-                axis=0,
-                rng=np.random.default_rng(seed),
-            ).confidence_interval
+        interval = bootstrap(
+            (values[:, varied],),
+            _mean,
+            vectorized=True,
+            n_resamples=_RESAMPLES,
+            batch=_BATCH,
+            axis=0,
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
         low[varied], high[varied] = interval.low, interval.high
     return low, high
 
@@ -170,26 +164,51 @@ class Share:
 
 
 def surviving_share(raw: Doubles, controlled: Doubles, *, seed: int = 0) -> Share:
-    """Return mean(controlled) / mean(raw) with its 95 % BCa interval over templates.
+    """Return the share of raw contrasts that is left in the controlled ones, with its interval.
+
+    With R and D the means over templates, it is the slope of D on R through the origin, the sum
+    over roles of R D divided by the sum of R^2: D / R for one role. The interval is the 95 % BCa
+    bootstrap over templates.
 
     Args:
-        raw: (templates,) raw contrasts.
-        controlled: (templates,) controlled contrasts.
+        raw: (templates,) or (templates, roles) raw contrasts.
+        controlled: controlled contrasts of the same shape.
         seed: seed of resamples.
 
     Returns:
-        NaN with fewer than 2 templates, or if the interval of the raw contrast contains 0: a share
-        of what may be nothing has no meaning.
+        NaN with fewer than 2 templates, or if the interval of every raw contrast contains 0: a
+        share of what may be nothing has no meaning.
     """
-    known = ~np.isnan(raw)
-    columns = [values[known][:, None] for values in (raw, controlled)]
-    if known.sum() < 2:
+    from scipy.stats import bootstrap
+
+    raw, controlled = (values.reshape(len(values), -1) for values in (raw, controlled))
+    known = ~np.isnan(raw).any(axis=1)
+    raw, controlled = raw[known], controlled[known]
+    if len(raw) < 2:
         return Share(math.nan, math.nan, math.nan)
-    low, high = bca_interval(columns[:1], _mean, seed=seed)
-    if not (low[0] > 0 or high[0] < 0):
+    low, high = bca_interval(raw, seed=seed)
+    if not ((low > 0) | (high < 0)).any():
         return Share(math.nan, math.nan, math.nan)
-    low, high = bca_interval(columns, _ratio, seed=seed)
-    return Share(float(_ratio(columns[0], columns[1], axis=0)[0]), float(low[0]), float(high[0]))
+
+    def share(templates: NDArray[Any], axis: int) -> Doubles:
+        drawn = templates.astype(np.int64)
+        r, d = (values[drawn].mean(axis=-2) for values in (raw, controlled))
+        slopes: Doubles = (r * d).sum(axis=-1) / (r * r).sum(axis=-1)
+        return slopes
+
+    templates = np.arange(len(raw))
+    estimate = float(share(templates, -1))
+    if not _varies(np.concatenate([raw, controlled], axis=1)).any():
+        return Share(estimate, estimate, estimate)
+    interval = bootstrap(
+        (templates,),
+        share,
+        vectorized=True,
+        n_resamples=_RESAMPLES,
+        batch=_BATCH,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Share(estimate, float(interval.low), float(interval.high))
 
 
 def t_test_p(values: Doubles) -> Doubles:
@@ -229,11 +248,6 @@ def corrected(p: NDArray[np.floating]) -> Doubles:
 def _mean(values: Doubles, axis: int) -> Doubles:
     mean: Doubles = values.mean(axis=axis)
     return mean
-
-
-def _ratio(raw: Doubles, controlled: Doubles, axis: int) -> Doubles:
-    ratio: Doubles = controlled.mean(axis=axis) / raw.mean(axis=axis)
-    return ratio
 
 
 def _varies(values: Doubles) -> NDArray[np.bool_]:

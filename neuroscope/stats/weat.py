@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from neuroscope.stats.contrasts import unit_vectors
 from neuroscope.stats.moments import Doubles
 
-_RESAMPLES = 9999
+_RESAMPLES = 999
 
 
 @dataclass(frozen=True)

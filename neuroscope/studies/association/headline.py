@@ -13,15 +13,15 @@ def headline(rows: Sequence[AssociationRow], pairs: Sequence[PairRow]) -> str:
 
     Args:
         rows: contrasts of roles.
-        pairs: contrasts of pairs of groups, over their roles.
+        pairs: two groups over all roles.
     """
     leading = leading_rows(pairs)
     if not leading:
         return ""
-    row = strongest(leading)
-    sentences = [_sentence(row, leading, [other.role for other in _same(row, rows)])]
-    if row.roles > 1:
-        sentences.append(_roles_sentence(row, rows))
+    row = strongest(leading, rows)
+    sentences = [_share_sentence(row, leading, rows)]
+    if is_certain(row, rows):
+        sentences += filter(None, [_words_sentence(leading), _roles_sentence(row, rows)])
     return " ".join(sentences)
 
 
@@ -31,85 +31,111 @@ def leading_rows(pairs: Sequence[PairRow]) -> list[PairRow]:
     for row in pairs:
         if row.view == "span":
             spans.setdefault((row.group_a, row.group_b), []).append(row)
-    size = {pair: sum(abs(row.raw) for row in own) / len(own) for pair, own in spans.items()}
+    size = {pair: sum(row.raw for row in own) / len(own) for pair, own in spans.items()}
     return spans[max(size, key=size.__getitem__)] if size else []
 
 
-def strongest(leading: Sequence[PairRow]) -> PairRow:
-    """Return the row with the largest controlled contrast, among those that are more than chance.
+def strongest(leading: Sequence[PairRow], rows: Sequence[AssociationRow]) -> PairRow:
+    """Return the layer with the largest controlled contrast, among those that are certain.
 
-    Rows without a share come last: what remains of a contrast that may be zero has no meaning.
+    Layers without a share come last: what remains of a contrast that may be zero has no meaning.
     """
 
     def strength(row: PairRow) -> tuple[bool, bool, float]:
-        return not math.isnan(row.share), row.significant, abs(row.controlled)
+        return not math.isnan(row.share), is_certain(row, rows), row.controlled
 
     return max(leading, key=strength)
 
 
-def _same(row: PairRow, rows: Sequence[AssociationRow]) -> list[AssociationRow]:
-    """Return the rows of the roles of a pair of groups, at its layer and in its view."""
+def is_certain(row: PairRow, rows: Sequence[AssociationRow]) -> bool:
+    """Return whether the contrast of any role with two groups is certain at a layer."""
+    return any(other.certain for other in roles_at(row, rows))
+
+
+def roles_at(row: PairRow, rows: Sequence[AssociationRow]) -> list[AssociationRow]:
+    """Return the contrasts of each role with two groups, at their layer and in their view."""
     key = row.layer, row.view, row.group_a, row.group_b
-    return [other for other in rows if (other.layer, other.view, *_groups(other)) == key]
+    return [
+        other for other in rows if (other.layer, other.view, other.group_a, other.group_b) == key
+    ]
 
 
-def _groups(row: AssociationRow) -> tuple[str, str]:
-    return row.group_a, row.group_b
-
-
-def _sentence(row: PairRow, leading: Sequence[PairRow], roles: Sequence[str]) -> str:
-    """Return how much of the contrast is left at the strongest layer, and at the first."""
-    near, far = (f"'{name}'" for name in (_groups(row) if row.raw > 0 else _groups(row)[::-1]))
-    subject = f"'{roles[0]}'" if len(roles) == 1 else f"the {len(roles)} roles"
+def _share_sentence(
+    row: PairRow, leading: Sequence[PairRow], rows: Sequence[AssociationRow]
+) -> str:
+    """Return how much of the contrast is left at its strongest layer, the first and the last."""
+    roles = roles_at(row, rows)
+    groups = [f"'{row.group_a}'", f"'{row.group_b}'"]
+    subject = f"the {len(roles)} roles"
+    if len(roles) == 1:
+        subject = f"'{roles[0].role}'"
+        groups.sort(key=lambda name: (name == f"'{row.group_a}'") != (roles[0].raw > 0))
+    difference = f"difference between {' and '.join(groups)} in similarity to {subject}"
     if math.isnan(row.share):
+        return f"At no layer can a {difference} be told from chance, even before control."
+    if not any(is_certain(other, rows) for other in leading):
         return (
-            f"At no layer can a difference between {near} and {far} in similarity to {subject} be"
-            " told from chance, even before control."
+            f"At no layer can what remains of the {difference} after controlling for the words'"
+            " surface be told from chance."
         )
-    difference = f"the difference between {near} and {far} in similarity to {subject}"
-    if not any(other.significant for other in leading):
-        return (
-            f"Nothing that remains of {difference} after controlling for the words' surface can be"
-            " told from chance, at any layer."
-        )
-    ends = [end for end in (leading[0], leading[-1]) if end.layer != row.layer]
-    rest = "".join(f"; at layer {end.layer}, {_remains(end)}" for end in dict.fromkeys(ends))
+    ends = dict.fromkeys(end for end in (leading[0], leading[-1]) if end.layer != row.layer)
+    others = "".join(f"; at layer {end.layer}, {_remains(end, rows)}" for end in ends)
     return (
-        f"At layer {row.layer}, {_remains(row)} of {difference} remains after controlling for the"
-        f" words' surface{rest}."
+        f"At layer {row.layer}, {_remains(row, rows)} of the {difference} remains after"
+        f" controlling for the words' surface{others}."
     )
 
 
-def _remains(row: PairRow) -> str:
+def _remains(row: PairRow, rows: Sequence[AssociationRow]) -> str:
     """Return what remains of a contrast, with its interval."""
     if math.isnan(row.share):
         return "there is no such difference"
-    if not row.significant:
+    if not is_certain(row, rows):
         return "none"
     return f"{row.share:.0%} [{100 * row.share_low:.0f}, {100 * row.share_high:.0f}]"
 
 
+def _words_sentence(leading: Sequence[PairRow]) -> str:
+    """Return at which layers no group of control words has as large a contrast."""
+    if all(math.isnan(row.p_words) for row in leading):
+        return ""
+    larger = [row.layer for row in leading if row.p_words < SIGNIFICANT]
+    if not larger:
+        return (
+            "Groups of control words, without the groups' meaning, show as much at every layer: it"
+            " may be an effect of the words that were chosen."
+        )
+    where = "every layer"
+    if len(larger) < len(leading):
+        where = f"layer{'s' if len(larger) > 1 else ''} {_listed(list(map(str, larger)))} only"
+    return (
+        f"It is larger than that of control words, without the groups' meaning, at {where} (p <"
+        f" {SIGNIFICANT:g})."
+    )
+
+
 def _roles_sentence(row: PairRow, rows: Sequence[AssociationRow]) -> str:
-    """Return which roles are nearer to either group than their control roles are."""
+    """Return which of several roles are nearer to one group than their control roles are."""
+    if row.roles == 1:
+        return ""
     certain = sorted(
-        (other for other in _same(row, rows) if other.significant),
+        (other for other in roles_at(row, rows) if other.significant),
         key=lambda other: -abs(other.controlled),
     )
     if not certain:
-        return "No single role is nearer to one of them than its control words are."
+        return "No single role differs from its control roles by more than control words do."
     parts = []
-    for group, sign in zip(_groups(row), (1, -1), strict=True):
+    for group, sign in ((row.group_a, 1), (row.group_b, -1)):
         if names := [other.role for other in certain if sign * other.controlled > 0]:
             verb = "is" if len(names) == 1 else "are"
-            parts.append(f"{_listed(names)} {verb} nearer to {group}")
-    basis = "" if math.isnan(row.q) else f" (q < {SIGNIFICANT:g})"
+            parts.append(f"{_listed(names, _MOST_NAMED)} {verb} nearer to {group}")
     sentence = ", ".join(parts)
-    return f"{sentence[:1].upper()}{sentence[1:]} than their control words are{basis}."
+    return f"Compared with control words, {sentence} (q < {SIGNIFICANT:g})."
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str], most: int = 100) -> str:
     """Return names as a list in a sentence; of many, the first ones and the number of others."""
-    shown = list(names[:_MOST_NAMED])
-    if len(names) > _MOST_NAMED:
-        shown.append(f"{len(names) - _MOST_NAMED} more")
+    shown = list(names[:most])
+    if len(names) > most:
+        shown.append(f"{len(names) - most} more")
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

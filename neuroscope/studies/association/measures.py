@@ -11,7 +11,7 @@ from neuroscope.stats.contrasts import contributions, t_test_p, unit_vectors
 from neuroscope.stats.moments import Doubles, Moments
 from neuroscope.stats.weat import weat
 from neuroscope.studies.association.experiment import AssociationExperiment
-from neuroscope.studies.association.words import Gap, Lexicon
+from neuroscope.studies.association.words import Gap, Lexicon, draw_substitutes
 from neuroscope.tokens import Tokens
 
 VIEWS = ("span", "context")
@@ -21,14 +21,21 @@ Vectors = dict[str, Doubles]
 """Word -> its vector."""
 
 
+DRAWS = 1999
+"""Number of draws of control groups."""
+
+
 @dataclass(frozen=True, eq=False)
 class ViewContrasts:
-    """Contrasts in one view; every array is (templates, contrasts), NaN where a view is empty."""
+    """Contrasts in one view; NaN where a template has no position in the view."""
 
     raw: Doubles
+    """(templates, contrasts)."""
     controlled: Doubles
-    placebo: Doubles
-    """Controlled contrasts of the control groups; NaN without control words."""
+    """(templates, contrasts)."""
+    drawn: Doubles
+    """(draws, contrasts) controlled contrasts of random control groups, mean over templates; no
+    draw without control words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,29 +176,42 @@ def _view(
 ) -> ViewContrasts:
     """Return the contrasts of all templates in one view."""
     shape = len(templates), len(experiment.contrasts)
-    raw, controlled, placebo = (np.full(shape, np.nan) for _ in range(3))
+    raw, controlled = (np.full(shape, np.nan) for _ in range(2))
     for number, units in enumerate(templates):
-        if units is None:
-            continue
-        terms = list(_terms(experiment, lexicon, units))
-        raw[number] = [own.sum() for own, _ in terms]
-        controlled[number] = [difference.sum() for _, difference in terms]
-        if lexicon.placebo:
-            placebo[number] = list(_placebo(experiment, lexicon, units))
-    return ViewContrasts(raw, controlled, placebo)
+        if units is not None:
+            terms = list(_terms(experiment, lexicon, units))
+            raw[number] = [own.sum() for own, _ in terms]
+            controlled[number] = [difference.sum() for _, difference in terms]
+    known = [units for units in templates if units is not None]
+    return ViewContrasts(raw, controlled, _drawn(experiment, lexicon, known))
 
 
-def _placebo(
-    experiment: AssociationExperiment, lexicon: Lexicon, units: Vectors
-) -> Iterator[float]:
-    """Yield the controlled contrast of the control groups of each contrast in one template."""
-    for role, *pair in experiment.contrasts:
-        groups = [
-            _stack(units, [lexicon.placebo[word] for word in experiment.groups[name]])
-            for name in pair
-        ]
-        _, terms = contributions(units[role], _stack(units, lexicon.controls[role]), *groups)
-        yield float(terms.sum())
+def _drawn(
+    experiment: AssociationExperiment, lexicon: Lexicon, templates: Sequence[Vectors]
+) -> Doubles:
+    """Return the controlled contrasts of random control groups, (draws, contrasts)."""
+    contrasts = experiment.contrasts
+    if not lexicon.substitutes or not templates:
+        return np.empty((0, len(contrasts)))
+    words = {word: number for number, word in enumerate(experiment.control_words)}
+    draws = draw_substitutes(lexicon, DRAWS, experiment.seed)
+    chosen = np.array([[words[word] for word in draw] for draw in draws])
+    places = {word: number for number, word in enumerate(lexicon.substitutes)}
+    drawn = np.empty((DRAWS, len(contrasts)))
+    for number, (role, *pair) in enumerate(contrasts):
+        nearer = np.mean(
+            [_nearer(lexicon, role, units, list(words)) for units in templates], axis=0
+        )
+        a, b = ([places[word] for word in experiment.groups[name]] for name in pair)
+        drawn[:, number] = nearer[chosen[:, a]].mean(axis=1) - nearer[chosen[:, b]].mean(axis=1)
+    return drawn
+
+
+def _nearer(lexicon: Lexicon, role: str, units: Vectors, words: Sequence[str]) -> Doubles:
+    """Return how much more alike each word is with a role than with its control roles, (words,)."""
+    controls = _stack(units, lexicon.controls[role]).mean(axis=0)
+    nearer: Doubles = _stack(units, words) @ (units[role] - controls)
+    return nearer
 
 
 def _established(

@@ -5,15 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from neuroscope.reporting.page import NamedFigure
 from neuroscope.reporting.plots import Curve, Panel, plot_curves
 from neuroscope.reporting.run import Point
-from neuroscope.reporting.tables import Column, Section, Table, rows_to_frame
+from neuroscope.reporting.tables import Column, Section, Table
 from neuroscope.studies.association.experiment import AssociationExperiment
 from neuroscope.studies.association.figures import CONTRAST
-from neuroscope.studies.association.result import METRICS, SHARE, AssociationResult, contrast_label
+from neuroscope.studies.association.result import METRICS, AssociationResult, contrast_label
 from neuroscope.studies.overview import (
     Difference,
     Overview,
@@ -29,9 +27,10 @@ from neuroscope.studies.subjects import Subject
 if TYPE_CHECKING:
     import pandas as pd
 
-_COMPARED = ("raw", "controlled", "share")
-_KEYS = ("view", "role", "pair")
-_MOST_PANELS = 9
+_COMPARED = ("raw", "controlled")
+_KEYS = ("view", "role", "group_a", "group_b", "pair")
+_MOST_PANELS = 6
+_MOST_ROWS = 20
 _MEASURE = "controlled contrasts of the words"
 
 
@@ -62,15 +61,15 @@ def compare_models(
         ),
         figures=_figures(by_subject),
         frames={"contrasts": everything, "differences": changes},
-        meaning=f"Controlled contrast: {METRICS['controlled'].meaning}; mean over the roles of a"
-        " pair of groups. The tables show the value in a model minus that in the first model.",
+        meaning=f"Controlled contrast: {METRICS['controlled'].meaning}. The tables show the"
+        f" {_MOST_ROWS} largest changes: the value in a model minus that in the first model.",
     )
 
 
 def difference(results: Mapping[Subject, AssociationResult]) -> Difference:
     """Return how much the second of two models differs from the first.
 
-    The metrics are mean absolute differences over pairs of groups, per layer.
+    The metrics are mean absolute differences over contrasts, per layer.
     """
     reference, _ = results
     frames = {subject: _frame(result) for subject, result in results.items()}
@@ -90,54 +89,49 @@ def difference(results: Mapping[Subject, AssociationResult]) -> Difference:
 
 
 def _frame(result: AssociationResult) -> "pd.DataFrame":
-    """Return the rows of pairs of groups, with the name of each pair."""
-    return rows_to_frame(result.pairs).assign(pair=[contrast_label(row) for row in result.pairs])
+    """Return the rows of a result, with the name of each contrast."""
+    labels = [contrast_label(row.role, row.group_a, row.group_b) for row in result.rows]
+    return result.to_frame().assign(pair=labels)
 
 
 def _table(changes: "pd.DataFrame", model: str) -> Table:
-    """Return the differences of one model from the reference, a row per pair and layer."""
-    rows = changes[["pair", "layer", *_COMPARED]].astype(object).to_numpy().tolist()
-    metrics = [METRICS["raw"], METRICS["controlled"], SHARE]
-    columns = [Column("contrast"), Column("layer"), *map(Column.of, metrics)]
+    """Return the largest differences of one model from the reference."""
+    order = changes["controlled"].abs().sort_values(ascending=False, kind="stable").index
+    largest = changes.loc[order[:_MOST_ROWS]]
+    rows = largest[["pair", "layer", *_COMPARED]].astype(object).to_numpy().tolist()
+    columns = [Column("contrast"), Column("layer")]
+    columns += [Column.of(METRICS[name]) for name in _COMPARED]
     return Table(f"{model} minus {changes.reference.iloc[0]}", columns, [Section("", rows)])
 
 
 def _figures(results: Mapping[Subject, AssociationResult]) -> Iterator[NamedFigure]:
     """Yield the figure in which the models are overlaid."""
     first = next(iter(results.values()))
-    pairs = sorted(
-        first.group_pairs,
-        key=lambda pair: (
-            -max(
-                float(np.nanmax(np.abs(result.values("controlled", pair))))
-                for result in results.values()
-            )
-        ),
-    )[:_MOST_PANELS]
+    contrasts = first.largest(_MOST_PANELS)
 
-    def panel(pair: tuple[str, str]) -> Panel:
+    def panel(contrast: tuple[str, str, str]) -> Panel:
         curves = {
             subject.label: Curve(
                 result.layers,
-                result.values("controlled", pair),
-                (result.values("low", pair), result.values("high", pair)),
+                result.values("controlled", contrast),
+                (result.values("low", contrast), result.values("high", contrast)),
                 model_layers=subject.checkpoint.layer_count,
             )
             for subject, result in results.items()
         }
-        title = f"{pair[0]} \N{MINUS SIGN} {pair[1]}"
-        return Panel(CONTRAST, curves, title, {"no difference": 0.0})
+        return Panel(CONTRAST, curves, contrast_label(*contrast), {"no difference": 0.0})
 
     yield NamedFigure(
         Path(OVERVIEW_FIGURE).name,
-        "Controlled contrasts of the words in all models, with 95 % intervals.",
+        "Controlled contrasts of the words in all models, with 95 % intervals: the largest ones in"
+        " the first model.",
         plot_curves(
             [
-                [panel(pair) for pair in pairs[start : start + 3]]
-                for start in range(0, len(pairs), 3)
+                [panel(contrast) for contrast in contrasts[start : start + 3]]
+                for start in range(0, len(contrasts), 3)
             ],
             title=f"{len(results)} models · {first.component}",
-            notes=[f"{first.templates} templates; mean over the roles of a pair of groups"],
+            notes=[f"{first.templates} templates"],
             x_axis="layer" if same_depth(results) else "depth",
             noun="model",
         ),

@@ -13,7 +13,6 @@ from neuroscope.studies.association.experiment import AssociationExperiment
 from neuroscope.studies.association.extraction import Extracted
 from neuroscope.studies.association.figures import association_figures
 from neuroscope.studies.association.headline import leading_rows, strongest
-from neuroscope.studies.association.measures import VIEWS
 from neuroscope.studies.association.result import METRICS, SHARE, AssociationResult
 from neuroscope.studies.association.tables import (
     contrasts_table,
@@ -24,43 +23,36 @@ from neuroscope.studies.association.tables import (
 from neuroscope.studies.run_folder import RunFolder
 from neuroscope.studies.subjects import Subject, fingerprints_of
 
-_MOST_PAIRS = 6
-"""Number of pairs of groups up to which each has charts; those of more are in tables."""
-_MOST_ROLES = 12
-"""Number of contrasts of roles up to which each has a chart."""
+_MOST_CONTRASTS = 12
+"""Number of contrasts of roles that have charts: the largest ones; those of more are in tables."""
 _MOST_LISTED = 200  # rows of the tables in the report; the CSV files hold all
 
 
 def metric_points(result: AssociationResult) -> list[Point]:
     """Return the result as MLflow metrics whose step is the layer, and summary scalars."""
     points: list[Point] = []
-    for pair in result.group_pairs[:_MOST_PAIRS]:
-        label = _metric_name(" - ".join(pair))
-        for view in VIEWS:
-            names = ("raw", "controlled", "share") if view == "span" else ("controlled",)
-            for name in names:
-                values = result.values(name, pair, view)
-                points += [
-                    Point(f"{view}/{label} {name}", float(value), layer)
-                    for layer, value in zip(result.layers, values, strict=True)
-                    if not math.isnan(value)
-                ]
+    for row in result.pairs:
+        label = _metric_name(f"{row.group_a} - {row.group_b}")
+        names = ("raw", "controlled", "share") if row.view == "span" else ("controlled",)
+        points += [
+            Point(f"{row.view}/{label} {name}", value, row.layer)
+            for name in names
+            if not math.isnan(value := getattr(row, name))
+        ]
     return points + _role_points(result) + _summary(result)
 
 
 def _role_points(result: AssociationResult) -> list[Point]:
-    """Return the controlled contrasts of the words of each role, unless there are many."""
-    spans = [row for row in result.rows if row.view == "span"]
-    contrasts = {(row.role, row.group_a, row.group_b) for row in spans}
-    if len(contrasts) > _MOST_ROLES or len(contrasts) == len(result.group_pairs):
-        return []
+    """Return the controlled contrasts of the words of the roles with the largest ones."""
+    charted = result.largest(_MOST_CONTRASTS)
     return [
         Point(
             f"roles/{_metric_name(f'{row.role}: {row.group_a} - {row.group_b}')}",
             row.controlled,
             row.layer,
         )
-        for row in spans
+        for row in result.rows
+        if row.view == "span" and (row.role, row.group_a, row.group_b) in charted
     ]
 
 
@@ -69,15 +61,14 @@ def _summary(result: AssociationResult) -> list[Point]:
     leading = leading_rows(result.pairs)
     if not leading:
         return []
-    row = strongest(leading)
-    certain = [other for other in result.rows if other.significant]
+    row = strongest(leading, result.rows)
     values = {
         "controlled": row.controlled,
         "raw": row.raw,
         "share": row.share,
-        "q": row.q,
+        "p_words": row.p_words,
         "layer": row.layer,
-        "significant_contrasts": len(certain),
+        "significant_contrasts": sum(other.significant for other in result.rows),
         "contrasts": len(result.rows),
     }
     return [
@@ -154,6 +145,6 @@ def write_outputs(
 def _neurons(result: AssociationResult) -> Table:
     """Return the neurons that contribute most at the layer of the headline."""
     leading = leading_rows(result.pairs)
-    layer = strongest(leading).layer if leading else -1
+    layer = strongest(leading, result.rows).layer if leading else -1
     rows = [row for row in result.neurons if row.layer == layer]
     return neurons_table(sorted(rows, key=lambda row: -abs(row.contribution))[: _MOST_LISTED // 4])

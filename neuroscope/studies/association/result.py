@@ -1,6 +1,5 @@
 """Result of a study of associations: tidy rows, and the metrics in them."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -49,14 +48,21 @@ METRICS = {
             digits=2,
         ),
         Metric(
-            "placebo",
-            "placebo",
-            "controlled contrast of control groups, of words without the groups' meaning",
+            "words_low",
+            "words low",
+            "lower end of the range of 95 % of the controlled contrasts of random control groups",
             digits=3,
         ),
+        Metric("words_high", "words high", "upper end of that range", digits=3),
+        Metric(
+            "p_words",
+            "p words",
+            "share of random control groups whose controlled contrast is as large, of either sign",
+        ),
+        Metric("q_words", "q words", "that share corrected for everything tested"),
     )
 }
-"""Name -> metric of a contrast, in the order of the columns."""
+"""Name -> metric of the contrast of one role, in the order of the columns."""
 
 SHARE = Metric(
     "share",
@@ -66,11 +72,12 @@ SHARE = Metric(
     axis="share that remains",
     digits=2,
 )
+"""Metric of two groups over all roles."""
 
 
 @dataclass(frozen=True)
 class AssociationRow:
-    """Contrast of one role, or of all roles together, at a layer in a view."""
+    """Contrast of one role with two groups, at a layer in a view."""
 
     layer: int
     view: str
@@ -86,25 +93,41 @@ class AssociationRow:
     p: float
     q: float
     effect: float
-    placebo: float
+    words_low: float
+    words_high: float
+    p_words: float
+    q_words: float
     n: int  # number of templates
 
     @property
-    def significant(self) -> bool:
-        """Whether the controlled contrast is more than chance; by its interval without q-values."""
+    def certain(self) -> bool:
+        """Whether other templates would show it, too; without q-values, by its interval."""
         if np.isnan(self.q):
             return self.low > 0 or self.high < 0
         return self.q < SIGNIFICANT
 
+    @property
+    def significant(self) -> bool:
+        """Whether it is certain, and larger than what control words show, if there are any."""
+        return self.certain and not self.q_words >= SIGNIFICANT
+
 
 @dataclass(frozen=True)
-class PairRow(AssociationRow):
-    """Contrast of two groups, as the mean over the roles that have it; `role` is empty."""
+class PairRow:
+    """Two groups over all roles that have a contrast of them, at a layer in a view."""
 
-    roles: int = 0  # number of roles
-    share: float = np.nan
-    share_low: float = np.nan
-    share_high: float = np.nan
+    layer: int
+    view: str
+    group_a: str
+    group_b: str
+    roles: int  # number of roles
+    raw: float  # root mean square over roles of the raw contrasts
+    controlled: float  # root mean square over roles of the controlled contrasts
+    share: float
+    share_low: float
+    share_high: float
+    p_words: float  # share of random control groups whose root mean square is as large
+    n: int  # number of templates
 
 
 @dataclass(frozen=True)
@@ -149,7 +172,7 @@ class WordRow:
     tokens: str
     token_count: int
     rank: int  # largest token id; most vocabularies begin with the most frequent tokens
-    controls: str  # control roles of a role; control word of a word of a group
+    controls: str  # best matches among the control roles of a role, or the control words of others
 
 
 @dataclass(frozen=True)
@@ -186,36 +209,31 @@ class AssociationResult(Shown):
         return tuple(sorted({row.layer for row in self.rows}))
 
     @property
-    def group_pairs(self) -> list[tuple[str, str]]:
-        """Pairs of groups that are compared, in order."""
-        return list(dict.fromkeys((row.group_a, row.group_b) for row in self.pairs))
+    def contrasts(self) -> list[tuple[str, str, str]]:
+        """Role and two groups of each contrast, in order."""
+        return list(dict.fromkeys((row.role, row.group_a, row.group_b) for row in self.rows))
 
-    def roles_of(self, pair: tuple[str, str]) -> list[str]:
-        """Return the roles that have a contrast of two groups, in order."""
-        rows = (row for row in self.rows if (row.group_a, row.group_b) == pair)
-        return list(dict.fromkeys(row.role for row in rows))
+    def largest(self, most: int, pair: tuple[str, str] | None = None) -> list[tuple[str, str, str]]:
+        """Return the contrasts of the words that are largest at any layer after control.
 
-    def by_layer(self, pair: tuple[str, str], view: str = "span", role: str = "") -> list[Any]:
-        """Return the rows of two groups in a view by layer: of all roles together, or of one."""
-        rows: Sequence[AssociationRow] = self.rows if role else self.pairs
-        return [
-            row
-            for row in rows
-            if (row.group_a, row.group_b, row.view, row.role) == (*pair, view, role)
-        ]
+        Args:
+            most: largest number of contrasts.
+            pair: two groups, if only their contrasts are wanted.
+        """
+        known = [key for key in self.contrasts if pair in (None, key[1:])]
+        sizes = {key: float(np.nanmax(np.abs(self.values("controlled", key)))) for key in known}
+        return sorted(known, key=lambda key: -sizes[key])[:most]
 
     def values(
-        self, name: str, pair: tuple[str, str], view: str = "span", role: str = ""
+        self, name: str, contrast: tuple[str, str, str], view: str = "span"
     ) -> NDArray[np.float64]:
-        """Return a column of `by_layer`, (layers,); NaN at a layer without a value."""
-        rows = {row.layer: getattr(row, name) for row in self.by_layer(pair, view, role)}
-        return np.array([rows.get(layer, np.nan) for layer in self.layers], dtype=np.float64)
-
-    @property
-    def leading_pair(self) -> tuple[str, str]:
-        """Pair of groups with the largest raw contrast of the words, mean over layers."""
-        sizes = {pair: np.abs(self.values("raw", pair)).mean() for pair in self.group_pairs}
-        return max(self.group_pairs, key=lambda pair: float(sizes[pair]))
+        """Return a column of the rows of one contrast, (layers,); NaN where there is no value."""
+        values = {
+            row.layer: getattr(row, name)
+            for row in self.rows
+            if (row.role, row.group_a, row.group_b, row.view) == (*contrast, view)
+        }
+        return np.array([values.get(layer, np.nan) for layer in self.layers], dtype=np.float64)
 
     def to_frame(self) -> "pd.DataFrame":
         """Return a data frame with one row per layer, view, role and pair of groups."""
@@ -238,7 +256,11 @@ class AssociationResult(Shown):
         } | {name: [asdict(row) for row in getattr(self, name)] for name in lists}
 
 
-def contrast_label(row: AssociationRow | PredictionRow) -> str:
+def pair_label(a: str, b: str) -> str:
+    """Return the short name of two groups, such as "men - women"."""
+    return f"{a} \N{MINUS SIGN} {b}"
+
+
+def contrast_label(role: str, a: str, b: str) -> str:
     """Return the short name of a contrast, such as "nurse: men - women"."""
-    pair = f"{row.group_a} \N{MINUS SIGN} {row.group_b}"
-    return f"{row.role}: {pair}" if row.role else pair
+    return f"{role}: {pair_label(a, b)}"

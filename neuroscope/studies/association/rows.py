@@ -1,15 +1,13 @@
 """Rows of a result: the contrasts of all layers, tested and corrected together."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuroscope.stats.contrasts import (
-    ContrastStatistics,
     contrast_statistics,
     corrected,
     surviving_share,
@@ -27,6 +25,7 @@ from neuroscope.studies.association.result import (
 )
 from neuroscope.studies.association.words import Lexicon
 
+_MOST_SUBSTITUTES = 8  # control words that are listed beside a word of a group
 MOST_NEURONS = 10
 """Number of neurons that are listed per contrast and layer."""
 
@@ -47,7 +46,8 @@ def association_result(
         sites: contrasts at each site.
         notes: sentences on what limits the meaning of the values, beside those of the words.
     """
-    rows, pairs = contrast_rows(experiment, sites)
+    block = Block.of(experiment, sites)
+    rows, pairs = contrast_rows(block, experiment.seed), pair_rows(block, experiment.seed)
     return AssociationResult(
         model=model,
         component=experiment.component,
@@ -66,114 +66,130 @@ def association_result(
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Contrasts of all layers and views, by template; every array is (templates, columns).
-
-    The columns are ordered by layer, then view, then contrast.
-    """
+    """Contrasts of all layers and views; the columns are ordered by layer, view and contrast."""
 
     raw: Doubles
+    """(templates, columns)."""
     controlled: Doubles
-    placebo: Doubles
+    """(templates, columns)."""
+    drawn: Doubles
+    """(draws, columns) controlled contrasts of random control groups."""
     keys: Sequence[tuple[int, str, str, str, str]]
     """Layer, view, role and two groups of each column."""
 
+    @classmethod
+    def of(cls, experiment: AssociationExperiment, sites: Sequence[SiteContrasts]) -> "Block":
+        """Return the contrasts of sites, without those that no template has a value of."""
+        parts = [(site, view) for site in sites for view in VIEWS]
+        keys = [(site.layer, view, *key) for site, view in parts for key in experiment.contrasts]
+        views = [site.views[view] for site, view in parts]
+        raw, controlled = (
+            np.concatenate([getattr(view, name) for view in views], axis=1)
+            for name in ("raw", "controlled")
+        )
+        draws = max(len(view.drawn) for view in views)
+        drawn = np.concatenate(
+            [
+                view.drawn if len(view.drawn) else np.full((draws, view.raw.shape[1]), np.nan)
+                for view in views
+            ],
+            axis=1,
+        )
+        kept = np.flatnonzero(~np.isnan(raw).all(axis=0))
+        return cls(
+            raw[:, kept], controlled[:, kept], drawn[:, kept], [keys[column] for column in kept]
+        )
 
-def role_block(experiment: AssociationExperiment, sites: Sequence[SiteContrasts]) -> Block:
-    """Return the contrasts of each role."""
-    parts = [(site, view) for site in sites for view in VIEWS]
+    def by_pair(self) -> dict[tuple[int, str, str, str], list[int]]:
+        """Return the columns of each layer, view and pair of groups."""
+        columns: dict[tuple[int, str, str, str], list[int]] = {}
+        for column, (layer, view, _, a, b) in enumerate(self.keys):
+            columns.setdefault((layer, view, a, b), []).append(column)
+        return columns
 
-    def joined(name: str) -> Doubles:
-        arrays = [getattr(site.views[view], name) for site, view in parts]
-        return np.concatenate(arrays, axis=1)
 
-    keys = [
-        (site.layer, view, *contrast) for site, view in parts for contrast in experiment.contrasts
+def contrast_rows(block: Block, seed: int) -> list[AssociationRow]:
+    """Return a row per column of a block; q-values are corrected over all of them."""
+    raw = contrast_statistics(block.raw, seed=seed, p=False)
+    tested = contrast_statistics(block.controlled, seed=seed)
+    low, high = np.full((2, len(block.keys)), np.nan)
+    if len(block.drawn):
+        low, high = np.quantile(block.drawn, [0.025, 0.975], axis=0)
+    p_words = _as_large(np.abs(block.drawn), np.abs(tested.mean))
+    columns: dict[str, Any] = {
+        "raw": raw.mean,
+        "raw_low": raw.low,
+        "raw_high": raw.high,
+        "controlled": tested.mean,
+        "low": tested.low,
+        "high": tested.high,
+        "p": tested.p,
+        "q": corrected(tested.p),
+        "effect": tested.effect,
+        "words_low": low,
+        "words_high": high,
+        "p_words": p_words,
+        "q_words": corrected(p_words),
+    }
+    return [
+        AssociationRow(
+            *key,
+            **{name: values[column].item() for name, values in columns.items()},
+            n=int(tested.templates[column]),
+        )
+        for column, key in enumerate(block.keys)
     ]
-    return Block(joined("raw"), joined("controlled"), joined("placebo"), keys)
 
 
-def pair_block(block: Block) -> Block:
-    """Return the contrasts of pairs of groups: means over the roles that have them."""
-    members: dict[tuple[int, str, str, str, str], list[int]] = {}
-    for column, (layer, view, _, a, b) in enumerate(block.keys):
-        members.setdefault((layer, view, "", a, b), []).append(column)
-
-    def means(values: Doubles) -> Doubles:
-        return np.stack([values[:, columns].mean(axis=1) for columns in members.values()], axis=1)
-
-    return Block(means(block.raw), means(block.controlled), means(block.placebo), list(members))
-
-
-def contrast_rows(
-    experiment: AssociationExperiment, sites: Sequence[SiteContrasts]
-) -> tuple[list[AssociationRow], list[PairRow]]:
-    """Return the rows of roles and of pairs of groups; q-values are corrected over both.
-
-    A pair that a single role has is the same test as that role's, and counts once. Columns without
-    a value in any template, such as a context without words, have no row.
-    """
-    roles = role_block(experiment, sites)
-    pairs = pair_block(roles)
-    seed = experiment.seed
-    tested = [contrast_statistics(block.controlled, seed=seed) for block in (roles, pairs)]
-    raw = [contrast_statistics(block.raw, seed=seed, p=False) for block in (roles, pairs)]
-    counts = _role_counts(roles, pairs)
-    q = corrected(np.concatenate([tested[0].p, tested[1].p[counts > 1]]))
-    only = {(*key[:2], "", *key[3:]): value for key, value in zip(roles.keys, q, strict=False)}
-    pair_q = np.array([only[key] for key in pairs.keys])  # of pairs that a single role has
-    pair_q[counts > 1] = q[len(roles.keys) :]
-    role_rows = [
-        AssociationRow(**values) for values in _rows(roles, raw[0], tested[0], q[: len(roles.keys)])
-    ]
-    pair_rows = []
-    for column, values in enumerate(_rows(pairs, raw[1], tested[1], pair_q)):
-        share = surviving_share(pairs.raw[:, column], pairs.controlled[:, column], seed=seed)
-        pair_rows.append(
+def pair_rows(block: Block, seed: int) -> list[PairRow]:
+    """Return a row per layer, view and pair of groups, over the roles that have a contrast."""
+    rows = []
+    for key, columns in block.by_pair().items():
+        raw, controlled = block.raw[:, columns], block.controlled[:, columns]
+        known = ~np.isnan(raw).any(axis=1)
+        sizes = [_size(values[known].mean(axis=0)) for values in (raw, controlled)]
+        share = surviving_share(raw, controlled, seed=seed)
+        p_words = _as_large(_size(block.drawn[:, columns])[:, None], np.array([sizes[1]]))
+        layer, view, a, b = key
+        rows.append(
             PairRow(
-                **values,
-                roles=int(counts[column]),
+                layer=layer,
+                view=view,
+                group_a=a,
+                group_b=b,
+                roles=len(columns),
+                raw=float(sizes[0]),
+                controlled=float(sizes[1]),
                 share=share.share,
                 share_low=share.low,
                 share_high=share.high,
+                p_words=float(p_words[0]),
+                n=int(known.sum()),
             )
         )
-    return [row for row in role_rows if row.n], [row for row in pair_rows if row.n]
+    return rows
 
 
-def _role_counts(roles: Block, pairs: Block) -> NDArray[np.int64]:
-    """Return how many roles each column of pairs is the mean of."""
-    keys = [(layer, view, "", a, b) for layer, view, _, a, b in roles.keys]
-    return np.array([keys.count(key) for key in pairs.keys])
+def _size(contrasts: Doubles) -> Doubles:
+    """Return the root mean square over roles, the last axis."""
+    size: Doubles = np.sqrt(np.mean(contrasts**2, axis=-1))
+    return size
 
 
-def _rows(
-    block: Block, raw: ContrastStatistics, tested: ContrastStatistics, q: Doubles
-) -> Iterator[dict[str, Any]]:
-    """Yield the values of a row per column."""
-    known = ~np.isnan(block.placebo)
-    totals = np.where(known, block.placebo, 0).sum(axis=0)
-    placebo = np.divide(
-        totals, known.sum(axis=0), out=np.full(len(totals), np.nan), where=known.any(axis=0)
-    )
-    for column, (layer, view, role, a, b) in enumerate(block.keys):
-        yield {
-            "layer": layer,
-            "view": view,
-            "role": role,
-            "group_a": a,
-            "group_b": b,
-            "raw": float(raw.mean[column]),
-            "raw_low": float(raw.low[column]),
-            "raw_high": float(raw.high[column]),
-            "controlled": float(tested.mean[column]),
-            "low": float(tested.low[column]),
-            "high": float(tested.high[column]),
-            "p": float(tested.p[column]),
-            "q": float(q[column]),
-            "effect": float(tested.effect[column]),
-            "placebo": float(placebo[column]),
-            "n": int(tested.templates[column]),
-        }
+def _as_large(drawn: Doubles, sizes: Doubles) -> Doubles:
+    """Return the share of draws that are as large, (columns,); NaN without draws.
+
+    What is measured counts as one draw more, so that the share is a p-value (Phipson & Smyth 2010,
+    doi:10.2202/1544-6115.1585).
+
+    Args:
+        drawn: (draws, columns) sizes in random draws.
+        sizes: (columns,) sizes that are measured.
+    """
+    if not len(drawn):
+        return np.full(len(sizes), np.nan)
+    shares: Doubles = (1 + (drawn >= sizes).sum(axis=0)) / (1 + len(drawn))
+    return shares
 
 
 def neuron_rows(
@@ -208,8 +224,8 @@ def word_rows(experiment: AssociationExperiment, lexicon: Lexicon) -> list[WordR
         controls: Sequence[str] = ()
         if use == "role":
             controls = lexicon.controls.get(word, ())
-        elif use.startswith("group") and lexicon.placebo:
-            controls = (lexicon.placebo[word],)
+        elif use.startswith("group"):
+            controls = lexicon.substitutes.get(word, ())[:_MOST_SUBSTITUTES]
         rows.append(
             WordRow(
                 word,

@@ -15,51 +15,58 @@ from neuroscope.studies.association.result import (
     PairRow,
     PredictionRow,
     contrast_label,
+    pair_label,
 )
 
 _SHOWN = ("raw", "controlled", "low", "high")
 _MOST_LAYERS = 8  # rows per pair of groups in the summary
 _MOST_PAIRS = 3  # pairs of groups with a row per layer
 _MOST_ROLES = 24  # contrasts of roles in the summary
-_EXPLAINED = (
-    "A contrast is the difference of two mean standardised cosines: above 0, the roles are more"
-    " alike with the first group."
+_MEANINGS = (
+    "A contrast is the difference of two mean standardised cosines: above 0, the role is more alike"
+    " with the first group.",
+    "controlled: minus the same of control roles, which cancels the surface of the groups' words;"
+    " low, high: its 95 % interval over templates; remains: its share of the raw contrast; q: of a"
+    " test over templates; q words: of a comparison with random groups of control words.",
 )
 
 
 def summary_table(result: AssociationResult) -> Table:
-    """Return the summary table: pairs of groups by layer, and each role at its strongest layer."""
+    """Return the summary table: pairs of groups by layer, and each role at its strongest layer.
+
+    A pair that a single role has is shown as the contrast of that role.
+    """
     title = f"{model_label(result.model)}, {result.component}: {_size(result)}"
-    columns = [Column("contrast"), Column("layer"), *_columns()]
-    sections = [Section(_title(result), _pair_rows(result))]
-    if result.pairs and any(row.roles > 1 for row in result.pairs):
-        title_of_roles = "each role, at the layer of its smallest p-value"
-        sections.append(Section(title_of_roles, _role_rows(result)))
-    notes = [_EXPLAINED, _meanings(), *filter(None, [result.headline])]
-    return Table(title, columns, sections, notes)
+    metrics = [*(METRICS[name] for name in _SHOWN), SHARE, METRICS["q"], METRICS["q_words"]]
+    columns: list[Column] = [Column("contrast"), Column("layer"), *map(Column.of, metrics)]
+    spans = [row for row in result.pairs if row.view == "span"]
+    alone = all(row.roles == 1 for row in spans)
+    sections = [Section(_title(spans), _pair_rows(result, spans))] if spans else []
+    if spans and not alone:
+        roles = "each role, at the layer of its largest controlled contrast"
+        sections.append(Section(roles, _role_rows(result)))
+    return Table(title, columns, sections, [*_MEANINGS, *filter(None, [result.headline])])
 
 
-def contrasts_table(rows: Sequence[AssociationRow], title: str = "") -> Table:
-    """Return a table with all metrics of some rows."""
-    columns = [Column("contrast"), Column("layer"), *map(Column.of, METRICS.values())]
+def contrasts_table(rows: Sequence[AssociationRow]) -> Table:
+    """Return a table with all metrics of some contrasts."""
+    columns = [Column("contrast"), Column("layer"), Column("view")]
+    columns += map(Column.of, METRICS.values())
     cells = [
-        [contrast_label(row), row.layer, *(getattr(row, name) for name in METRICS)] for row in rows
+        [_label(row), row.layer, row.view, *(getattr(row, name) for name in METRICS)]
+        for row in rows
     ]
-    return Table(title, columns, [Section("", cells)])
+    return Table("", columns, [Section("", cells)])
 
 
 def neurons_table(rows: Sequence[NeuronRow]) -> Table:
-    """Return the neurons that contribute most to a contrast."""
+    """Return the neurons that contribute most to contrasts."""
     columns = [
-        *(Column("contrast"), Column("layer"), Column("neuron")),
-        *(Column("contribution", digits=4), Column("p", tiny=True), Column("q", tiny=True)),
+        *(Column("contrast"), Column("layer"), Column("neuron"), Column("contribution")),
+        *(Column("p", tiny=True), Column("q", tiny=True)),
     ]
     cells: list[list[Cell]] = [
-        [
-            f"{row.role}: {row.group_a} \N{MINUS SIGN} {row.group_b}",
-            *(row.layer, row.neuron, row.contribution, row.p, row.q),
-        ]
-        for row in rows
+        [_label(row), row.layer, row.neuron, row.contribution, row.p, row.q] for row in rows
     ]
     return Table("", columns, [Section("", cells)])
 
@@ -68,8 +75,12 @@ def predictions_table(rows: Sequence[PredictionRow]) -> Table:
     """Return the contrasts of log probabilities, in nats."""
     names = ("raw", "controlled", "low", "high", "p", "q")
     columns = [Column("contrast"), *(Column.of(METRICS[name]) for name in names), Column("n")]
-    cells = [[contrast_label(row), *(getattr(row, name) for name in names), row.n] for row in rows]
+    cells = [[_label(row), *(getattr(row, name) for name in names), row.n] for row in rows]
     return Table("", columns, [Section("", cells)])
+
+
+def _label(row: AssociationRow | NeuronRow | PredictionRow) -> str:
+    return contrast_label(row.role, row.group_a, row.group_b)
 
 
 def _size(result: AssociationResult) -> str:
@@ -77,63 +88,68 @@ def _size(result: AssociationResult) -> str:
     return f"{counted(roles, 'role')}, {counted(result.templates, 'template')}"
 
 
-def _title(result: AssociationResult) -> str:
+def _title(pairs: Sequence[PairRow]) -> str:
     """Return the line above the pairs of groups."""
-    roles = sorted({row.roles for row in result.pairs})
-    several = "mean over roles" if roles and roles[-1] > 1 else "one role each"
-    layers = "" if len(result.group_pairs) <= _MOST_PAIRS else ", at the layer of the smallest q"
-    return f"two groups{layers}; {several}; the word itself (span)"
+    number = len({(row.group_a, row.group_b) for row in pairs})
+    layers = "" if number <= _MOST_PAIRS else ", at the layer of the largest controlled contrast"
+    roles = "" if all(row.roles == 1 for row in pairs) else "; root mean square over roles"
+    return f"the word itself (span){layers}{roles}"
 
 
-def _columns() -> list[Column]:
-    metrics = [METRICS[name] for name in _SHOWN]
-    return [*map(Column.of, metrics), Column.of(SHARE), Column.of(METRICS["q"])]
+def _pair_rows(result: AssociationResult, pairs: Sequence[PairRow]) -> list[list[Cell]]:
+    by_pair: dict[tuple[str, str], list[PairRow]] = {}
+    for row in pairs:
+        by_pair.setdefault((row.group_a, row.group_b), []).append(row)
+    few = len(by_pair) <= _MOST_PAIRS
+    return [
+        _pair_cells(result, row)
+        for own in by_pair.values()
+        for row in (_spread(result, own) if few else [strongest(own, result.rows)])
+    ]
 
 
-def _meanings() -> str:
-    return (
-        "Controlled: minus the same of control roles, which cancels the surface of the groups'"
-        " words; remains: its share of the raw contrast."
-    )
+def _pair_cells(result: AssociationResult, row: PairRow) -> list[Cell]:
+    """Return the cells of two groups; of a single role, with sign, interval and q-values."""
+    key = row.layer, row.view, row.group_a, row.group_b
+    own = [
+        other
+        for other in result.rows
+        if (other.layer, other.view, other.group_a, other.group_b) == key
+    ]
+    share = _share(row)
+    if row.roles == 1:
+        return [_label(own[0]), row.layer, *_values(own[0], share)]
+    label = pair_label(row.group_a, row.group_b)
+    return [label, row.layer, row.raw, row.controlled, None, None, share, None, None]
 
 
-def _pair_rows(result: AssociationResult) -> list[list[Cell]]:
-    rows: list[list[Cell]] = []
-    for pair in result.group_pairs:
-        own: list[PairRow] = result.by_layer(pair)
-        if not own:
-            continue
-        shown = _spread(own) if len(result.group_pairs) <= _MOST_PAIRS else [strongest(own)]
-        for row in shown:
-            label = contrast_label(row)
-            if row.roles == 1:
-                (role,) = result.roles_of(pair)
-                label = f"{role}: {label}"
-            rows.append([label, row.layer, *_values(row, row.share)])
-    return rows
+def _share(row: PairRow) -> str | None:
+    """Return the share that remains with its interval; None if it has no meaning."""
+    if math.isnan(row.share):
+        return None
+    return f"{row.share:.2f} [{row.share_low:.2f}, {row.share_high:.2f}]"
 
 
 def _role_rows(result: AssociationResult) -> list[list[Cell]]:
-    """Return a row per role and pair of groups, those with the smallest p-values first."""
-    best: dict[tuple[str, str, str], AssociationRow] = {}
-    for row in result.rows:
-        if row.view == "span":
-            key = row.role, row.group_a, row.group_b
-            best[key] = min(best.get(key, row), row, key=_doubt)
-    rows = sorted(best.values(), key=_doubt)[:_MOST_ROLES]
-    return [[contrast_label(row), row.layer, *_values(row, math.nan)] for row in rows]
+    """Return a row per contrast of a role, those with the largest controlled contrast first."""
+    rows: list[list[Cell]] = []
+    for key in result.largest(_MOST_ROLES):
+        own = [
+            row
+            for row in result.rows
+            if row.view == "span" and (row.role, row.group_a, row.group_b) == key
+        ]
+        row = max(own, key=lambda row: abs(row.controlled))
+        rows.append([_label(row), row.layer, *_values(row, None)])
+    return rows
 
 
-def _doubt(row: AssociationRow) -> tuple[float, float]:
-    """Return the p-value and then the effect, by which the strongest contrast comes first."""
-    return (1.0 if math.isnan(row.p) else row.p), -abs(row.effect)
-
-
-def _spread(rows: Sequence[PairRow]) -> list[PairRow]:
+def _spread(result: AssociationResult, rows: Sequence[PairRow]) -> list[PairRow]:
     """Return at most as many layers as the summary has room for, the strongest among them."""
     step = -(-len(rows) // _MOST_LAYERS)
-    return [row for row in rows if row in rows[::step] or row == strongest(rows)]
+    best = strongest(rows, result.rows)
+    return [row for number, row in enumerate(rows) if number % step == 0 or row is best]
 
 
-def _values(row: AssociationRow, share: float) -> list[Cell]:
-    return [*(getattr(row, name) for name in _SHOWN), share, row.q]
+def _values(row: AssociationRow, share: str | None) -> list[Cell]:
+    return [*(getattr(row, name) for name in _SHOWN), share, row.q, row.q_words]

@@ -12,6 +12,8 @@ from neuroscope.stats.similarity import jaccard
 from neuroscope.studies.association.experiment import AssociationExperiment
 from neuroscope.tokens import TokenBlock, Tokens
 
+_LEAST_MATCHES = 2
+_NEAREST = 8  # best matches from which a control word is drawn
 _OTHER_LENGTH = 1000.0  # cost of a token more or less, against that of a ratio of ranks
 
 
@@ -62,8 +64,9 @@ class Lexicon:
     words: Mapping[str, WordTokens]
     controls: Mapping[str, tuple[str, ...]]
     """Role -> its control roles, the best match first."""
-    placebo: Mapping[str, str]
-    """Word of a group -> the control word in its place; empty without control words."""
+    substitutes: Mapping[str, tuple[str, ...]]
+    """Word of a group -> control words that may take its place, the best match first; empty
+    without control words."""
     notes: tuple[str, ...] = ()
 
     def pairs(self, experiment: AssociationExperiment) -> list[WordPair]:
@@ -103,9 +106,9 @@ def read_lexicon(experiment: AssociationExperiment, tokens: TokenBlock, model: s
     }
     _refuse_alike(words, model)
     controls, notes = _matched_controls(experiment, words)
-    placebo = _placebo(experiment, words)
-    notes += _placebo_notes(placebo, words)
-    return Lexicon(gaps, words, controls, placebo, tuple(_notes(experiment) + notes))
+    substitutes, unmatched = _substitutes(experiment, words)
+    notes = [*_notes(experiment), *notes, *unmatched]
+    return Lexicon(gaps, words, controls, substitutes, tuple(notes))
 
 
 def _gap(prompts: Sequence[Tokens]) -> Gap:
@@ -157,7 +160,7 @@ def _matched_controls(
         costs = {word: _distance(words[role], words[word]) for word in experiment.control_roles}
         nearest = sorted(costs, key=costs.__getitem__)
         matched = [word for word in nearest if costs[word] < _OTHER_LENGTH]
-        if len(matched) < 2:  # a mean over fewer is a comparison with one word
+        if len(matched) < _LEAST_MATCHES:  # one word is no sample of words
             unmatched.append(role)
             matched = nearest
         controls[role] = tuple(matched[: experiment.controls])
@@ -165,8 +168,8 @@ def _matched_controls(
         return controls, []
     roles = ", ".join(map(repr, unmatched))
     return controls, [
-        f"fewer than 2 control roles have as many tokens as {roles}; the nearest ones are used, and"
-        " a difference in length may remain"
+        f"fewer than {_LEAST_MATCHES} control roles have as many tokens as {roles}; the nearest"
+        " ones are used, and a difference in length may remain"
     ]
 
 
@@ -176,36 +179,58 @@ def _distance(a: WordTokens, b: WordTokens) -> float:
     return _OTHER_LENGTH * abs(len(a.ids) - len(b.ids)) + ratio
 
 
-def _placebo(experiment: AssociationExperiment, words: Mapping[str, WordTokens]) -> dict[str, str]:
-    """Return the control word in the place of each word of a group, each used once.
+def _substitutes(
+    experiment: AssociationExperiment, words: Mapping[str, WordTokens]
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Return the control words of each word of a group, and sentences on poor matches.
 
-    The sum of all distances is the least possible (`scipy.optimize.linear_sum_assignment`).
+    They have as many tokens as the word, if there are two of these or more.
     """
     if not experiment.control_words:
-        return {}
-    from scipy.optimize import linear_sum_assignment
-
-    costs = [
-        [_distance(words[word], words[control]) for control in experiment.control_words]
-        for word in experiment.group_words
-    ]
-    rows, columns = linear_sum_assignment(costs)
-    return {
-        experiment.group_words[row]: experiment.control_words[column]
-        for row, column in zip(rows, columns, strict=True)
-    }
-
-
-def _placebo_notes(placebo: Mapping[str, str], words: Mapping[str, WordTokens]) -> list[str]:
-    """Return a sentence on control words whose number of tokens is not that of their match."""
-    others = [
-        f"'{control}' for '{word}'"
-        for word, control in placebo.items()
-        if len(words[word].ids) != len(words[control].ids)
-    ]
+        return {}, []
+    substitutes, others = {}, []
+    for word in experiment.group_words:
+        costs = {other: _distance(words[word], words[other]) for other in experiment.control_words}
+        nearest = sorted(costs, key=costs.__getitem__)
+        matched = [other for other in nearest if costs[other] < _OTHER_LENGTH]
+        if len(matched) < _LEAST_MATCHES:
+            others.append(word)
+        substitutes[word] = tuple(matched if len(matched) >= _LEAST_MATCHES else nearest)
     if not others:
-        return []
-    return [f"control words with another number of tokens: {', '.join(others)}"]
+        return substitutes, []
+    listed = ", ".join(map(repr, others))
+    return substitutes, [
+        f"fewer than {_LEAST_MATCHES} control words have as many tokens as {listed}"
+    ]
+
+
+def draw_substitutes(lexicon: Lexicon, draws: int, seed: int) -> list[list[str]]:
+    """Return control words that take the place of the groups' words, draw by draw.
+
+    In each draw the words of the groups take turns, in random order, to choose one of the
+    `_NEAREST` best matches that are left.
+
+    Args:
+        lexicon: words of an experiment.
+        draws: number of draws.
+        seed: seed of the draws.
+
+    Returns:
+        A list per draw, with a control word per key of `Lexicon.substitutes`, in that order.
+    """
+    rng = np.random.default_rng(seed)
+    candidates = list(lexicon.substitutes.values())
+    every = list(dict.fromkeys(word for words in candidates for word in words))
+    drawn = []
+    for _ in range(draws):
+        left, chosen = set(every), [""] * len(candidates)
+        for place in rng.permutation(len(candidates)).tolist():
+            own = [word for word in candidates[place] if word in left]
+            own = own or [word for word in every if word in left]
+            chosen[place] = own[int(rng.integers(min(len(own), _NEAREST)))]
+            left.discard(chosen[place])
+        drawn.append(chosen)
+    return drawn
 
 
 def _notes(experiment: AssociationExperiment) -> list[str]:
