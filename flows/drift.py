@@ -17,6 +17,7 @@ def drift(
     margin: float = 0.05,
     alpha: float = 0.05,
     replicates: int = 0,
+    associations: str = "",
     truncate: bool = False,
     dtype: NumberFormat = "float32",
     candidate_dtype: NumberFormat = "float32",
@@ -41,6 +42,9 @@ def drift(
         alpha: Rate of false alarms.
         replicates: Number of times that the base is compared with itself; 0 stands for 19, or as
             many as alpha requires.
+        associations: Experiment file of kind association on the worker's machine, such as
+            experiments/occupations_gender.yaml, whose associations are measured in both models;
+            may be empty.
         truncate: Truncate prompts at the model's limit instead of refusing them.
         dtype: Number format of the base: float32, bfloat16 or float16.
         candidate_dtype: Number format of the candidate.
@@ -58,6 +62,7 @@ def drift(
         margin=margin,
         alpha=alpha,
         replicates=replicates or None,
+        associations=associations,
         truncate=truncate,
         dtype=dtype,
         candidate_dtype=candidate_dtype,

@@ -63,6 +63,12 @@ def drift(
             " [default: 19; more where alpha requires it]",
         ),
     ] = None,
+    associations: Annotated[
+        Path | None,
+        typer.Option(
+            help="Experiment file of kind association: name the associations that changed."
+        ),
+    ] = None,
     seed: Seed = 0,
     name: Name = "",
     note: Note = "",
@@ -107,6 +113,7 @@ def drift(
             margin=margin,
             alpha=alpha,
             replicates=replicates,
+            associations="" if associations is None else str(associations),
             seed=seed,
             note=note,
             truncate=truncate,

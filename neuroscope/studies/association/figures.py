@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,7 +31,10 @@ CONTRAST = Metric("contrast", "contrast", "difference of mean standardised cosin
 _CONTRIBUTION = Metric("contribution", "contribution to the contrast", "term of the contrast")
 _MOST_PANELS = 3  # contrasts in a row
 _MOST_ROLES = 40  # roles with a row of their own
-_VIEW_NAMES = {"span": "the word", "context": "words around it"}
+_AXES = {
+    view: replace(CONTRAST, axis=f"contrast of {name}")
+    for view, name in {"span": "the word", "context": "words around it"}.items()
+}
 
 
 def association_figures(result: AssociationResult) -> Iterator[NamedFigure]:
@@ -83,8 +87,8 @@ def _panel(result: AssociationResult, contrast: tuple[str, str, str], view: str)
         band = Band(
             "95 % of control groups", result.layers, values("words_low"), values("words_high")
         )
-    title = f"{contrast_label(*contrast)}, {_VIEW_NAMES[view]}"
-    return Panel(CONTRAST, curves, title, {"no difference": 0.0}, band=band)
+    title = contrast_label(*contrast)
+    return Panel(_AXES[view], curves, title, {"no difference": 0.0}, band=band)
 
 
 def _roles_figure(result: AssociationResult, row: PairRow) -> NamedFigure:

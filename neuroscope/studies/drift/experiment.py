@@ -4,12 +4,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from neuroscope.errors import ExperimentError, Option
 from neuroscope.experiment import ModelsExperiment, PromptSource, make_experiment
 from neuroscope.experiment_faults import about, checked, validator
 from neuroscope.experiment_values import check_study_site, plain_name
+from neuroscope.files import absolute
 from neuroscope.options import Dtype, Pool
 from neuroscope.prompts import PromptSet
 from neuroscope.stats.decision import least_replicates
@@ -86,7 +87,18 @@ class DriftExperiment(ModelsExperiment):
         description="Label, such as `topic`, by which changes are reported and that a probe reads;"
         " by default the only label column of the file, if there is one",
     )
+    associations: str = Field(
+        "",
+        description="Experiment file of kind `association`, relative to the folder of this file;"
+        " its contrasts are measured in both models, and those that changed are named",
+    )
     seed: int = Field(0, ge=0, description="Seed of replicates, resamples and splits")
+
+    @field_validator("associations")
+    @classmethod
+    def _absolute_associations(cls, file: str, info: ValidationInfo) -> str:
+        folder = (info.context or {}).get("folder", Path())
+        return str(absolute(folder / Path(file).expanduser())) if file else file
 
     @model_validator(mode="after")
     def _enough_replicates(self) -> Self:

@@ -17,6 +17,8 @@ from neuroscope.studies.drift.result import DriftResult
 SHADES = 9
 """Number of shades of the colour behind a token."""
 _SELECTIVE = 0.25  # distance of an AUROC from 0.5 from which a neuron is called selective
+MOST_ASSOCIATIONS = 30
+"""Number of associations that are listed in the report."""
 COLOURED = 10
 """Number of prompts that are shown in the report."""
 
@@ -56,6 +58,7 @@ def explanation_parts(result: DriftResult) -> dict[str, Any]:
         "positions": position_table(result),
         "neurons": neuron_table(result),
         "weights": weight_table(result),
+        "associations": association_table(result),
         "prompts": shaded_prompts(result),
         "darkest": darkest(explanation.prompts[:COLOURED] if explanation else ()),
         "shades": SHADES,
@@ -175,6 +178,25 @@ def _neuron(row: NeuronDrift, *, selective: bool) -> list[Cell]:
 def _selective(topic: str, area: float) -> str:
     """Return the topic with its AUROC; nothing if the neuron hardly tells it from the others."""
     return f"{topic} {area:.2f}" if abs(area - 0.5) >= _SELECTIVE else NO_VALUE
+
+
+def association_table(result: DriftResult) -> Table | None:
+    """Return the associations that changed most, or None if none were measured."""
+    if not result.associations:
+        return None
+    columns = [
+        *(Column("association"), Column("layer")),
+        *(Column(name, digits=3) for name in ("base", "candidate", "change", "low", "high")),
+        Column("q", meaning="p-value corrected over all associations and layers"),
+    ]
+    rows: list[list[Cell]] = [
+        [
+            f"{row.role}: {row.group_a} \N{MINUS SIGN} {row.group_b}",
+            *(row.layer, row.base, row.candidate, row.change, row.low, row.high, row.q),
+        ]
+        for row in result.associations[:MOST_ASSOCIATIONS]
+    ]
+    return Table("", columns, [Section("", rows)])
 
 
 def weight_table(result: DriftResult) -> Table | None:

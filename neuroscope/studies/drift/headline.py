@@ -8,7 +8,14 @@ from neuroscope.stats.divergence import KLSummary
 from neuroscope.studies.drift.agreement import Decision, SiteAgreement
 from neuroscope.studies.drift.explanation import TokenDrift, TopicDrift
 from neuroscope.studies.drift.readers import Reader
-from neuroscope.studies.drift.result import Explanation, FinalChange, PartRow, Patching
+from neuroscope.studies.drift.result import (
+    ASSOCIATION_CHANGED,
+    AssociationDrift,
+    Explanation,
+    FinalChange,
+    PartRow,
+    Patching,
+)
 from neuroscope.studies.drift.rewording import Rewording, rewording_unit
 
 _TOKENS = 5  # that are named in a sentence
@@ -48,6 +55,7 @@ def explanation_sentences(
     explanation: Explanation,
     *,
     parts: Sequence[PartRow] = (),
+    associations: Sequence[AssociationDrift] = (),
     bounded: bool = False,
 ) -> Iterator[str]:
     """Yield sentences on where the change starts, what it does, and on which texts.
@@ -60,6 +68,7 @@ def explanation_sentences(
         readers: readers of the base's activations.
         explanation: what has changed, where, and on which texts.
         parts: differences of the weights.
+        associations: associations in both models, those that changed most first.
         bounded: whether KL divergences are lower bounds.
     """
     yield from _size_sentences(decision, rewordings)
@@ -82,6 +91,7 @@ def explanation_sentences(
             yield from _divergence_sentences(explanation.topics.rows)
         yield from _gain_sentences(explanation.topics.rows)
     yield from _token_sentences(explanation.tokens_up)
+    yield from _association_sentences(associations)
 
 
 def times(ratio: float) -> str:
@@ -246,6 +256,20 @@ def _gain_sentences(topics: Sequence[TopicDrift]) -> Iterator[str]:
     elif len(more) == len(topics) or len(less) == len(topics):
         word = "more" if more else "less"
         yield f"Texts on all topics have become {word} probable ({_range(topics)} nats per token)."
+
+
+def _association_sentences(rows: Sequence[AssociationDrift]) -> Iterator[str]:
+    """Yield a sentence on how many associations changed, and on the largest change."""
+    changed = [row for row in rows if row.changed]
+    if changed:
+        most = changed[0]
+        yield (
+            f"{len(changed)} of {len(rows)} associations changed (q < {ASSOCIATION_CHANGED:g}),"
+            f" most of all that of '{most.role}' with {most.group_a} rather than {most.group_b} at"
+            f" layer {most.layer}: {most.candidate:.3f} instead of {most.base:.3f}."
+        )
+    elif rows:
+        yield f"None of {len(rows)} associations changed by more than chance."
 
 
 def _token_sentences(tokens: Sequence[TokenDrift]) -> Iterator[str]:

@@ -82,6 +82,8 @@ def write_outputs(
     figures = [*drift_figures(result)]
     if stored is not None:
         folder.table("layers", result.sites)
+        if result.associations:
+            folder.table("associations", result.associations)
         own, other = stored.values(pair, deciding_sites(experiment, pair.base))
         if pair.same_shape:
             figures += neuron_figure(result, own, other, topics_of(experiment))

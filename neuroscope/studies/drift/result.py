@@ -1,5 +1,6 @@
 """Result of a study of drift."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -24,6 +25,38 @@ if TYPE_CHECKING:
 Basis = Literal["files", "neurons", "representations"]
 """What the decision is based on: `files` that are equal, `neurons` that correspond to each other,
 or `representations` of models whose neurons do not correspond."""
+
+
+ASSOCIATION_CHANGED = 0.05
+"""Largest q-value of an association that is said to have changed."""
+
+
+@dataclass(frozen=True)
+class AssociationDrift:
+    """Controlled contrast of the words of one role and two groups, in both models."""
+
+    layer: int
+    role: str
+    group_a: str
+    group_b: str
+    base: float
+    candidate: float
+    change: float
+    """Candidate minus base, mean over templates."""
+    low: float
+    """Lower end of its 95 % interval over templates."""
+    high: float
+    p: float
+    """p-value of a sign-flip test over templates."""
+    q: float
+    """p-value corrected over all associations and layers."""
+    n: int
+    """Number of templates."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether the change is more than chance; without q-values, by its interval."""
+        return self.low > 0 or self.high < 0 if math.isnan(self.q) else self.q < ASSOCIATION_CHANGED
 
 
 @dataclass(frozen=True)
@@ -134,6 +167,8 @@ class DriftResult(Shown):
     """Paragraph on what has changed, where, and on which texts."""
     notes: tuple[str, ...] = ()
     """Sentences on what has changed since the run of which the experiment is a copy."""
+    associations: tuple[AssociationDrift, ...] = ()
+    """Associations in both models, those that changed most first."""
     left_out: tuple[str, ...] = ()
     """Sentences on which measures were left out, and why."""
     run_id: str | None = None
@@ -184,6 +219,7 @@ class DriftResult(Shown):
             "behaviour": asdict(self.behaviour) if self.behaviour else None,
             "behaviour_is_lower_bound": self.bounded,
             "readers": [asdict(reader) for reader in self.readers],
+            "associations": _entries(self.associations),
             "topics": _entries(topics.rows) if topics else [],
             "topics_by_layer": _matrix(topics) if topics else [],
             "neurons": _entries(explanation.neurons) if explanation else [],

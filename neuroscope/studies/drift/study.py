@@ -18,6 +18,7 @@ from neuroscope.reporting.logged_models import FINGERPRINT_TAG
 from neuroscope.reporting.run_reader import PROMPTS_TAG, REPORT
 from neuroscope.reporting.tracking import Tracker
 from neuroscope.studies.drift.agreement import Decision, decide_drift
+from neuroscope.studies.drift.associations import association_drift, check_associations
 from neuroscope.studies.drift.baseline import write_baseline
 from neuroscope.studies.drift.check import (
     Patches,
@@ -58,6 +59,7 @@ from neuroscope.studies.study import Results, Study
 from neuroscope.studies.subjects import changes_since
 
 _STEPS = 6  # files, base, candidate, replicates, both, report
+_ASSOCIATION_STEPS = 4  # reading and measuring in each model
 
 
 def run_drift(
@@ -82,7 +84,8 @@ def run_drift(
     """
     experiment = experiment.model_copy(update={"label": experiment.studied_label})  # to record it
     pair = pair_of(experiment)
-    steps = Steps(executor or InlineExecutor(), progress, total=_STEPS)
+    total = _STEPS + _ASSOCIATION_STEPS * bool(experiment.associations)
+    steps = Steps(executor or InlineExecutor(), progress, total=total)
     differences = steps.wait(steps.submit("compare files", compare_files, pair))
     if tracker is None:
         return Results([_check(experiment, pair, differences, steps)[0]])
@@ -147,7 +150,7 @@ def check(experiment: DriftExperiment) -> None:
             not exist, or there are too few prompts or replicates.
     """
     _ = experiment.studied_label
-    pair_of(experiment)
+    check_associations(experiment, pair_of(experiment))
 
 
 def _tags(experiment: DriftExperiment, pair: Pair) -> dict[str, str]:
@@ -216,6 +219,7 @@ def _compared(
     read = read_again(experiment, pair, stored)
     explanation = explain(experiment, pair, stored, passes, patches, replicates)
     parts = part_rows(differences)
+    associations = association_drift(experiment, pair, steps)
     sentences = explanation_sentences(
         sites,
         decision,
@@ -224,6 +228,7 @@ def _compared(
         read,
         explanation,
         parts=parts,
+        associations=associations,
         bounded=bool(passes and passes.bounded),
     )
     result = DriftResult(
@@ -241,6 +246,7 @@ def _compared(
         readers=tuple(read),
         explanation=explanation,
         notes=_changes(experiment, pair),
+        associations=tuple(associations),
         left_out=tuple(left_out(pair, differences, passes, read)),
         headline=verdict_sentence(pair.candidate.label, pair.base.label, decision),
         summary=" ".join(sentences),
