@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from neuroscope.sites import Site
     from neuroscope.storage.activation_store import read_activations, read_parts
     from neuroscope.storage.atlas_file import Atlas
+    from neuroscope.studies.association.pairs import score_pairs
+    from neuroscope.studies.association.pairs_result import PairsResult
     from neuroscope.studies.atlas.changes import atlas_changes
     from neuroscope.studies.atlas.find import open_atlas
     from neuroscope.studies.atlas.result import AtlasResult
@@ -52,6 +54,7 @@ _HOMES = {
     "Experiment": "neuroscope.experiment",
     "LayersResult": "neuroscope.studies.layers.result",
     "Model": "neuroscope.extraction.models",
+    "PairsResult": "neuroscope.studies.association.pairs_result",
     "Probe": "neuroscope.studies.probe.probe",
     "Prompt": "neuroscope.prompts",
     "PromptFile": "neuroscope.prompt_files",
@@ -78,6 +81,7 @@ _HOMES = {
     "run_comparison": "neuroscope.studies.compare.study",
     "run_drift": "neuroscope.studies.drift.study",
     "run_layers": "neuroscope.studies.layers.study",
+    "score_pairs": "neuroscope.studies.association.pairs",
     "search_text": "neuroscope.studies.atlas.search",
 }
 
@@ -91,6 +95,7 @@ __all__ = [
     "LayersResult",
     "Model",
     "NeuroscopeError",
+    "PairsResult",
     "Probe",
     "Prompt",
     "PromptFile",
@@ -117,6 +122,7 @@ __all__ = [
     "run_comparison",
     "run_drift",
     "run_layers",
+    "score_pairs",
     "search_text",
 ]
 

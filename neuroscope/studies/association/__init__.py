@@ -1,0 +1,1 @@
+"""Associations of groups and roles in language models."""
