@@ -246,7 +246,7 @@ def show_pairs(results: "Sequence[PairsResult]", tracker: "Tracker | None", *, j
     for index, result in enumerate(results):
         if index:
             print_text("")
-        show_table(pairs_table(result, [result.headline]))
+        show_table(pairs_table(result, result.sentences))
         _show_notes(result.notes)
     if tracker:
         labels = distinct_labels([result.model for result in results])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from neuroscope.errors import HeadlessError
 from neuroscope.extraction.checkpoints import Checkpoint
 from neuroscope.extraction.fit import body_path, build_empty
-from neuroscope.extraction.models import Model
+from neuroscope.extraction.models import Model, loading
 from neuroscope.extraction.weights import WeightFiles
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ def check_head(checkpoint: Checkpoint) -> None:
         ModelError: the files cannot be read.
     """
     files = WeightFiles(checkpoint)
-    module = build_empty(checkpoint, "float32", "eager", head=True)
+    with loading(checkpoint.name):
+        module = build_empty(checkpoint, "float32", "eager", head=True)
     tied: dict[str, str] = module.all_tied_weights_keys
     body, shared = body_path(module), {*tied, *tied.values()}
     own = {name for name in module.state_dict() if not name.startswith(body)} - shared

@@ -219,8 +219,8 @@ def _usable(
 
 def _listed(ids: Sequence[str]) -> str:
     """Return the first ids of pairs as text."""
-    shown = ", ".join(ids[:_NAMED])
-    return f"id {shown}{', …' if len(ids) > _NAMED else ''}"
+    more = len(ids) - _NAMED
+    return f"id {', '.join(ids[:_NAMED])}" + (f" and {more:,} more" if more > 0 else "")
 
 
 def _unpredicted(quads: "Sequence[_Quad]") -> list[str]:

@@ -204,8 +204,8 @@ def _examples(result: PairsResult) -> Table:
         Column("pair"),
         Column("prompt"),
         Column("log-likelihood", digits=2),
-        Column("control prompt"),
-        Column("log-likelihood", "control", digits=2),
+        Column("prompt", "control pair"),
+        Column("log-likelihood", "control pair", digits=2),
     ]
     rows = []
     for scored in result.pairs[:_EXAMPLES]:

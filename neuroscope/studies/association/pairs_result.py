@@ -161,6 +161,11 @@ class PairsResult:
             f" {row.control_high:.1f}]; they differ by {chance} (p {p_text(row.p)})."
         )
 
+    @property
+    def sentences(self) -> tuple[str, str]:
+        """What is compared, and the headline: the notes of a table."""
+        return f"Compared: {MEASURES[self.measure]}.", self.headline
+
     def to_frame(self) -> "pd.DataFrame":
         """Return a data frame with one row per pair: prompts, labels, log-likelihoods, control."""
         import pandas as pd
@@ -185,7 +190,7 @@ class PairsResult:
         """Return what a notebook shows: the table with the headline and the notes."""
         from neuroscope.reporting.page import table_html
 
-        return table_html(pairs_table(self, [self.headline, *self.notes]))
+        return table_html(pairs_table(self, [*self.sentences, *self.notes]))
 
 
 def p_text(p: float) -> str:
@@ -198,13 +203,13 @@ def pairs_table(result: PairsResult, notes: Sequence[str]) -> Table:
     columns = [
         Column("label"),
         Column("value"),
-        Column("pairs"),
-        Column("likelier", f"{result.first}, %", "share in which it is likelier", 1),
-        Column("from", "95 % interval", digits=1),
-        Column("to", "95 % interval", digits=1),
-        Column("likelier", "control pairs, %", "share in which the first is likelier", 1),
-        Column("from", "95 % interval ", digits=1),
-        Column("to", "95 % interval ", digits=1),
+        Column("number"),
+        Column("likelier", "pairs, %", "share in which the first prompt is likelier", 1),
+        Column("from", "pairs, %", "lower end of the 95 % interval", 1),
+        Column("to", "pairs, %", "upper end of the interval", 1),
+        Column("likelier", "controls, %", "the same share of the control pairs", 1),
+        Column("from", "controls, %", "lower end of the 95 % interval", 1),
+        Column("to", "controls, %", "upper end of the interval", 1),
         Column("p", meaning="of a McNemar test that both shares are equal", digits=3, tiny=True),
     ]
     rows: list[list[Cell]] = [
@@ -214,7 +219,7 @@ def pairs_table(result: PairsResult, notes: Sequence[str]) -> Table:
         ]
         for row in (result.overall, *result.rows)
     ]
-    title = f"{model_label(result.model)}: {MEASURES[result.measure]}"
+    title = f"{model_label(result.model)}: pairs in which {result.first} is likelier"
     return Table(title, columns, [Section("", rows)], notes)
 
 
