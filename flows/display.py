@@ -1,7 +1,7 @@
 """Output of the command line: messages on stderr, results on stdout."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from neuroscope.reporting.tracking import Tracker
+    from neuroscope.studies.association.pairs_result import PairsResult
     from neuroscope.studies.atlas.ablation_result import AblationResult
     from neuroscope.studies.atlas.changes import AtlasChanges
     from neuroscope.studies.store.store import StoredActivations
@@ -231,6 +232,27 @@ def show_ablation(result: "AblationResult", path: "Path | None" = None, *, json:
     show_table(ablation_table(result))
     if path is not None:
         print_text(f"\nAtlas: {path}")
+
+
+def show_pairs(results: "Sequence[PairsResult]", tracker: "Tracker | None", *, json: bool) -> None:
+    """Print the scores of pairs as JSON, or as tables with where their reports are."""
+    from neuroscope.studies.association.pairs_result import pairs_table
+    from neuroscope.studies.study import Results, results_document
+
+    port = mlflow_port()
+    if json:
+        print_json(results_document(Results(results), tracker, port=port or 5000))
+        return
+    for index, result in enumerate(results):
+        if index:
+            print_text("")
+        show_table(pairs_table(result, result.sentences))
+        _show_notes(result.notes)
+    if tracker:
+        labels = distinct_labels([result.model for result in results])
+        ids = [result.run_id or "" for result in results]
+        names = labels if len(labels) > 1 else [""]
+        show_runs(dict(zip(ids, names, strict=True)), tracker, port)
 
 
 def show_changes(

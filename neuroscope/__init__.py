@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from neuroscope.sites import Site
     from neuroscope.storage.activation_store import read_activations, read_parts
     from neuroscope.storage.atlas_file import Atlas
+    from neuroscope.studies.association.pairs import score_pairs
+    from neuroscope.studies.association.pairs_result import PairsResult
     from neuroscope.studies.association.result import AssociationResult
     from neuroscope.studies.association.study import associate, run_association
     from neuroscope.studies.atlas.changes import atlas_changes
@@ -55,6 +57,7 @@ _HOMES = {
     "Experiment": "neuroscope.experiment",
     "LayersResult": "neuroscope.studies.layers.result",
     "Model": "neuroscope.extraction.models",
+    "PairsResult": "neuroscope.studies.association.pairs_result",
     "Probe": "neuroscope.studies.probe.probe",
     "Prompt": "neuroscope.prompts",
     "PromptFile": "neuroscope.prompt_files",
@@ -83,6 +86,7 @@ _HOMES = {
     "run_comparison": "neuroscope.studies.compare.study",
     "run_drift": "neuroscope.studies.drift.study",
     "run_layers": "neuroscope.studies.layers.study",
+    "score_pairs": "neuroscope.studies.association.pairs",
     "search_text": "neuroscope.studies.atlas.search",
 }
 
@@ -97,6 +101,7 @@ __all__ = [
     "LayersResult",
     "Model",
     "NeuroscopeError",
+    "PairsResult",
     "Probe",
     "Prompt",
     "PromptFile",
@@ -125,6 +130,7 @@ __all__ = [
     "run_comparison",
     "run_drift",
     "run_layers",
+    "score_pairs",
     "search_text",
 ]
 

@@ -15,8 +15,15 @@ from neuroscope.files import absolute
 from neuroscope.home import check_allowed
 from neuroscope.json_text import parsed_json
 from neuroscope.labels import short_repr
-from neuroscope.prompt_columns import Columns, plain_heading
-from neuroscope.prompts import Prompt, PromptCheck, PromptSet, digest_of, verified
+from neuroscope.prompt_columns import Columns, PairColumns, plain_heading
+from neuroscope.prompts import (
+    Prompt,
+    PromptCheck,
+    PromptPair,
+    PromptSet,
+    digest_of,
+    verified,
+)
 from neuroscope.text_files import filled_lines, lines_of
 
 Row = tuple[str, Mapping[str, object]]
@@ -50,6 +57,28 @@ def read_prompts(
     """
     columns = Columns.of(text_column, label_columns)
     return PromptSet(tuple(_read(_checked_path(path), columns, check=True)))
+
+
+def read_pairs(
+    path: str | Path, *, a_column: str = "prompt_a", b_column: str = "prompt_b"
+) -> tuple[PromptPair, ...]:
+    """Read the pairs of prompts of a file; all other columns are labels.
+
+    Args:
+        path: file as in `PromptFile.open`, with a pair per row.
+        a_column: name of the column of the first prompts.
+        b_column: name of the column of the second prompts.
+
+    Raises:
+        PromptError: as `PromptFile.open`, or the two prompts of a pair are equal.
+    """
+    columns = PairColumns(a_column, None, b_column)
+    pairs = []
+    for prompt in _read(_checked_path(path), columns, check=True):
+        labels = dict(prompt.labels)
+        other = labels.pop(b_column)
+        pairs.append(PromptPair(prompt.id, prompt.text, other, labels, prompt.position))
+    return tuple(pairs)
 
 
 @dataclass(frozen=True)

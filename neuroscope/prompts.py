@@ -42,6 +42,27 @@ class Prompt:
         return f"prompt {text} ({details})" if details else f"prompt {text}"
 
 
+@dataclass(frozen=True)
+class PromptPair:
+    """Two prompts that differ in a few words, with the labels of the pair.
+
+    >>> PromptPair("17", "He is a nurse.", "She is a nurse.", {"topic": "gender"})
+    """
+
+    id: str
+    a: str
+    b: str
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    position: str = field(default="", compare=False, repr=False)
+    """Position in a file, such as `line 3`; may be empty."""
+
+    @property
+    def prompts(self) -> tuple[Prompt, Prompt]:
+        """Both prompts, which have the id of the pair."""
+        first = Prompt(self.id, self.a, self.labels, self.position)
+        return first, replace(first, text=self.b)
+
+
 class Prompts(Protocol):
     """Prompts in a fixed order, with distinct ids: in memory, or in a file of any length."""
 

@@ -1,6 +1,7 @@
 """Tokens of prompts: of one prompt, and of many prompts in one array."""
 
 import re
+import string
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ _WORD_MARKERS = "Ġ▁Ċ"  # how GPT-2's and SentencePiece tokenizers write a sp
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # how SentencePiece writes a byte
 _CLOSING = frozenset(".,;:!?)]}%'")  # punctuation that follows a word without a space
 _LEAST_WORD = 3  # letters
+_PUNCTUATION = frozenset(string.punctuation)
 _BLANK = re.compile(r"(?:[\sĠ▁Ċĉč]|<0x(?:09|0A|0D|20)>)+")  # a token of white space only
 
 
@@ -129,7 +131,7 @@ class Vocabulary:
         if marker == "▁":
             byte = _BYTE.fullmatch(token)
             return _from_byte(int(byte[1], 16)) if byte else token.replace("▁", " ")
-        if self._continues(id):
+        if self.continues(id):
             return token.removeprefix("##")
         return token if token in _CLOSING else f" {token}"
 
@@ -144,19 +146,35 @@ class Vocabulary:
         if not text.strip():
             return "␣" * max(1, len(text))
         shown = text.strip()
-        return f"-{shown}" if self._continues(id) and shown[0].islower() else shown
+        return f"-{shown}" if self.continues(id) and shown[0].islower() else shown
 
     def is_word(self, id: int) -> bool:
         """Return whether a token is, or begins, a word of at least 3 letters."""
         text = self.spelled(id).strip()
-        return len(text) >= _LEAST_WORD and text.isalpha() and not self._continues(id)
+        return len(text) >= _LEAST_WORD and text.isalpha() and not self.continues(id)
 
-    def _continues(self, id: int) -> bool:
+    def continues(self, id: int) -> bool:
         """Return whether a token continues a word, or begins a text, which looks the same."""
         token, marker = self.texts[id], self.word_marker
         if id in self.special or not marker:
             return False
         return token.startswith("##") if marker == "##" else token[0] not in _WORD_MARKERS
+
+    def stands_alone(self, id: int) -> bool:
+        """Return whether a token is no piece of a word: a special token or one of punctuation.
+
+        >>> vocabulary = Vocabulary(("Ġdon", "'t", ".", "##s"), frozenset(), None)
+        >>> [vocabulary.stands_alone(id) for id in range(4)]
+        [False, False, True, False]
+        """
+        return id in self.special or is_punctuation(self.texts[id])
+
+    def begins_word(self, id: int) -> bool:
+        """Return whether a token begins a word wherever it stands, as `Ġcoach` and `'t` do."""
+        token = self.texts[id]
+        if self.word_marker == "##" and token.startswith("##"):
+            return False
+        return not self.continues(id) or self.stands_alone(id) or token[0] in _PUNCTUATION
 
     @cached_property
     def is_special(self) -> Flags:
@@ -230,6 +248,17 @@ class TokenBlock(Sequence[Tokens]):
     def lengths(self) -> NDArray[np.int64]:
         """(prompts,) number of tokens per prompt."""
         return self.ends - self.starts
+
+    @cached_property
+    def word_starts(self) -> Flags:
+        """(tokens,) flags, true at tokens that begin a word; punctuation is a word of its own."""
+        known, index = np.unique(self.ids, return_inverse=True)
+        ids = known.tolist()
+        begins = np.array([self.vocabulary.begins_word(id) for id in ids], dtype=bool)[index]
+        alone = np.array([self.vocabulary.stands_alone(id) for id in ids], dtype=bool)[index]
+        begins[1:] |= alone[:-1]
+        begins[self.starts] = True
+        return begins
 
     @cached_property
     def special(self) -> Flags:

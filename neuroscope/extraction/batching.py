@@ -1,6 +1,7 @@
 """Tokenisation of prompts, and padded batches of their token ids."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,9 @@ def tokenise(
         ModelError: the tokenizer fails.
     """
     limit = model.checkpoint.token_limit
-    encodings = _encode(model, prompts, limit if truncate else None)
+    encodings = encodings_of(
+        model, [prompt.text for prompt in prompts], limit if truncate else None
+    )
     lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
     ids = np.concatenate([np.array(encoding.ids, dtype=np.int32) for encoding in encodings])
     _refuse_unembedded(model, prompts, ids, lengths)
@@ -64,20 +67,55 @@ def tokenise(
     return block
 
 
-def _encode(model: Model | TokenReader, prompts: Sequence[Prompt], limit: int | None) -> list[Any]:
-    """Return the encoding of each prompt, cut at a limit; raise ModelError if the tokenizer fails.
+def encodings_of(
+    model: Model | TokenReader,
+    texts: Sequence[str],
+    limit: int | None = None,
+    *,
+    offsets: bool = False,
+) -> list[Any]:
+    """Return the encoding of each text, special tokens included.
 
     Threads share the tokenizer, so it is only read.
+
+    Args:
+        model: model whose tokenizer is used.
+        texts: texts to encode.
+        limit: number of tokens at which encodings are cut; by default they are not.
+        offsets: whether the encodings have the positions of their tokens in the text.
+
+    Raises:
+        ModelError: the tokenizer fails.
     """
-    tokenizer, texts = model.tokenizer, [prompt.text for prompt in prompts]
-    try:
-        backend = _without_limits(tokenizer.backend_tokenizer)
-        encodings: list[Any] = backend.encode_batch_fast(texts)
+    with _tokenizer_errors(model):
+        backend = _without_limits(model.tokenizer.backend_tokenizer)
+        encode = backend.encode_batch if offsets else backend.encode_batch_fast
+        encodings: list[Any] = encode(list(texts))
         if limit is not None:
-            side = tokenizer.truncation_side
+            side = model.tokenizer.truncation_side
             for index, encoding in enumerate(encodings):
                 if len(encoding) > limit:
                     encodings[index] = _cut(backend, texts[index], limit, side)
+    return encodings
+
+
+def texts_of(model: Model, block: TokenBlock) -> list[str]:
+    """Return the text of each prompt of a block, without special tokens.
+
+    Raises:
+        ModelError: the tokenizer fails.
+    """
+    with _tokenizer_errors(model):
+        rows = [ids.tolist() for ids in np.split(block.ids, block.ends[:-1])]
+        texts: list[str] = model.tokenizer.backend_tokenizer.decode_batch(rows)
+    return texts
+
+
+@contextmanager
+def _tokenizer_errors(model: Model | TokenReader) -> Iterator[None]:
+    """Convert what a tokenizer raises in the block to ModelError."""
+    try:
+        yield
     except BaseException as error:
         # tokenizers raises Exception itself, or a PanicException that is not an Exception
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
@@ -86,7 +124,6 @@ def _encode(model: Model | TokenReader, prompts: Sequence[Prompt], limit: int | 
                 remedy="check that its tokenizer.json is complete",
             ) from error
         raise
-    return encodings
 
 
 def _without_limits(backend: Any) -> Any:

@@ -210,7 +210,7 @@ def load_model(
     streamed = _must_stream(checkpoint, memory, device, dtype, head)
     stream: LayerStream | None = None
     checkpoint.check_unchanged()  # the fingerprint is that of the files that are now read
-    with kept_warnings() as warnings, _loading(checkpoint.name):
+    with kept_warnings() as warnings, loading(checkpoint.name):
         tokenizer = load_tokenizer(checkpoint)
         files = WeightFiles(checkpoint)
         module = build_empty(checkpoint, dtype, attention, head=head)
@@ -304,7 +304,7 @@ def _refuse_headless(checkpoint: Checkpoint, module: Any, missing: Sequence[str]
 
 
 @contextlib.contextmanager
-def _loading(name: str) -> Iterator[None]:
+def loading(name: str) -> Iterator[None]:
     """Pass on the warnings of the libraries that load, and convert exceptions to ModelError."""
     try:
         with passed_on(name):
