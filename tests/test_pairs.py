@@ -16,7 +16,6 @@ from neuroscope.extraction.batching import tokenise
 from neuroscope.extraction.models import load_model
 from neuroscope.prompt_files import read_pairs
 from neuroscope.prompts import PromptPair
-from neuroscope.reporting.plots import Interval, SharePair, plot_shares
 from neuroscope.reporting.tracking import Tracker
 from neuroscope.stats.shares import paired_p_value, share
 from neuroscope.studies.association.pairs import check_models, scored_pairs
@@ -261,18 +260,6 @@ def test_faults_of_a_file_name_the_line(text, options, data, tmp_path):
     suggested = [(option.name, option.value) for option in error.options]
     assert suggested == [each for each in data if isinstance(each, tuple)]
     assert all(each in error.problem for each in data if isinstance(each, str))
-
-
-def test_a_figure_needs_shares_within_their_intervals():
-    interval = Interval(50, 40, 60)
-    for pairs in ([], [SharePair("x", Interval(70, 40, 60), interval)]):
-        with pytest.raises(ValueError):
-            plot_shares(pairs, names=("a", "b"), x_label="%", title="")
-    pairs = [SharePair("all", interval, interval), SharePair("$x$", interval, interval, "by")]
-    figure = plot_shares(pairs, names=("own", "control"), x_label="share (%)", title="Pairs")
-    (axes,) = figure.axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["all", r"\$x\$"]
-    assert axes.get_xlim()[0] < 40 and axes.get_xlim()[1] > 60
 
 
 @pytest.fixture

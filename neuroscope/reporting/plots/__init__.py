@@ -14,15 +14,12 @@ from neuroscope.reporting.plots.neurons import grid_shape, plot_activations, plo
 from neuroscope.reporting.plots.panels import Band, Curve, Panel
 from neuroscope.reporting.plots.patching import plot_patching
 from neuroscope.reporting.plots.scatter import NeuronPair, plot_neuron_pairs
-from neuroscope.reporting.plots.shares import Interval, SharePair, plot_shares
 
 __all__ = [
     "Band",
     "Curve",
-    "Interval",
     "NeuronPair",
     "Panel",
-    "SharePair",
     "VersionCheck",
     "grid_shape",
     "plot_activations",
@@ -33,6 +30,5 @@ __all__ = [
     "plot_matrix",
     "plot_neuron_pairs",
     "plot_patching",
-    "plot_shares",
     "save_png",
 ]

@@ -14,6 +14,12 @@ from neuroscope.sites import Site
 from neuroscope.storage.activation_store import read_activations, store_folder
 from neuroscope.studies.association.experiment import AssociationExperiment
 from neuroscope.studies.association.measures import SiteContrasts, measure_site
+from neuroscope.studies.association.predictions import (
+    Predictions,
+    cannot_predict,
+    no_predictions,
+    predict,
+)
 from neuroscope.studies.association.words import read_lexicon
 from neuroscope.studies.store.store import store_activations
 from neuroscope.studies.subjects import Subject, extraction_spec, model_loader
@@ -27,6 +33,8 @@ class Extracted:
     """Folder of the activations at token level."""
     baseline: Path
     """File of the model's baseline statistics."""
+    predictions: Predictions
+    """What a masked language model predicts in the statements."""
 
 
 def extract_subject(experiment: AssociationExperiment, subject: Subject) -> Extracted:
@@ -39,7 +47,17 @@ def extract_subject(experiment: AssociationExperiment, subject: Subject) -> Extr
     )
     if not is_complete(baseline):
         ensure_baseline(load(), experiment.component)
-    return Extracted(stored.folder, baseline)
+    return Extracted(stored.folder, baseline, _predictions(experiment, subject))
+
+
+def _predictions(experiment: AssociationExperiment, subject: Subject) -> Predictions:
+    """Return what a model predicts, if it is a masked language model with its head."""
+    if reason := cannot_predict(experiment, subject.checkpoint):
+        return no_predictions(reason)
+    model = model_loader(experiment, subject, head=True)()
+    if not model.has_head:
+        return no_predictions("the model does not fit into memory with its head")
+    return predict(experiment, model)
 
 
 def measure_stored(

@@ -2,13 +2,14 @@
 
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neuroscope.extraction.models import Model
 from neuroscope.labels import counted, model_label
 from neuroscope.prompts import Prompt, PromptPair, PromptSet
 from neuroscope.provenance import library_versions
 from neuroscope.reporting.logged_models import FINGERPRINT_TAG, ModelEntry
+from neuroscope.reporting.metrics import Metric
 from neuroscope.reporting.page import NamedFigure
 from neuroscope.reporting.run import Point
 from neuroscope.reporting.run_reader import PROMPTS_TAG, REPORT
@@ -24,9 +25,6 @@ from neuroscope.studies.association.pairs_result import (
 from neuroscope.studies.association.pairs_settings import PairsSettings
 from neuroscope.studies.model_runs import run_files
 from neuroscope.studies.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from neuroscope.reporting.plots import SharePair
 
 ANALYSIS_TAG = "neuroscope.analysis"
 """Tag that tells runs of pairs from those of the study."""
@@ -160,24 +158,29 @@ def _write(
 
 def pairs_figures(result: PairsResult) -> Iterator[NamedFigure]:
     """Yield the figure of a result: the score of all pairs and by label, beside the controls."""
-    from neuroscope.reporting.plots import plot_shares
+    from neuroscope.reporting.plots import plot_intervals
 
     largest = sorted(result.rows, key=lambda row: -row.n)[:_MOST_ROWS]
-    rows = [row for row in result.rows if row in largest]
-    shares = [_share("all pairs", "", result.overall)]
-    shares += [_share(row.value, row.label, row) for row in rows]
-    left_out = len(result.rows) - len(rows)
+    rows = [result.overall, *(row for row in result.rows if row in largest)]
+    left_out = len(result.rows) + 1 - len(rows)
     notes = [
         f"{model_label(result.model)}: {MEASURES[result.measure]}",
-        "bars: 95 % intervals (Wilson); dashed: neither prompt is likelier more often",
+        "bars: 95 % intervals (Wilson)",
         *([f"{counted(left_out, 'value')} with the fewest pairs not shown"] if left_out else []),
     ]
-    figure = plot_shares(
-        shares,
-        names=("pairs", "control pairs, with words of similar frequency"),
-        x_label=f"share of pairs in which {result.first} is likelier (%)",
+    axis = f"share of pairs in which {result.first} is likelier (%)"
+    figure = plot_intervals(
+        [_name(row) for row in rows],
+        {
+            "pairs": [(row.score, row.low, row.high) for row in rows],
+            "control pairs, with words of similar frequency": [
+                (row.control_score, row.control_low, row.control_high) for row in rows
+            ],
+        },
+        metric=Metric("score", "score", "share of pairs", axis=axis),
         title="Which prompt of a pair is likelier?",
         notes=notes,
+        reference=("neither more often", 50.0),
     )
     caption = (
         f"Share of pairs in which {result.first} is likelier, with 95 % intervals, beside the same"
@@ -186,16 +189,9 @@ def pairs_figures(result: PairsResult) -> Iterator[NamedFigure]:
     yield NamedFigure(FIGURE, caption, figure)
 
 
-def _share(name: str, group: str, row: PairsRow) -> "SharePair":
-    """Return what the figure draws of a row."""
-    from neuroscope.reporting.plots import Interval, SharePair
-
-    return SharePair(
-        f"{name} ({row.n:,})",
-        Interval(row.score, row.low, row.high),
-        Interval(row.control_score, row.control_low, row.control_high),
-        group,
-    )
+def _name(row: PairsRow) -> str:
+    """Return the name of a row of the figure."""
+    return f"{row.label}: {row.value} ({row.n:,})" if row.label else f"all pairs ({row.n:,})"
 
 
 def _examples(result: PairsResult) -> Table:

@@ -16,6 +16,7 @@ from neuroscope.stats.moments import Doubles
 from neuroscope.studies.association.experiment import AssociationExperiment
 from neuroscope.studies.association.headline import headline
 from neuroscope.studies.association.measures import VIEWS, SiteContrasts
+from neuroscope.studies.association.predictions import Predictions, prediction_rows
 from neuroscope.studies.association.result import (
     AssociationResult,
     AssociationRow,
@@ -35,6 +36,7 @@ def association_result(
     model: str,
     lexicon: Lexicon,
     sites: Sequence[SiteContrasts],
+    predictions: Predictions,
     notes: Sequence[str] = (),
 ) -> AssociationResult:
     """Test the contrasts of all sites of a model, and return its result.
@@ -44,9 +46,11 @@ def association_result(
         model: name of the model.
         lexicon: words of the experiment in this model.
         sites: contrasts at each site.
+        predictions: what the model predicts.
         notes: sentences on what limits the meaning of the values, beside those of the words.
     """
     block = Block.of(experiment, sites)
+    predicted, left_out = prediction_rows(experiment, lexicon, predictions)
     rows, pairs = contrast_rows(block, experiment.seed), pair_rows(block, experiment.seed)
     return AssociationResult(
         model=model,
@@ -55,12 +59,12 @@ def association_result(
         pairs=tuple(pairs),
         neurons=tuple(neuron_rows(experiment, sites)),
         established=tuple(row for site in sites for row in site.established),
-        predictions=(),
+        predictions=tuple(predicted),
         words=tuple(word_rows(experiment, lexicon)),
         word_pairs=tuple(lexicon.pairs(experiment)),
         templates=len(experiment.templates),
         headline=headline(rows, pairs),
-        notes=(*notes, *lexicon.notes),
+        notes=(*notes, *lexicon.notes, *left_out),
     )
 
 

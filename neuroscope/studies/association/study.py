@@ -24,6 +24,11 @@ from neuroscope.studies.association.figures import association_figures
 from neuroscope.studies.association.measures import SiteContrasts, measure_site
 from neuroscope.studies.association.models import compare_models, difference
 from neuroscope.studies.association.outputs import metric_points, write_outputs
+from neuroscope.studies.association.predictions import (
+    cannot_predict,
+    no_predictions,
+    predict,
+)
 from neuroscope.studies.association.result import AssociationResult
 from neuroscope.studies.association.rows import association_result
 from neuroscope.studies.association.tables import summary_table
@@ -90,7 +95,12 @@ def associate(
         )
         for site in activations
     ]
-    return association_result(studied, model.name, lexicon, sites, activations.provenance.warnings)
+    reason = cannot_predict(studied, model.checkpoint)
+    if not reason and not model.has_head:
+        reason = "the model was loaded without its language-model head"
+    predictions = no_predictions(reason) if reason else predict(studied, model)
+    warnings = activations.provenance.warnings
+    return association_result(studied, model.name, lexicon, sites, predictions, warnings)
 
 
 def run_association(
@@ -171,6 +181,7 @@ def _result(
         subject.checkpoint.name,
         read_lexicon(experiment, read.tokens, subject.label),
         sites,
+        extracted.predictions,
         changes_since(experiment, subject) + read.provenance.warnings,
     )
 
