@@ -172,23 +172,30 @@ def surviving_share(raw: Doubles, controlled: Doubles, *, seed: int = 0) -> Shar
     """Return mean(controlled) / mean(raw) with its 95 % BCa interval over templates.
 
     Args:
-        raw: (templates,) raw contrasts.
+        raw: (templates,) raw contrasts; NaN where a template has no value.
         controlled: (templates,) controlled contrasts.
         seed: seed of resamples.
 
     Returns:
-        NaN with fewer than 2 templates, or if the interval of the raw contrast contains 0: a share
-        of what may be nothing has no meaning.
+        NaN with fewer than 2 templates that have both, or if the interval of the raw contrast
+        contains 0: a share of what may be nothing has no meaning.
     """
-    known = ~np.isnan(raw)
+    known = ~(np.isnan(raw) | np.isnan(controlled))
     columns = [values[known][:, None] for values in (raw, controlled)]
-    if known.sum() < 2:
+    if not known.sum() > 1 or not _is_not_zero(columns[0], seed):
         return Share(math.nan, math.nan, math.nan)
-    low, high = bca_interval(columns[:1], _mean, seed=seed)
-    if not (low[0] > 0 or high[0] < 0):
-        return Share(math.nan, math.nan, math.nan)
+    share = float(_ratio(*columns, axis=0)[0])
+    difference = np.abs(columns[1] - share * columns[0])
+    if difference.max() <= _LEAST_SPREAD * np.abs(columns[0]).max():
+        return Share(share, share, share)  # the same in every template
     low, high = bca_interval(columns, _ratio, seed=seed)
-    return Share(float(_ratio(*columns, axis=0)[0]), float(low[0]), float(high[0]))
+    return Share(share, float(low[0]), float(high[0]))
+
+
+def _is_not_zero(values: Doubles, seed: int) -> bool:
+    """Return whether the interval of the mean, (templates, 1), does not contain 0."""
+    low, high = bca_interval([values], _mean, seed=seed)
+    return bool(low[0] > 0 or high[0] < 0)
 
 
 def t_test_p(values: Doubles) -> Doubles:
