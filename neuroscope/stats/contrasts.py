@@ -181,14 +181,13 @@ def surviving_share(raw: Doubles, controlled: Doubles, *, seed: int = 0) -> Shar
         contains 0: a share of what may be nothing has no meaning.
     """
     known = ~(np.isnan(raw) | np.isnan(controlled))
-    columns = [values[known][:, None] for values in (raw, controlled)]
-    if not known.sum() > 1 or not _is_not_zero(columns[0], seed):
+    raw, controlled = (values[known][:, None] for values in (raw, controlled))
+    if len(raw) < 2 or not _is_not_zero(raw, seed):
         return Share(math.nan, math.nan, math.nan)
-    share = float(_ratio(*columns, axis=0)[0])
-    difference = np.abs(columns[1] - share * columns[0])
-    if difference.max() <= _LEAST_SPREAD * np.abs(columns[0]).max():
+    share = float(_ratio(raw, controlled, axis=0)[0])
+    if np.abs(controlled - share * raw).max() <= _LEAST_SPREAD * np.abs(raw).max():
         return Share(share, share, share)  # the same in every template
-    low, high = bca_interval(columns, _ratio, seed=seed)
+    low, high = bca_interval([raw, controlled], _ratio, seed=seed)
     return Share(share, float(low[0]), float(high[0]))
 
 
