@@ -1,4 +1,4 @@
-"""Plants changes in models and neurons, and checks what drift and the atlas say of them."""
+"""Plants changes, neurons and associations, and checks what the studies say of them."""
 
 import argparse
 import os
@@ -13,25 +13,31 @@ import torch
 from benchmarks.random_checkpoint import Shape, ensure_checkpoint
 from benchmarks.tables import machine, write_section
 from benchmarks.validation import (
+    association,
     binned_scores,
     equal,
     false_alarms,
     ladders,
     limits,
+    neutral_context,
     one_layer,
     one_topic,
     planted_neurons,
+    rogue_dimension,
+    weat,
 )
 from benchmarks.validation.checks import Base
 from benchmarks.validation.outcome import Outcome
 from benchmarks.validation.subjects import (
+    CREATED,
+    ENCODER,
     Subject,
     Versions,
     create_versions,
     encoder,
     given_versions,
 )
-from benchmarks.validation.synthetic import write_labelled
+from benchmarks.validation.synthetic import texts_of, write_labelled
 from neuroscope.extraction.checkpoints import find_checkpoint
 
 PAGE = Path(__file__).parents[2] / "docs" / "validation.md"
@@ -149,6 +155,37 @@ class Validation:
         """Return how far scores from histograms are from those of the values."""
         return binned_scores.measure()
 
+    def plant_associations(self) -> Outcome:
+        """Return how often contrasts of planted words are rejected."""
+        return association.measure(self._arguments.draws)
+
+    def share_contrasts(self) -> Outcome:
+        """Return how close surviving shares are to planted ones."""
+        return association.measure_shares(self._arguments.draws)
+
+    def compare_rogue(self) -> Outcome:
+        """Return similarities of activations with one neuron far from 0."""
+        return rogue_dimension.measure(self._arguments.atlas_draws)
+
+    def test_words(self) -> Outcome:
+        """Return how often word embedding association tests find what is planted."""
+        return weat.measure(self._arguments.draws)
+
+    def repeat_context(self) -> Outcome:
+        """Return what neutral context does to similarities, in both models."""
+        versions = self.versions
+        material = (
+            neutral_context.synthetic() if versions.label == CREATED else neutral_context.ENGLISH
+        )
+        return neutral_context.measure(
+            [
+                neutral_context.encoder_subject(ENCODER, ENCODER),
+                neutral_context.causal_subject(
+                    versions.label, str(versions.base), material, texts_of(versions.prompts)
+                ),
+            ]
+        )
+
 
 SECTIONS: dict[str, Callable[[Validation], Outcome]] = {
     "ladder-encoder": Validation.climb_encoder,
@@ -160,6 +197,11 @@ SECTIONS: dict[str, Callable[[Validation], Outcome]] = {
     "one-topic": Validation.train_one_topic,
     "planted-neurons": Validation.plant_neurons,
     "binned-scores": Validation.score_bins,
+    "association": Validation.plant_associations,
+    "surviving-share": Validation.share_contrasts,
+    "rogue-dimension": Validation.compare_rogue,
+    "weat": Validation.test_words,
+    "neutral-context": Validation.repeat_context,
 }
 """Section of docs/validation.md -> its experiment."""
 
@@ -207,8 +249,18 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--texts", type=Path, help="CSV (text, topic), with --versions")
     parser.add_argument("--topic", help="topic of the last version, with --versions")
-    parser.add_argument("--draws", type=int, default=1000, help="draws of the false alarms")
-    parser.add_argument("--atlas-draws", type=int, default=200, help="draws of planted neurons")
+    parser.add_argument(
+        "--draws",
+        type=int,
+        default=1000,
+        help="draws of the false alarms, of associations and of word embedding association tests",
+    )
+    parser.add_argument(
+        "--atlas-draws",
+        type=int,
+        default=200,
+        help="draws of planted neurons and of rogue dimensions",
+    )
     parser.add_argument("--samples", type=int, default=200, help="samples of prompts, for limits")
     parser.add_argument(
         "--large", type=Path, help="folder for two checkpoints of 14.5 GB, which are created there"

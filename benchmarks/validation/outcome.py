@@ -1,5 +1,7 @@
 """Outcome of an experiment of the validation, and how its numbers are printed."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -27,3 +29,19 @@ def figure(value: float) -> str:
 def met(sentence: str, holds: bool) -> str:
     """Return a line that says whether a property holds."""
     return f"- {sentence}: {'yes' if holds else 'NO'}"
+
+
+def outcome_of(table: str, properties: Mapping[str, bool], text: str) -> Outcome:
+    """Return the outcome of a table, of properties that should hold and of a closing line."""
+    lines = "\n".join(met(sentence, bool(holds)) for sentence, holds in properties.items())
+    failures = tuple(sentence for sentence, holds in properties.items() if not holds)
+    return Outcome(f"{table}\n\n{lines}\n\n{text}", failures)
+
+
+def limit(rate: float, draws: int) -> float:
+    """Return a rate plus two standard errors of a rate over independent draws.
+
+    >>> round(limit(0.05, 1000), 4)
+    0.0638
+    """
+    return rate + 2 * math.sqrt(rate * (1 - rate) / draws)

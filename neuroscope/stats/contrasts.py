@@ -171,18 +171,18 @@ def surviving_share(raw: Doubles, controlled: Doubles, *, seed: int = 0) -> Shar
     bootstrap over templates.
 
     Args:
-        raw: (templates,) or (templates, roles) raw contrasts.
+        raw: (templates,) or (templates, roles) raw contrasts; NaN where a template has no value.
         controlled: controlled contrasts of the same shape.
         seed: seed of resamples.
 
     Returns:
-        NaN with fewer than 2 templates, or if the interval of every raw contrast contains 0: a
-        share of what may be nothing has no meaning.
+        NaN with fewer than 2 templates that have all values, or if the interval of every raw
+        contrast contains 0: a share of what may be nothing has no meaning.
     """
     from scipy.stats import bootstrap
 
     raw, controlled = (values.reshape(len(values), -1) for values in (raw, controlled))
-    known = ~np.isnan(raw).any(axis=1)
+    known = ~np.isnan(raw + controlled).any(axis=1)
     raw, controlled = raw[known], controlled[known]
     if len(raw) < 2:
         return Share(math.nan, math.nan, math.nan)
@@ -198,8 +198,8 @@ def surviving_share(raw: Doubles, controlled: Doubles, *, seed: int = 0) -> Shar
 
     templates = np.arange(len(raw))
     estimate = float(share(templates, -1))
-    if not _varies(np.concatenate([raw, controlled], axis=1)).any():
-        return Share(estimate, estimate, estimate)
+    if np.abs(controlled - estimate * raw).max() <= _LEAST_SPREAD * np.abs(raw).max():
+        return Share(estimate, estimate, estimate)  # the same in every template
     interval = bootstrap(
         (templates,),
         share,

@@ -10,6 +10,7 @@ from neuroscope.stats.contrasts import unit_vectors
 from neuroscope.stats.moments import Doubles
 
 _RESAMPLES = 999
+_LEAST_SPREAD = 1e-12  # standard deviation of differences of cosines, below which they are equal
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,11 @@ def weat(
     first, second = ((words @ vectors.T).mean(axis=1) for vectors in attributes)
     s = first - second
     sd = float(s.std(ddof=1))
+    few = min(len(x), len(y)) < 2
+    if sd < _LEAST_SPREAD:
+        return Weat(math.nan, math.nan if few else 1.0)
     difference = float(s[: len(x)].mean() - s[len(x) :].mean())
-    d = difference / sd if sd else math.nan
-    return Weat(d, _p(s[: len(x)], s[len(x) :], seed) if min(len(x), len(y)) > 1 else math.nan)
+    return Weat(difference / sd, math.nan if few else _p(s[: len(x)], s[len(x) :], seed))
 
 
 def _p(x: Doubles, y: Doubles, seed: int) -> float:
