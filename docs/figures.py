@@ -42,6 +42,13 @@ FIGURES = {
         "cka.png": "layers_cka.png",
         "geometry_by_layer.png": "layers_geometry.png",
     },
+    "experiments/man_woman_transgender.yaml": {
+        "contrast_by_layer.png": "association_transgender.png",
+    },
+    "experiments/occupations_gender.yaml": {
+        "contrast_by_layer.png": "association_by_layer.png",
+        "roles.png": "association_roles.png",
+    },
     "experiments/atlas.yaml": {
         "selective_by_layer.png": "atlas_selective.png",
         "growth_by_layer.png": "atlas_growth.png",

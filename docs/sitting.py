@@ -18,7 +18,7 @@ from typing import Any
 
 from docs.figures import REPOSITORY, other_version
 
-PAGES = [REPOSITORY / "docs" / "atlas.md"]
+PAGES = [REPOSITORY / "docs" / "association.md", REPOSITORY / "docs" / "atlas.md"]
 _BLOCK = re.compile(
     r"(```(?P<language>sh|python)\n(?P<code>.*?)```\n)"
     r"(?P<shown>\n<!-- output -->\n.*?<!-- /output -->\n)?",

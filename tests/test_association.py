@@ -3,7 +3,6 @@
 import functools
 import itertools
 import tempfile
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,8 +19,6 @@ from neuroscope.extraction.checkpoints import find_checkpoint
 from neuroscope.extraction.tokenizers import TokenReader
 from neuroscope.stats.weat import weat
 from neuroscope.studies.association.experiment import association_experiment
-from neuroscope.studies.association.headline import headline
-from neuroscope.studies.association.result import AssociationRow, PairRow
 from neuroscope.studies.association.study import check, run_association
 from neuroscope.studies.association.words import draw_substitutes, read_lexicon
 
@@ -318,52 +315,3 @@ def test_weat_of_the_study_is_that_of_the_mean_vectors(bert):
     expected = weat(*groups, vectors(["nurse"]), vectors(controls))
     (row,) = [row for row in result.established if (row.measure, row.role) == ("weat", "nurse")]
     assert (row.d, row.p, row.items) == (pytest.approx(expected.d, abs=1e-5), expected.p, 6)
-
-
-ROW = AssociationRow(
-    0, "span", "nurse", "men", "women", *(-0.2, -0.3, -0.1), *(-0.1, -0.15, -0.05),
-    *(0.001, 0.004), -2.0, *(-0.04, 0.04), *(0.001, 0.002), 8,
-)  # fmt: skip
-PAIR = PairRow(0, "span", "men", "women", 1, 0.2, 0.1, 0.5, 0.4, 0.6, 0.001, 8)
-
-
-def test_the_headline_says_how_much_remains_and_whose_it_is():
-    sentence = headline([ROW], [PAIR])
-    assert sentence.startswith(
-        "At layer 0, 50% [40, 60] of the difference between 'women' and 'men' in similarity to"
-        " 'nurse' remains"
-    )
-    assert "control words" in sentence and "layer" in sentence
-
-
-def test_the_headline_names_roles_on_both_sides():
-    other = replace(ROW, role="engineer", raw=0.2, controlled=0.12, low=0.1, high=0.14)
-    unsure = replace(ROW, role="baker", q=0.4)
-    as_control_words = replace(ROW, role="teacher", q_words=0.6)
-    rows = [ROW, other, unsure, as_control_words]
-    sentence = headline(rows, [replace(PAIR, roles=4)])
-    assert "the 4 roles" in sentence
-    assert "engineer is nearer to men, nurse is nearer to women" in sentence
-    assert "baker" not in sentence and "teacher" not in sentence
-
-
-def test_the_headline_says_when_nothing_remains():
-    rows = [replace(ROW, q=0.5), replace(ROW, layer=1)]
-    pairs = [replace(PAIR, share=0.04), replace(PAIR, layer=1)]
-    assert "; at layer 0, none." in headline(rows, pairs)
-    assert headline([rows[0]], [pairs[0]]).startswith("At no layer can what remains")
-    unclear = replace(PAIR, share=np.nan, share_low=np.nan, share_high=np.nan)
-    assert headline([ROW], [unclear]).startswith("At no layer can a difference")
-
-
-def test_the_headline_says_when_control_words_show_as_much():
-    sentence = headline([ROW], [replace(PAIR, p_words=0.4)])
-    assert "as much at every layer" in sentence
-    pairs = [PAIR, replace(PAIR, layer=1, p_words=0.4)]
-    assert "at layer 0 only" in headline([ROW, replace(ROW, layer=1)], pairs)
-
-
-def test_without_q_values_the_interval_decides():
-    row = replace(ROW, p=np.nan, q=np.nan, q_words=np.nan)
-    assert row.certain and row.significant
-    assert not replace(row, low=-0.2, high=0.1).certain

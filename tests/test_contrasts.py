@@ -13,7 +13,6 @@ from hypothesis.extra.numpy import arrays
 
 from neuroscope.stats.contrasts import (
     LEAST_TEMPLATES,
-    bca_interval,
     contrast_statistics,
     contributions,
     corrected,

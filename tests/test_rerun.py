@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from associated import SETTINGS as ASSOCIATION
 from mlflow import MlflowClient
 from prefect.testing.utilities import prefect_test_harness
 from ruamel.yaml import YAML
@@ -33,6 +34,9 @@ SETTINGS = {
     "atlas": {
         "prompts": {"file": "prompts.csv", "text_column": "sentence", "label_columns": ["topic"]},
         "least_prompts": 10,
+    },
+    "association": {
+        key: value for key, value in ASSOCIATION.items() if key not in ("kind", "name")
     },
 }
 """Kind of study -> settings of a small experiment."""

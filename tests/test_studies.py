@@ -68,7 +68,8 @@ def test_a_deployment_and_its_form_describe_every_field(kind):
 def test_a_study_has_a_command(kind):
     from typer.main import get_command
 
-    assert kind in get_command(cli.app).commands
+    command = {"association": "associate"}.get(kind, kind)
+    assert command in get_command(cli.app).commands
 
 
 def test_every_key_is_described_and_documented(kind):

@@ -9,7 +9,7 @@ from flows.cli.app import app
 from flows.cli.options import MODEL_NAMES, Json, NoRecord, completed
 from flows.cli.study import kept, run_study
 from flows.signals import interruptible
-from neuroscope.options import DEVICES, Dtype, StudySite, choices
+from neuroscope.options import DEVICES, Attention, Dtype, Memory, StudySite, choices
 
 _FROM_FILE = "[default: from the file]"
 
@@ -47,6 +47,23 @@ def associate(
         Dtype | None,
         typer.Option(help=f"Number format of the forward pass. {_FROM_FILE}"),
     ] = None,
+    attention: Annotated[
+        Attention | None, typer.Option(help=f"Attention implementation. {_FROM_FILE}")
+    ] = None,
+    memory: Annotated[
+        Memory | None,
+        typer.Option(
+            help="Placement of weights: resident (in memory), stream (on disk), auto (by size)."
+            f" {_FROM_FILE}"
+        ),
+    ] = None,
+    truncate: Annotated[
+        bool | None,
+        typer.Option(
+            "--truncate/--no-truncate",
+            help=f"Truncate prompts at the model's limit. {_FROM_FILE}",
+        ),
+    ] = None,
     no_record: NoRecord = False,
     json: Json = False,
 ) -> None:
@@ -62,6 +79,9 @@ def associate(
             "note": note,
             "device": device,
             "dtype": dtype,
+            "attention": attention,
+            "memory": memory,
+            "truncate": truncate,
         }
         settings = {name: value for name, value in given.items() if value is not None}
         return association_experiment(file, **settings)
