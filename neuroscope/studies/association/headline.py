@@ -109,7 +109,7 @@ def _words_sentence(leading: Sequence[PairRow]) -> str:
     if len(larger) < len(leading):
         where = f"layer{'s' if len(larger) > 1 else ''} {_listed(list(map(str, larger)))} only"
     return (
-        f"It is larger than that of control words, without the groups' meaning, at {where} (p <"
+        f"This contrast is larger than that of control words, without the groups' meaning, at {where} (p <"
         f" {SIGNIFICANT:g})."
     )
 
@@ -128,9 +128,9 @@ def _roles_sentence(row: PairRow, rows: Sequence[AssociationRow]) -> str:
     for group, sign in ((row.group_a, 1), (row.group_b, -1)):
         if names := [other.role for other in certain if sign * other.controlled > 0]:
             verb = "is" if len(names) == 1 else "are"
-            parts.append(f"{_listed(names, _MOST_NAMED)} {verb} nearer to {group}")
-    sentence = ", ".join(parts)
-    return f"Compared with control words, {sentence} (q < {SIGNIFICANT:g})."
+            nearer = f"{verb} nearer to" if not parts else "to"
+            parts.append(f"{_listed(names, _MOST_NAMED)} {nearer} {group}")
+    return f"Compared with control words, {', and '.join(parts)} (q < {SIGNIFICANT:g})."
 
 
 def _listed(names: Sequence[str], most: int = 100) -> str:
