@@ -109,8 +109,8 @@ def _words_sentence(leading: Sequence[PairRow]) -> str:
     if len(larger) < len(leading):
         where = f"layer{'s' if len(larger) > 1 else ''} {_listed(list(map(str, larger)))} only"
     return (
-        f"This contrast is larger than that of control words, without the groups' meaning, at {where} (p <"
-        f" {SIGNIFICANT:g})."
+        "This contrast is larger than that of control words, without the groups' meaning, at"
+        f" {where} (p < {SIGNIFICANT:g})."
     )
 
 
@@ -124,7 +124,7 @@ def _roles_sentence(row: PairRow, rows: Sequence[AssociationRow]) -> str:
     )
     if not certain:
         return "No single role differs from its control roles by more than control words do."
-    parts = []
+    parts: list[str] = []
     for group, sign in ((row.group_a, 1), (row.group_b, -1)):
         if names := [other.role for other in certain if sign * other.controlled > 0]:
             verb = "is" if len(names) == 1 else "are"
