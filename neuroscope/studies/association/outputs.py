@@ -16,6 +16,7 @@ from neuroscope.studies.association.headline import leading_rows, strongest
 from neuroscope.studies.association.result import METRICS, SHARE, AssociationResult
 from neuroscope.studies.association.tables import (
     contrasts_table,
+    established_table,
     neurons_table,
     predictions_table,
     summary_table,
@@ -26,6 +27,7 @@ from neuroscope.studies.subjects import Subject, fingerprints_of
 _MOST_CONTRASTS = 12
 """Number of contrasts of roles that have charts: the largest ones; those of more are in tables."""
 _MOST_LISTED = 200  # rows of the tables in the report; the CSV files hold all
+_MOST_NEURONS = 20
 
 
 def metric_points(result: AssociationResult) -> list[Point]:
@@ -119,6 +121,8 @@ def write_outputs(
             folder.table(name, rows)
     folder.activations(extracted.activations)
     figures = folder.figures(association_figures(result))
+    leading = leading_rows(result.pairs)
+    layer = strongest(leading, result.rows).layer if leading else result.layers[-1]
     folder.report(
         ("neuroscope.studies.association", "page.html.j2"),
         f"{experiment.name}: {subject.label}, {result.component}",
@@ -132,7 +136,10 @@ def write_outputs(
         contrasts=contrasts_table(result.rows[:_MOST_LISTED]),
         contrast_count=len(result.rows),
         predictions=predictions_table(result.predictions) if result.predictions else None,
-        neurons=_neurons(result),
+        neurons=_neurons(result, layer),
+        established=established_table(
+            [row for row in result.established if row.layer == layer][:_MOST_LISTED]
+        ),
         metrics={**METRICS, SHARE.name: SHARE},
         experiment=experiment,
         result=result,
@@ -142,9 +149,7 @@ def write_outputs(
     )
 
 
-def _neurons(result: AssociationResult) -> Table:
-    """Return the neurons that contribute most at the layer of the headline."""
-    leading = leading_rows(result.pairs)
-    layer = strongest(leading, result.rows).layer if leading else -1
+def _neurons(result: AssociationResult, layer: int) -> Table:
+    """Return the neurons that contribute most at a layer."""
     rows = [row for row in result.neurons if row.layer == layer]
     return neurons_table(sorted(rows, key=lambda row: -abs(row.contribution))[: _MOST_LISTED // 4])

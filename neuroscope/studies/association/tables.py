@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from neuroscope.labels import counted, model_label
 from neuroscope.reporting.tables import Cell, Column, Section, Table
 from neuroscope.studies.association.headline import strongest
+from neuroscope.studies.association.measures import EstablishedRow
 from neuroscope.studies.association.result import (
     METRICS,
     SHARE,
@@ -71,6 +72,26 @@ def neurons_table(rows: Sequence[NeuronRow]) -> Table:
     return Table("", columns, [Section("", cells)])
 
 
+def established_table(rows: Sequence[EstablishedRow]) -> Table:
+    """Return WEAT and SEAT of some contrasts, a section per measure."""
+    columns = [
+        *(Column("contrast"), Column("layer"), Column("d", digits=2)),
+        *(Column("p", tiny=True), Column("words or sentences")),
+    ]
+    sections = [
+        Section(
+            measure.upper(),
+            [
+                [_label(row), row.layer, row.d, row.p, row.items]
+                for row in rows
+                if row.measure == measure
+            ],
+        )
+        for measure in dict.fromkeys(row.measure for row in rows)
+    ]
+    return Table("", columns, sections)
+
+
 def predictions_table(rows: Sequence[PredictionRow]) -> Table:
     """Return the contrasts of log probabilities, in nats."""
     names = ("raw", "controlled", "low", "high", "p", "q")
@@ -79,7 +100,7 @@ def predictions_table(rows: Sequence[PredictionRow]) -> Table:
     return Table("", columns, [Section("", cells)])
 
 
-def _label(row: AssociationRow | NeuronRow | PredictionRow) -> str:
+def _label(row: AssociationRow | NeuronRow | PredictionRow | EstablishedRow) -> str:
     return contrast_label(row.role, row.group_a, row.group_b)
 
 
