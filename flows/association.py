@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from flows.form import NOT_BLANK, Models, NumberFormat, Site, checks
+from flows.form import NOT_BLANK, Models, OptionalDtype, OptionalSite, checks
 from flows.study_flow import study_form
 from neuroscope.studies.association.experiment import (
     AssociationExperiment,
@@ -19,11 +19,11 @@ ExperimentPath = Annotated[str, Field(json_schema_extra=checks({"pattern": NOT_B
 def association(
     file: ExperimentPath = "experiments/occupations_gender.yaml",
     models: Models = ["minilm"],  # noqa: B006 - never modified
-    site: Site = "resid_post",
-    layers: str = "all",
+    site: OptionalSite = "",
+    layers: str = "",
     truncate: bool = False,
-    dtype: NumberFormat = "float32",
-    device: str = "auto",
+    dtype: OptionalDtype = "",
+    device: str = "",
     note: str = "",
 ) -> AssociationExperiment:
     """Measure which roles a model brings close to which groups, against control words.
@@ -35,23 +35,19 @@ def association(
             models in the MLflow registry (models:/name/3, models:/name@alias); they replace those
             of the file.
         site: Component of each layer to read: resid_pre, attn_out, mlp_act (the MLP's neurons),
-            mlp_out, resid_post (the residual stream leaving the layer) or final (after the last).
+            mlp_out, resid_post (the residual stream leaving the layer) or final (after the last);
+            by default that of the file.
         layers: Layers to read: all, one layer (5), a range (2-5), a list (0,2,5), or -1 for the
-            last; they count from 0.
+            last; they count from 0; by default those of the file.
         truncate: Truncate prompts at the model's limit instead of refusing them.
-        dtype: Number format of the forward pass: float32, bfloat16 or float16.
+        dtype: Number format of the forward pass: float32, bfloat16 or float16; by default that of
+            the file.
         device: auto (a GPU if there is one), cpu, cpu:4 (four threads), cuda, cuda:1, mps or all
-            (every GPU).
+            (every GPU); by default that of the file.
         note: Description of the MLflow run; by default that of the file.
     """
-    settings: dict[str, Any] = {"note": note} if note else {}
-    return association_experiment(
-        file,
-        models=models,
-        site=site,
-        layers=layers,
-        truncate=truncate,
-        dtype=dtype,
-        device=device,
-        **settings,
-    )
+    given = {"site": site, "layers": layers, "dtype": dtype, "device": device, "note": note}
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value}
+    if truncate:
+        settings["truncate"] = True
+    return association_experiment(file, models=models, **settings)

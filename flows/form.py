@@ -45,3 +45,9 @@ Site = Annotated[str, Field(json_schema_extra=checks({"pattern": _one_of(StudySi
 """Component that a study reads."""
 NumberFormat = Annotated[str, Field(json_schema_extra=checks({"pattern": _one_of(Dtype)}))]
 """Number format of the forward pass."""
+OptionalSite = Annotated[
+    str, Field(json_schema_extra=checks({"pattern": f"^$|{_one_of(StudySite)}"}))
+]
+"""Component that a study reads, or nothing."""
+OptionalDtype = Annotated[str, Field(json_schema_extra=checks({"pattern": f"^$|{_one_of(Dtype)}"}))]
+"""Number format of the forward pass, or nothing."""

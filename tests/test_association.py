@@ -54,6 +54,8 @@ def bert(tmp_path_factory):
         ({"control_roles": ["cat", "nurse"]}, ("control_roles", 1)),
         ({"control_words": ["black", "white"]}, ("control_words",)),
         ({"control_words": [*SETTINGS["control_words"], "queen"]}, ("control_words", 9)),
+        ({"control_words": ["dog", *SETTINGS["control_words"]]}, ("control_words", 0)),
+        ({"roles": ["e" * 61]}, ("roles", 0)),
     ],
 )
 def test_faults_name_their_key(settings, keys):
@@ -143,16 +145,38 @@ def test_substitutes_are_drawn_without_repetition_among_words_of_as_many_tokens(
 
 
 @pytest.mark.parametrize(
-    ("settings", "word"),
+    ("settings", "word", "keys"),
     [
-        ({"roles": ["engineer", "physician"]}, "physician"),
-        ({"groups": {"men": ["man"], "women": ["lady"]}}, "lady"),
+        ({"roles": ["engineer", "physician"]}, "physician", ("roles", 1)),
+        ({"groups": {"men": ["man"], "women": ["lady"]}}, "lady", ("groups", "women", 0)),
+        ({"templates": [*TEMPLATES, "the un{} runs ."]}, "engineer", ("roles", 0)),
+        ({"templates": ["cat " * 70 + "{}", *TEMPLATES], "truncate": True}, "engineer", None),
     ],
 )
-def test_a_word_that_the_tokenizer_does_not_know_is_named(bert, settings, word):
+def test_a_word_that_the_tokenizer_does_not_read_is_named(bert, settings, word, keys):
     with pytest.raises(ExperimentError) as raised:
-        check(association(bert, **settings))
-    assert f"'{word}'" in raised.value.problem and raised.value.keys == ("models", 0)
+        run_association(association(bert, **settings))
+    assert f"'{word}'" in raised.value.problem
+    assert raised.value.keys == (keys or ("roles", 0))
+
+
+def test_a_file_outside_the_folders_of_a_server_is_not_read(tmp_path, monkeypatch):
+    path = tmp_path / "secret.yaml"
+    path.write_text("kind: secret-token\n")
+    monkeypatch.setenv("NEUROSCOPE_ROOTS", str(tmp_path / "allowed"))
+    with pytest.raises(ns.NeuroscopeError) as raised:
+        association_experiment(path)
+    assert "secret-token" not in str(raised.value)
+
+
+def test_words_of_other_lengths_take_the_place_of_control_words_that_are_used_up():
+    groups = {"men": ["bartender", "zookeeper"], "women": ["beekeeper", "lutenist"]}
+    words = ["guest", "visitor", "taxpayer", "reader", "skydiver"]
+    experiment = association(groups=groups, control_words=words)
+    lexicon = lexicon_of(experiment)
+    assert any("fewer control words" in note for note in lexicon.notes)
+    draws = draw_substitutes(lexicon, 200, seed=0)
+    assert all(len(set(draw)) == 4 for draw in draws)
 
 
 def test_words_that_are_the_same_tokens_are_named():

@@ -11,7 +11,7 @@ ROW = AssociationRow(
     0, "span", "nurse", "men", "women", *(-0.2, -0.3, -0.1), *(-0.1, -0.15, -0.05),
     *(0.001, 0.004), -2.0, *(-0.04, 0.04), *(0.001, 0.002), 8,
 )  # fmt: skip
-PAIR = PairRow(0, "span", "men", "women", 1, 0.2, 0.1, 0.5, 0.4, 0.6, 0.001, 8)
+PAIR = PairRow(0, "span", "men", "women", 1, 0.2, 0.1, 0.5, 0.4, 0.6, 0.001, 0.002, 8)
 
 
 def test_the_headline_says_how_much_remains_and_whose_it_is():
@@ -44,13 +44,34 @@ def test_the_headline_says_when_nothing_remains():
 
 
 def test_the_headline_says_when_control_words_show_as_much():
-    sentence = headline([ROW], [replace(PAIR, p_words=0.4)])
+    sentence = headline([ROW], [replace(PAIR, q_words=0.4)])
     assert "as much at every layer" in sentence
-    pairs = [PAIR, replace(PAIR, layer=1, p_words=0.4)]
+    pairs = [PAIR, replace(PAIR, layer=1, q_words=0.4)]
     assert "at layer 0 only" in headline([ROW, replace(ROW, layer=1)], pairs)
 
 
-def test_without_q_values_the_interval_decides():
-    row = replace(ROW, p=np.nan, q=np.nan, q_words=np.nan)
-    assert row.certain and row.significant
-    assert not replace(row, low=-0.2, high=0.1).certain
+def test_without_q_values_nothing_is_certain():
+    row = replace(ROW, p=np.nan, q=np.nan, n=4)
+    assert not row.certain and not row.significant
+    assert headline([row], [replace(PAIR, n=4)]).startswith("With 4 templates, what remains")
+
+
+def test_the_headline_says_when_a_contrast_is_reversed_or_none_of_it_is_surface():
+    reversed_ = replace(PAIR, layer=1, share=-0.5, share_low=-0.7, share_high=-0.2, controlled=0.01)
+    rows = [ROW, replace(ROW, layer=1)]
+    assert "; at layer 1, it is reversed." in headline(rows, [PAIR, reversed_])
+    alone = headline(rows[1:], [reversed_])
+    assert alone.startswith("At layer 1, the difference between 'women' and 'men'")
+    assert "is reversed" in alone
+    more = replace(PAIR, share=1.2, share_low=1.1, share_high=1.3)
+    assert headline([ROW], [more]).startswith("At layer 0, all (120% [110, 130]) of the")
+    unsure = replace(PAIR, layer=1, share=0.1, share_low=-0.1, share_high=0.3, controlled=0.01)
+    assert "; at layer 1, none." in headline(rows, [PAIR, unsure])
+
+
+def test_without_control_words_roles_are_compared_with_control_roles():
+    none = {"p_words": np.nan, "q_words": np.nan}
+    rows = [replace(ROW, **none), replace(ROW, role="baker", q=0.5, **none)]
+    sentence = headline(rows, [replace(PAIR, roles=2, **none)])
+    assert "Compared with control roles, nurse is nearer to women" in sentence
+    assert "control words" not in sentence

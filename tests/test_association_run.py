@@ -20,8 +20,10 @@ import neuroscope as ns
 from neuroscope import Tracker
 from neuroscope.errors import ExperimentError
 from neuroscope.json_text import json_text
+from neuroscope.studies.association.rows import Block
 from neuroscope.studies.association.study import run_association
 from neuroscope.studies.association.tables import summary_table
+from neuroscope.studies.drift.associations import drift_rows
 from neuroscope.studies.drift.experiment import drift_experiment
 from neuroscope.studies.drift.study import check
 from neuroscope.studies.study import load_experiment, results_document
@@ -220,7 +222,21 @@ def test_drift_names_the_associations_that_changed(bert, file, prompts, tmp_path
 
 def test_drift_without_changed_associations_says_so(bert, file, prompts, tmp_path):
     result = drift(bert, bert, prompts, associations=str(file), candidate_dtype="bfloat16")
-    assert "of 6 associations changed" in result.summary
+    assert "In none of 6 associations can a change be told from chance." in result.summary
+    few = YAML(typ="safe").load(file.read_text()) | {"templates": TEMPLATES[:3]}
+    YAML().dump(few, file)
+    result = drift(bert, bert, prompts, associations=str(file), candidate_dtype="bfloat16")
+    assert "With 3 templates, changes of associations cannot be told" in result.summary
+
+
+def test_contrasts_of_two_models_are_matched_by_what_they_are():
+    keys = [(0, view, role, "a", "b") for view in ("span", "context") for role in ("x", "y")]
+    values = np.arange(7 * 4.0).reshape(7, 4)
+    base = Block(values, values, np.empty((0, 4)), keys[::-1])
+    candidate = Block(values[:, :2], values[:, :2], np.empty((0, 2)), keys[:2])
+    rows = {row.role: row for row in drift_rows(base, candidate, 0)}
+    assert rows["x"].base == values[:, 3].mean() and rows["x"].candidate == values[:, 0].mean()
+    assert rows["y"].change == pytest.approx((values[:, 1] - values[:, 2]).mean())
 
 
 def test_drift_refuses_associations_that_it_cannot_measure(bert, file, prompts, tmp_path):

@@ -198,6 +198,18 @@ def test_an_atlas_started_from_the_form_is_recorded(stack, page):
     page.get_by_role("columnheader", name="selective").first.wait_for()
 
 
+def test_associations_started_from_the_form_are_recorded(stack, page):
+    prefect_ui.open_run_form(page, stack.deployments["association"])
+    prefect_ui.fill_text(page, "layers (Optional)", "4")
+    flow_run = prefect_ui.submit(page)
+    assert final_state(stack, flow_run) == "COMPLETED"
+    assert read_flow_run(stack, flow_run)["name"] == "minilm occupations_gender"
+    (run,) = mlflow_runs(stack, flow_run)
+    assert run.info.status == "FINISHED" and run.data.tags["neuroscope.kind"] == "association"
+    prefect_ui.open_artifact(page, stack.servers["Prefect"], flow_run, run.info.run_name)
+    page.get_by_role("columnheader", name="controlled").first.wait_for()
+
+
 def test_several_models_have_an_artifact_and_a_link_each(stack, tmp_path):
     folder = make_model("bert", tmp_path / "tiny")
     prompts = {"prompts": ["the cat sits .", "the dog sits ."]}

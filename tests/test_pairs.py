@@ -282,6 +282,8 @@ def test_the_command_prints_one_document_and_records_a_run_per_model(
     assert [run["model"] for run in document["runs"]] == folders
     assert [run["measure"] for run in document["runs"]] == ["pll-word-l2r", "log-likelihood"]
     tracker = Tracker.connect()
+    runs = tracker.find_runs("association", {"neuroscope.analysis": "pairs"})
+    assert len({run.tags["neuroscope.group"] for run in runs}) == 1
     for run, folder in zip(document["runs"], folders, strict=True):
         expected = ns.score_pairs(folder, file).to_dict()
         assert {key: run[key] for key in expected} == expected | {"run_id": run["run_id"]}

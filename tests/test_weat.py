@@ -120,3 +120,15 @@ def test_an_empty_set_is_refused(empty):
     vectors[empty] = vectors[empty][:0]
     with pytest.raises(ValueError, match="empty"):
         weat(*vectors)
+
+
+def test_sentences_of_a_word_are_divided_together():
+    rng = np.random.default_rng(0)
+    words = rng.standard_normal((6, 1, 30))
+    sentences = (words + 0.01 * rng.standard_normal((6, 13, 30))).reshape(-1, 30)
+    a, b = rng.standard_normal((1, 30)), rng.standard_normal((8, 30))
+    apart = weat(sentences[:39], sentences[39:], a, b)
+    together = weat(sentences[:39], sentences[39:], a, b, per_word=13)
+    alone = weat(words[:3, 0], words[3:, 0], a, b)
+    assert together.d == apart.d and together.p >= 2 / 20  # of 20 divisions of six words
+    assert together.p == pytest.approx(alone.p)

@@ -46,10 +46,7 @@ _SPECIAL_TOKENS = {
 
 @dataclass(frozen=True)
 class TokenReader:
-    """Tokenizer of a model that is not loaded; it reads prompts as the loaded model does.
-
-    >>> block = tokenise(TokenReader.of(find_checkpoint("minilm")), prompts.prompts)
-    """
+    """Tokenizer of a model that is not loaded; `tokenise` reads prompts as the loaded model does."""
 
     checkpoint: Checkpoint
     tokenizer: Any

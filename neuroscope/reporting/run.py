@@ -1,8 +1,9 @@
 """Open MLflow runs, and recording in them."""
 
 import json
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -35,6 +36,17 @@ class Point:
     metric: str
     value: float
     step: int | None = None
+
+
+def metric_names(labels: Iterable[str]) -> list[str]:
+    """Return a distinct name per label that MLflow accepts as the end of a metric's name."""
+    names: list[str] = []
+    for label in labels:
+        name = re.sub(r"[^\w. :-]", "_", label)
+        while name in names:
+            name += "_"
+        names.append(name)
+    return names
 
 
 class Run:

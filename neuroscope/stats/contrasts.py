@@ -14,18 +14,19 @@ LEAST_TEMPLATES = 6
 
 _RESAMPLES = 9999
 _BATCH = 500  # resamples or sign patterns that are held in memory at a time
+_ROUNDING = 1e-12  # size of a contrast, a difference of cosines, that may be rounding
 _LEAST_SPREAD = 1e-12  # standard deviation relative to the values, below which they are equal
 
 
 def unit_vectors(values: NDArray[np.floating]) -> Doubles:
-    """Return vectors divided by their Euclidean norms; 0 for a vector of zeros.
+    """Return vectors divided by their Euclidean norms; 0 for a vector of zeros, NaN for NaN.
 
     Args:
         values: (..., neurons).
     """
     values = values.astype(np.float64)
     norms = np.linalg.norm(values, axis=-1, keepdims=True)
-    units: Doubles = np.divide(values, norms, out=np.zeros_like(values), where=norms > 0)
+    units: Doubles = np.divide(values, norms, out=np.zeros_like(values), where=norms != 0)
     return units
 
 
@@ -112,7 +113,8 @@ def sign_flip_p(values: Doubles, *, seed: int = 0) -> Doubles:
     from scipy.stats import permutation_test
 
     p = np.ones(values.shape[1])
-    varied = values.any(axis=0)  # a contrast that is 0 in every template has p = 1
+    # a contrast that is 0 in every template, apart from rounding, has p = 1
+    varied = np.abs(values).max(axis=0) > _ROUNDING
     if varied.any():
         p[varied] = permutation_test(
             (values[:, varied],),
@@ -221,14 +223,14 @@ def t_test_p(values: Doubles) -> Doubles:
         values: (templates, neurons), without NaN.
 
     Returns:
-        NaN below `LEAST_TEMPLATES` templates; 1 for a neuron that is 0 in every template, and 0
-        for one that has another value, the same in all.
+        NaN below `LEAST_TEMPLATES` templates, and for a neuron whose value does not depend on the
+        template, which is no sample; 1 if that value is 0.
     """
     from scipy.stats import ttest_1samp
 
     if len(values) < LEAST_TEMPLATES:
         return np.full(values.shape[1], np.nan)
-    p = np.where(values.any(axis=0), 0.0, 1.0)
+    p = np.where(values.any(axis=0), math.nan, 1.0)
     varied = _varies(values)
     p[varied] = ttest_1samp(values[:, varied], 0.0, axis=0).pvalue
     return p

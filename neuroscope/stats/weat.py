@@ -30,6 +30,7 @@ def weat(
     a: NDArray[np.floating],
     b: NDArray[np.floating],
     *,
+    per_word: int = 1,
     seed: int = 0,
 ) -> Weat:
     """Return how much more the words X than the words Y are associated with A rather than B.
@@ -46,6 +47,8 @@ def weat(
         y: vectors of the second set.
         a: (attributes, neurons) vectors of the first set of attributes.
         b: vectors of the second set.
+        per_word: number of consecutive vectors of `x` and `y` that belong to one word, such as its
+            sentences. The p-value divides words, not sentences: those of one word are alike.
         seed: seed of divisions, if there are too many for all of them.
 
     Raises:
@@ -57,11 +60,14 @@ def weat(
     first, second = ((words @ vectors.T).mean(axis=1) for vectors in attributes)
     s = first - second
     sd = float(s.std(ddof=1))
-    few = min(len(x), len(y)) < 2
+    by_word = s.reshape(-1, per_word).mean(axis=1)
+    first_words = len(x) // per_word
+    few = min(first_words, len(by_word) - first_words) < 2
     if sd < _LEAST_SPREAD:
         return Weat(math.nan, math.nan if few else 1.0)
     difference = float(s[: len(x)].mean() - s[len(x) :].mean())
-    return Weat(difference / sd, math.nan if few else _p(s[: len(x)], s[len(x) :], seed))
+    p = math.nan if few else _p(by_word[:first_words], by_word[first_words:], seed)
+    return Weat(difference / sd, p)
 
 
 def _p(x: Doubles, y: Doubles, seed: int) -> float:

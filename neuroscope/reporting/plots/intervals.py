@@ -1,6 +1,6 @@
 """Figure of values with their intervals: a row per name, a mark per series."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,12 +36,10 @@ def plot_intervals(
 ) -> Figure:
     """Draw values with their intervals in rows, the first row at the top.
 
-    >>> plot_intervals(["engineer"], {"controlled": [(0.1, 0.05, 0.14)]}, metric=cosine, title="")
-
     Args:
         names: names of the rows.
-        series: value, lower and upper end of each row, by the name of the series in the legend; an
-            end may be NaN, and a row without a value has no mark.
+        series: value, lower and upper end of each row, by the name of the series in the legend; a
+            row without a value (NaN) has no mark, and one without ends no bar.
         metric: metric of the values; its label is written below the x axis.
         title: heading of the figure.
         notes: lines below the title.
@@ -53,7 +51,7 @@ def plot_intervals(
     """
     values = _values(names, series)
     left = MARGIN + TICK_GAP + max(min(text_width(plain(name), 9), LONGEST) for name in names)
-    legend = Legend(_entries(series, reference), left, WIDTH - left - MARGIN)
+    legend = Legend(_entries(series, values, reference), left, WIDTH - left - MARGIN)
     foot, height = FOOT + legend.height, len(names) * (ROW * len(series) + GAP)
     figure = page(foot + height, title, notes)
     axes = add_axes(figure, (left, foot, WIDTH - left - MARGIN, height - MARGIN))
@@ -85,16 +83,24 @@ def _values(names: Sequence[str], series: Mapping[str, Sequence[Interval]]) -> l
 
 
 def _entries(
-    series: Mapping[str, Sequence[Interval]], reference: tuple[str, float] | None
+    series: Iterable[str], values: Sequence[Doubles], reference: tuple[str, float] | None
 ) -> list[tuple[str, Line2D]]:
     """Return the entries of the legend."""
     entries = [
-        (name, Line2D([], [], **_style(number), **MARK)) for number, name in enumerate(series)
+        (name, Line2D([], [], **_look(number, array)))
+        for number, (name, array) in enumerate(zip(series, values, strict=True))
     ]
     if reference:
         line = Line2D([], [], **REFERENCE, linestyle=REFERENCE_DASHES[0])
         entries.append((reference[0], line))
     return entries
+
+
+def _look(number: int, values: Doubles) -> dict[str, Any]:
+    """Return the look of a series in the legend: its mark, or its bar if it has no values."""
+    if np.isnan(values[:, 0]).all():
+        return {"color": COLORS[number], **BAR}
+    return {**_style(number), **MARK}
 
 
 def _style(number: int) -> dict[str, Any]:
@@ -105,7 +111,7 @@ def _draw(axes: Axes, number: int, count: int, values: Doubles) -> None:
     """Draw the marks and bars of one series, beside those of the others."""
     shift = (number - (count - 1) / 2) * ROW / (ROW * count + GAP)
     y = np.arange(len(values)) + shift
-    known = ~np.isnan(values).any(axis=1)
+    known = ~np.isnan(values[:, 1:]).any(axis=1)
     low, high = values[known, 1:].T
     axes.hlines(y[known], low, high, colors=COLORS[number], **BAR)
     axes.plot(values[:, 0], y, **_style(number), **MARK)

@@ -17,12 +17,13 @@ from neuroscope.experiment import (
 )
 from neuroscope.experiment_faults import about, checked
 from neuroscope.experiment_files import ExperimentFile
+from neuroscope.files import absolute
+from neuroscope.home import check_allowed
 from neuroscope.prompts import Prompt, PromptSet
 
 GAP = "{}"
 ROLE_GAP, GROUP_GAP = "{role}", "{group}"
-LEAST_TEMPLATES = 2
-"""Fewest templates with which anything varies."""
+_LONGEST_NAME = 60  # characters of a role or a group: MLflow's names of metrics contain both
 _LEAST_CONTROLS = 2
 
 
@@ -34,7 +35,7 @@ class AssociationExperiment(ModelsExperiment):
         description="`association`: which roles a model brings close to which groups",
     )
     templates: list[str] = Field(
-        min_length=LEAST_TEMPLATES,
+        min_length=2,
         description="Sentences that contain {} exactly once, where each word goes in turn; they"
         " paraphrase each other, and a p-value needs 6 or more",
     )
@@ -88,6 +89,9 @@ class AssociationExperiment(ModelsExperiment):
         }
         for keys, texts in lists.items():
             _check_texts(keys, texts)
+        for index, role in enumerate(self.roles):
+            with about("roles", index):
+                _check_length(role)
         self._check_groups()
         self._check_controls()
 
@@ -97,6 +101,7 @@ class AssociationExperiment(ModelsExperiment):
             with about("groups"):
                 if not name.strip():
                     raise ExperimentError("a group has no name", remedy="name it")
+                _check_length(name)
             if not words:
                 with about("groups", name):
                     raise ExperimentError(
@@ -131,6 +136,7 @@ class AssociationExperiment(ModelsExperiment):
                         raise ExperimentError(
                             f"control word '{word}' is {owner}, too", remedy="replace it"
                         )
+            studied |= {_folded(word): "a control role" for word in self.control_roles}
         needed = len(self.group_words)
         if self.control_words and len(self.control_words) < needed:
             with about("control_words"):
@@ -153,6 +159,15 @@ class AssociationExperiment(ModelsExperiment):
         """Every word that fills the gap of the templates, once, in order."""
         lists = (self.roles, self.group_words, self.control_roles, self.control_words)
         return list(dict.fromkeys(itertools.chain.from_iterable(lists)))
+
+    def keys_of(self, word: str) -> tuple[str | int, ...]:
+        """Return the keys at which a word stands in the experiment."""
+        for key in ("roles", "control_roles", "control_words"):
+            words: list[str] = getattr(self, key)
+            if word in words:
+                return key, words.index(word)
+        name = next(name for name, words in self.groups.items() if word in words)
+        return "groups", name, self.groups[name].index(word)
 
     @property
     def contrasts(self) -> list[tuple[str, str, str]]:
@@ -189,6 +204,7 @@ def association_experiment(file: str | Path, **settings: Any) -> AssociationExpe
         ExperimentError: the file is missing, is not YAML, is of another kind, or contains an
             unknown key or an invalid value; the message names the file and the line.
     """
+    check_allowed(absolute(file))
     opened = ExperimentFile.read(file)
     kind = opened.data.get("kind")
     if kind != "association":
@@ -210,11 +226,20 @@ def association_experiment(file: str | Path, **settings: Any) -> AssociationExpe
 def _check_gaps(text: str, gaps: Sequence[str]) -> None:
     """Raise ExperimentError unless a text contains each gap exactly once, and no other."""
     if any(text.count(gap) != 1 for gap in gaps) or text.count("{") != len(gaps):
-        wanted = " and ".join(f"'{gap}'" for gap in gaps)
+        named = " and ".join(f"'{gap}'" for gap in gaps)
         example = "The {} is waiting." if gaps == [GAP] else "The {role} is a {group}."
         raise ExperimentError(
-            f"'{text}' must contain {wanted} exactly once",
+            f"'{text}' must contain {named} exactly once",
             remedy=f"write, for example, '{example}'",
+        )
+
+
+def _check_length(name: str) -> None:
+    """Raise ExperimentError if the name of a role or group is too long."""
+    if len(name) > _LONGEST_NAME:
+        raise ExperimentError(
+            f"'{name[:_LONGEST_NAME]}…' has more than {_LONGEST_NAME} characters",
+            remedy="shorten it",
         )
 
 

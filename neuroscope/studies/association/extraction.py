@@ -1,5 +1,6 @@
 """Extraction of what a study of associations reads in one model, and its contrasts by site."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from neuroscope.extraction.baseline import (
     read_baseline,
 )
 from neuroscope.extraction.budget import FIXED_BUDGET
+from neuroscope.extraction.models import Model
 from neuroscope.sites import Site
 from neuroscope.storage.activation_store import read_activations, store_folder
 from neuroscope.studies.association.experiment import AssociationExperiment
@@ -40,24 +42,24 @@ class Extracted:
 def extract_subject(experiment: AssociationExperiment, subject: Subject) -> Extracted:
     """Store every token's activations and the baseline of one model, unless already stored."""
     spec = extraction_spec(experiment, subject, pool="none", token_rule="all")
-    load = model_loader(experiment, subject)
+    reason = cannot_predict(experiment, subject.checkpoint)
+    load = model_loader(experiment, subject, head=not reason)
     stored = store_activations(spec, store_folder(spec.key), load, budget=FIXED_BUDGET)
     baseline = baseline_path(
         subject.checkpoint, experiment.component, experiment.dtype, experiment.attention
     )
     if not is_complete(baseline):
         ensure_baseline(load(), experiment.component)
-    return Extracted(stored.folder, baseline, _predictions(experiment, subject))
+    return Extracted(stored.folder, baseline, _predictions(experiment, load, reason))
 
 
-def _predictions(experiment: AssociationExperiment, subject: Subject) -> Predictions:
-    """Return what a model predicts, if it is a masked language model with its head."""
-    if reason := cannot_predict(experiment, subject.checkpoint):
-        return no_predictions(reason)
-    model = model_loader(experiment, subject, head=True)()
-    if not model.has_head:
-        return no_predictions("the model does not fit into memory with its head")
-    return predict(experiment, model)
+def _predictions(
+    experiment: AssociationExperiment, load: Callable[[], Model], reason: str
+) -> Predictions:
+    """Return what a model predicts; nothing if there is a reason."""
+    if not reason and not load().has_head:
+        reason = "the model does not fit into memory with its head"
+    return no_predictions(reason) if reason else predict(experiment, load())
 
 
 def measure_stored(

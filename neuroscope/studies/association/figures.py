@@ -94,7 +94,9 @@ def _panel(result: AssociationResult, contrast: tuple[str, str, str], view: str)
 def _roles_figure(result: AssociationResult, row: PairRow) -> NamedFigure:
     """Return the contrasts of each role at one layer, those nearest to the first group on top."""
     own = sorted(roles_at(row, result.rows), key=lambda other: -other.controlled)
+    notes = [f"95 % intervals over {result.templates} templates"]
     if len(own) > _MOST_ROLES:
+        notes.append(f"the {_MOST_ROLES} roles of {len(own)} that are nearest to either group")
         own = own[: _MOST_ROLES // 2] + own[-_MOST_ROLES // 2 :]
     pair = pair_label(row.group_a, row.group_b)
     series = {
@@ -102,10 +104,8 @@ def _roles_figure(result: AssociationResult, row: PairRow) -> NamedFigure:
         "controlled": [(other.controlled, other.low, other.high) for other in own],
     }
     if not math.isnan(own[0].words_low):
-        middle = [(other.words_low + other.words_high) / 2 for other in own]
         series["95 % of control groups"] = [
-            (value, other.words_low, other.words_high)
-            for value, other in zip(middle, own, strict=True)
+            (math.nan, other.words_low, other.words_high) for other in own
         ]
     return NamedFigure(
         "roles.png",
@@ -116,7 +116,7 @@ def _roles_figure(result: AssociationResult, row: PairRow) -> NamedFigure:
             series,
             metric=CONTRAST,
             title=f"{_title(result)}.{row.layer}: {pair}",
-            notes=[f"95 % intervals over {result.templates} templates"],
+            notes=notes,
             reference=("no difference", 0.0),
         ),
     )

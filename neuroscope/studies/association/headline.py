@@ -73,6 +73,11 @@ def _share_sentence(
     difference = f"difference between {' and '.join(groups)} in similarity to {subject}"
     if math.isnan(row.share):
         return f"At no layer can a {difference} be told from chance, even before control."
+    if all(math.isnan(other.q) for other in rows):
+        return (
+            f"With {row.n} templates, what remains of the {difference} after controlling for the"
+            " words' surface cannot be told from chance."
+        )
     if not any(is_certain(other, rows) for other in leading):
         return (
             f"At no layer can what remains of the {difference} after controlling for the words'"
@@ -80,26 +85,30 @@ def _share_sentence(
         )
     ends = dict.fromkeys(end for end in (leading[0], leading[-1]) if end.layer != row.layer)
     others = "".join(f"; at layer {end.layer}, {_remains(end, rows)}" for end in ends)
-    return (
-        f"At layer {row.layer}, {_remains(row, rows)} of the {difference} remains after"
-        f" controlling for the words' surface{others}."
-    )
+    control = "after controlling for the words' surface"
+    if row.share_high < 0:
+        return f"At layer {row.layer}, the {difference} is reversed {control}{others}."
+    remains = f"{_remains(row, rows)} of the {difference} remains {control}"
+    return f"At layer {row.layer}, {remains}{others}."
 
 
 def _remains(row: PairRow, rows: Sequence[AssociationRow]) -> str:
     """Return what remains of a contrast, with its interval."""
     if math.isnan(row.share):
         return "there is no such difference"
-    if not is_certain(row, rows):
+    if not is_certain(row, rows) or row.share_low <= 0 <= row.share_high:
         return "none"
-    return f"{row.share:.0%} [{100 * row.share_low:.0f}, {100 * row.share_high:.0f}]"
+    if row.share < 0:
+        return "it is reversed"
+    share = f"{row.share:.0%} [{100 * row.share_low:.0f}, {100 * row.share_high:.0f}]"
+    return f"all ({share})" if row.share_low >= 1 else share
 
 
 def _words_sentence(leading: Sequence[PairRow]) -> str:
     """Return at which layers no group of control words has as large a contrast."""
     if all(math.isnan(row.p_words) for row in leading):
         return ""
-    larger = [row.layer for row in leading if row.p_words < SIGNIFICANT]
+    larger = [row.layer for row in leading if row.q_words < SIGNIFICANT]
     if not larger:
         return (
             "Groups of control words, without the groups' meaning, show as much at every layer: it"
@@ -110,7 +119,7 @@ def _words_sentence(leading: Sequence[PairRow]) -> str:
         where = f"layer{'s' if len(larger) > 1 else ''} {_listed(list(map(str, larger)))} only"
     return (
         "This contrast is larger than that of control words, without the groups' meaning, at"
-        f" {where} (p < {SIGNIFICANT:g})."
+        f" {where} (q < {SIGNIFICANT:g})."
     )
 
 
@@ -123,14 +132,15 @@ def _roles_sentence(row: PairRow, rows: Sequence[AssociationRow]) -> str:
         key=lambda other: -abs(other.controlled),
     )
     if not certain:
-        return "No single role differs from its control roles by more than control words do."
+        return "For no single role can the difference be told from that of its control words."
     parts: list[str] = []
     for group, sign in ((row.group_a, 1), (row.group_b, -1)):
         if names := [other.role for other in certain if sign * other.controlled > 0]:
             verb = "is" if len(names) == 1 else "are"
             nearer = f"{verb} nearer to" if not parts else "to"
             parts.append(f"{_listed(names, _MOST_NAMED)} {nearer} {group}")
-    return f"Compared with control words, {', and '.join(parts)} (q < {SIGNIFICANT:g})."
+    controls = "roles" if math.isnan(row.q_words) else "words"
+    return f"Compared with control {controls}, {', and '.join(parts)} (q < {SIGNIFICANT:g})."
 
 
 def _listed(names: Sequence[str], most: int = 100) -> str:

@@ -17,11 +17,8 @@ from neuroscope.tokens import Tokens
 VIEWS = ("span", "context")
 """Views: the word itself; the other words of its template, which it changes through attention."""
 
-Vectors = dict[str, Doubles]
-"""Word -> its vector."""
 
-
-DRAWS = 1999
+DRAWS = 9999
 """Number of draws of control groups."""
 
 
@@ -95,27 +92,17 @@ def measure_site(
         causal: whether tokens before the gap cannot depend on the word; they are left out.
     """
     prompts = list(_by_template(experiment, activations, site))
-    vectors = {
-        view: [
-            _units(words, gap, view, baseline, causal=causal)
-            for words, gap in zip(prompts, lexicon.gaps, strict=True)
-        ]
-        for view in VIEWS
-    }
-    neurons = [
-        [terms for _, terms in _terms(experiment, lexicon, units)] for units in vectors["span"]
-    ]
-    means, tests = [], []
-    for contrast in range(len(experiment.contrasts)):
-        values = np.array([template[contrast] for template in neurons])  # (templates, neurons)
-        means.append(values.mean(axis=0))
-        tests.append(t_test_p(values))
-    return SiteContrasts(
-        site.layer,
-        {view: _view(experiment, lexicon, units) for view, units in vectors.items()},
-        NeuronContrasts(np.array(means), np.array(tests)),
-        tuple(_established(experiment, lexicon, prompts, site.layer)),
-    )
+    cosines: dict[str, list[Doubles | None]] = {view: [] for view in VIEWS}
+    terms = []
+    for words, gap in zip(prompts, lexicon.gaps, strict=True):
+        for view in VIEWS:
+            units = _units(words, gap, view, baseline, causal=causal)
+            cosines[view].append(None if units is None else units @ units.T)
+            if view == "span" and units is not None:
+                terms.append(_terms(experiment, lexicon, units))
+    views = {view: _view(experiment, lexicon, templates) for view, templates in cosines.items()}
+    established = tuple(_established(experiment, lexicon, prompts, site.layer))
+    return SiteContrasts(site.layer, views, _neurons(np.array(terms)), established)
 
 
 Prompts = dict[str, tuple[Floats, Tokens]]
@@ -136,14 +123,14 @@ def _by_template(
 
 def _units(
     prompts: Prompts, gap: Gap, view: str, baseline: Moments, *, causal: bool
-) -> Vectors | None:
+) -> Doubles | None:
     """Return the standardised unit vector of each word in one template; None without a position.
 
-    In the view `span` it is (neurons,), the mean over the word's tokens; in the view `context` it
-    is (positions x neurons,), the template's other words in order.
+    In the view `span` it is (words, neurons), of the mean over the word's tokens; in the view
+    `context` it is (words, positions x neurons), of the template's other words in order.
     """
-    vectors = {}
-    for word, (values, tokens) in prompts.items():
+    vectors = []
+    for values, tokens in prompts.values():
         span = gap.span(tokens)
         if view == "span":
             kept = values[span][tokens.words[span]].mean(axis=0)
@@ -153,95 +140,108 @@ def _units(
             if not shared.any():
                 return None
             kept = values[shared]
-        vectors[word] = unit_vectors(baseline.standardise(kept).ravel())
-    return vectors
+        vectors.append(unit_vectors(baseline.standardise(kept).ravel()))
+    return np.array(vectors)
 
 
-def _terms(
-    experiment: AssociationExperiment, lexicon: Lexicon, units: Vectors | None
-) -> Iterator[tuple[Doubles, Doubles]]:
-    """Yield the terms of the raw and the controlled contrast of each contrast in one template."""
-    assert units is not None
-    for role, a, b in experiment.contrasts:
-        yield contributions(
-            units[role],
-            _stack(units, lexicon.controls[role]),
-            _stack(units, experiment.groups[a]),
-            _stack(units, experiment.groups[b]),
-        )
+def _terms(experiment: AssociationExperiment, lexicon: Lexicon, units: Doubles) -> Doubles:
+    """Return the terms of the controlled contrasts in one template, (contrasts, neurons)."""
+    places = {word: number for number, word in enumerate(experiment.words)}
+
+    def vectors(words: Sequence[str]) -> Doubles:
+        return units[[places[word] for word in words]]
+
+    return np.array(
+        [
+            contributions(
+                units[places[role]],
+                vectors(lexicon.controls[role]),
+                vectors(experiment.groups[a]),
+                vectors(experiment.groups[b]),
+            )[1]
+            for role, a, b in experiment.contrasts
+        ]
+    )
+
+
+def _neurons(terms: Doubles) -> NeuronContrasts:
+    """Return mean and p-value of the terms of all templates, (templates, contrasts, neurons)."""
+    return NeuronContrasts(
+        terms.mean(axis=0), np.array([t_test_p(terms[:, each]) for each in range(terms.shape[1])])
+    )
 
 
 def _view(
-    experiment: AssociationExperiment, lexicon: Lexicon, templates: Sequence[Vectors | None]
+    experiment: AssociationExperiment, lexicon: Lexicon, templates: Sequence[Doubles | None]
 ) -> ViewContrasts:
-    """Return the contrasts of all templates in one view."""
+    """Return the contrasts in one view, from the cosines of all words in each template.
+
+    They are the sums over neurons of what `contributions` returns.
+    """
+    places = {word: number for number, word in enumerate(experiment.words)}
     shape = len(templates), len(experiment.contrasts)
     raw, controlled = (np.full(shape, np.nan) for _ in range(2))
-    for number, units in enumerate(templates):
-        if units is not None:
-            terms = list(_terms(experiment, lexicon, units))
-            raw[number] = [own.sum() for own, _ in terms]
-            controlled[number] = [difference.sum() for _, difference in terms]
-    known = [units for units in templates if units is not None]
-    return ViewContrasts(raw, controlled, _drawn(experiment, lexicon, known))
-
-
-def _drawn(
-    experiment: AssociationExperiment, lexicon: Lexicon, templates: Sequence[Vectors]
-) -> Doubles:
-    """Return the controlled contrasts of random control groups, (draws, contrasts)."""
-    contrasts = experiment.contrasts
-    if not lexicon.substitutes or not templates:
-        return np.empty((0, len(contrasts)))
-    words = {word: number for number, word in enumerate(experiment.control_words)}
-    draws = draw_substitutes(lexicon, DRAWS, experiment.seed)
-    chosen = np.array([[words[word] for word in draw] for draw in draws])
-    places = {word: number for number, word in enumerate(lexicon.substitutes)}
-    drawn = np.empty((DRAWS, len(contrasts)))
-    for number, (role, *pair) in enumerate(contrasts):
-        nearer = np.mean(
-            [_nearer(lexicon, role, units, list(words)) for units in templates], axis=0
-        )
+    known = [number for number, cosines in enumerate(templates) if cosines is not None]
+    cosines = np.array([templates[number] for number in known])  # (templates, words, words)
+    drawn = np.empty((0, shape[1]))
+    if not known:
+        return ViewContrasts(raw, controlled, drawn)
+    nearer = []
+    for contrast, (role, *pair) in enumerate(experiment.contrasts):
+        own = cosines[:, places[role]]  # (templates, words)
+        others = cosines[:, [places[word] for word in lexicon.controls[role]]].mean(axis=1)
         a, b = ([places[word] for word in experiment.groups[name]] for name in pair)
-        drawn[:, number] = nearer[chosen[:, a]].mean(axis=1) - nearer[chosen[:, b]].mean(axis=1)
+        for target, values in ((raw, own), (controlled, own - others)):
+            target[known, contrast] = values[:, a].mean(axis=1) - values[:, b].mean(axis=1)
+        nearer.append((own - others).mean(axis=0))
+    if lexicon.substitutes:
+        drawn = _drawn(experiment, lexicon, np.array(nearer))
+    return ViewContrasts(raw, controlled, drawn)
+
+
+def _drawn(experiment: AssociationExperiment, lexicon: Lexicon, nearer: Doubles) -> Doubles:
+    """Return the controlled contrasts of random control groups, (draws, contrasts).
+
+    Args:
+        experiment: experiment of kind `association`.
+        lexicon: its words.
+        nearer: (contrasts, words) how much more alike each word is with the role of a contrast than
+            with its control roles, mean over templates.
+    """
+    places = {word: number for number, word in enumerate(experiment.words)}
+    draws = draw_substitutes(lexicon, DRAWS, experiment.seed)
+    chosen = np.array([[places[word] for word in draw] for draw in draws])
+    columns = {word: number for number, word in enumerate(lexicon.substitutes)}
+    drawn = np.empty((DRAWS, len(nearer)))
+    for number, (_, *pair) in enumerate(experiment.contrasts):
+        a, b = ([columns[word] for word in experiment.groups[name]] for name in pair)
+        values = nearer[number][chosen]  # (draws, words of groups)
+        drawn[:, number] = values[:, a].mean(axis=1) - values[:, b].mean(axis=1)
     return drawn
-
-
-def _nearer(lexicon: Lexicon, role: str, units: Vectors, words: Sequence[str]) -> Doubles:
-    """Return how much more alike each word is with a role than with its control roles, (words,)."""
-    controls = _stack(units, lexicon.controls[role]).mean(axis=0)
-    nearer: Doubles = _stack(units, words) @ (units[role] - controls)
-    return nearer
 
 
 def _established(
     experiment: AssociationExperiment, lexicon: Lexicon, prompts: Sequence[Prompts], layer: int
 ) -> Iterator[EstablishedRow]:
     """Yield WEAT of the words, averaged over templates, and SEAT of the sentences."""
+    templates = list(zip(prompts, lexicon.gaps, strict=True))
     items = {
         "weat": {
-            word: np.mean([_word(template[word], gap) for template, gap in both], axis=0)[None]
+            word: np.mean([_word(words[word], gap) for words, gap in templates], axis=0)[None]
             for word in experiment.words
-            for both in [list(zip(prompts, lexicon.gaps, strict=True))]
         },
         "seat": {
-            word: np.array([_sentence(*template[word]) for template in prompts])
+            word: np.array([_sentence(*words[word]) for words in prompts])
             for word in experiment.words
         },
     }
     for measure, vectors in items.items():
+        per_word = len(prompts) if measure == "seat" else 1
         for role, a, b in experiment.contrasts:
-            x, y, attributes, controls = (
-                np.concatenate([vectors[word] for word in words])
-                for words in (
-                    experiment.groups[a],
-                    experiment.groups[b],
-                    [role],
-                    lexicon.controls[role],
-                )
-            )
-            tested = weat(x, y, attributes, controls, seed=experiment.seed)
-            count = len(x) + len(y)
+            words = experiment.groups[a], experiment.groups[b], [role], lexicon.controls[role]
+            sets = [np.concatenate([vectors[word] for word in each]) for each in words]
+            tested = weat(*sets, per_word=per_word, seed=experiment.seed)
+            count = len(sets[0]) + len(sets[1])
             yield EstablishedRow(layer, measure, role, a, b, tested.d, tested.p, count)
 
 
@@ -257,8 +257,3 @@ def _sentence(values: Floats, tokens: Tokens) -> Doubles:
     """Return the mean activation of a prompt's content tokens, (neurons,)."""
     mean: Doubles = values[tokens.content].mean(axis=0, dtype=np.float64)
     return mean
-
-
-def _stack(units: Vectors, words: Sequence[str]) -> Doubles:
-    """Return the vectors of words, (words, neurons)."""
-    return np.array([units[word] for word in words])

@@ -1,12 +1,11 @@
 """Outputs of a study of associations: metrics, tables, figures and report."""
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from neuroscope.reporting.run import Point
+from neuroscope.reporting.run import Point, metric_names
 from neuroscope.reporting.tables import Table
 from neuroscope.storage.activation_store import read_activations
 from neuroscope.studies.association.experiment import AssociationExperiment
@@ -24,6 +23,8 @@ from neuroscope.studies.association.tables import (
 from neuroscope.studies.run_folder import RunFolder
 from neuroscope.studies.subjects import Subject, fingerprints_of
 
+_MOST_PAIRS = 4
+"""Number of pairs of groups that have charts: the largest ones."""
 _MOST_CONTRASTS = 12
 """Number of contrasts of roles that have charts: the largest ones; those of more are in tables."""
 _MOST_LISTED = 200  # rows of the tables in the report; the CSV files hold all
@@ -32,29 +33,30 @@ _MOST_NEURONS = 20
 
 def metric_points(result: AssociationResult) -> list[Point]:
     """Return the result as MLflow metrics whose step is the layer, and summary scalars."""
+    charted = result.largest_pairs(_MOST_PAIRS)
+    labels = [" - ".join(pair) for pair in charted]
+    names = dict(zip(charted, metric_names(labels), strict=True))
     points: list[Point] = []
     for row in result.pairs:
-        label = _metric_name(f"{row.group_a} - {row.group_b}")
-        names = ("raw", "controlled", "share") if row.view == "span" else ("controlled",)
-        points += [
-            Point(f"{row.view}/{label} {name}", value, row.layer)
-            for name in names
-            if not math.isnan(value := getattr(row, name))
-        ]
+        if name := names.get((row.group_a, row.group_b)):
+            measures = ("raw", "controlled", "share") if row.view == "span" else ("controlled",)
+            points += [
+                Point(f"{row.view}/{name} {measure}", value, row.layer)
+                for measure in measures
+                if not math.isnan(value := getattr(row, measure))
+            ]
     return points + _role_points(result) + _summary(result)
 
 
 def _role_points(result: AssociationResult) -> list[Point]:
     """Return the controlled contrasts of the words of the roles with the largest ones."""
     charted = result.largest(_MOST_CONTRASTS)
+    labels = [f"{role}: {a} - {b}" for role, a, b in charted]
+    names = dict(zip(charted, metric_names(labels), strict=True))
     return [
-        Point(
-            f"roles/{_metric_name(f'{row.role}: {row.group_a} - {row.group_b}')}",
-            row.controlled,
-            row.layer,
-        )
+        Point(f"roles/{name}", row.controlled, row.layer)
         for row in result.rows
-        if row.view == "span" and (row.role, row.group_a, row.group_b) in charted
+        if row.view == "span" and (name := names.get((row.role, row.group_a, row.group_b)))
     ]
 
 
@@ -78,11 +80,6 @@ def _summary(result: AssociationResult) -> list[Point]:
         for name, value in values.items()
         if not math.isnan(value)
     ]
-
-
-def _metric_name(label: str) -> str:
-    """Return a label as MLflow accepts it in the name of a metric."""
-    return re.sub(r"[^\w. :-]", "_", label)
 
 
 def write_outputs(

@@ -1,5 +1,6 @@
 """Scores of pairs of prompts: how often the first is likelier, beside built control pairs."""
 
+import datetime
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,22 +126,35 @@ def run_pairs(
     Raises:
         PromptError, ModelError, NonfiniteError: as `score_pairs`.
     """
-    results = []
-    for model in models:
-        loaded = model if isinstance(model, Model) else _loaded(model, settings)
-        result = scored_pairs(
-            loaded,
-            pairs,
-            first=settings.a_column,
-            seed=settings.seed,
-            truncate=settings.truncate,
-            progress=progress,
-        )
-        if tracker:
-            run_id = record_pairs(result, pairs, loaded, settings, tracker)
-            result = replace(result, run_id=run_id)
-        results.append(result)
-    return results
+    started = datetime.datetime.now()
+    return [
+        _recorded(model, pairs, settings, tracker, started, progress)  # one model at a time
+        for model in models
+    ]
+
+
+def _recorded(
+    model: Model | Checkpoint,
+    pairs: Sequence[PromptPair],
+    settings: PairsSettings,
+    tracker: Tracker | None,
+    started: datetime.datetime,
+    progress: Progress,
+) -> PairsResult:
+    """Score pairs in one model and record the result, if there is a tracker."""
+    loaded = model if isinstance(model, Model) else _loaded(model, settings)
+    result = scored_pairs(
+        loaded,
+        pairs,
+        first=settings.a_column,
+        seed=settings.seed,
+        truncate=settings.truncate,
+        progress=progress,
+    )
+    if not tracker:
+        return result
+    run_id = record_pairs(result, pairs, loaded, settings, tracker, started)
+    return replace(result, run_id=run_id)
 
 
 def _loaded(checkpoint: Checkpoint, settings: PairsSettings) -> Model:

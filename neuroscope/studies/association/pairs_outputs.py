@@ -51,6 +51,7 @@ def record_pairs(
     model: Model,
     settings: PairsSettings,
     tracker: Tracker,
+    started: datetime.datetime,
 ) -> str:
     """Record scored pairs in an MLflow run of their own, and return its id.
 
@@ -60,12 +61,13 @@ def record_pairs(
         model: model that was read.
         settings: file and other settings.
         tracker: open tracker.
+        started: start of the experiment, which the runs of all its models share.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses the request.
         ResourceError: the disk is full.
     """
-    checkpoint, now = model.checkpoint, datetime.datetime.now()
+    checkpoint = model.checkpoint
     prompts = _as_prompts(pairs, settings)
     label = model_label(checkpoint.name)
     tags = {
@@ -77,7 +79,8 @@ def record_pairs(
     }
     with tracker.run(
         "association",
-        f"{label} {now:%m-%d %H:%M} pairs {settings.experiment}",
+        f"{label} {started:%m-%d %H:%M} pairs {settings.experiment}",
+        group=f"{settings.experiment} {started:%Y-%m-%d %H:%M:%S}",
         source="pairs association",
         tags=tags,
         note=settings.note,

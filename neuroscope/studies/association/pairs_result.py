@@ -153,12 +153,14 @@ class PairsResult:
     def headline(self) -> str:
         """Sentence with both shares and their intervals."""
         row = self.overall
-        chance = "more than chance" if row.p < 0.05 else "no more than chance"
+        certain = "differ by more than chance"
+        if not row.p < 0.05:
+            certain = "cannot be told apart"
         return (
             f"{self.first} is likelier in {row.score:.1f} % [{row.low:.1f}, {row.high:.1f}] of"
             f" {counted(row.n, 'pair')}; in control pairs with words of similar frequency and the"
             f" same number of tokens in {row.control_score:.1f} % [{row.control_low:.1f},"
-            f" {row.control_high:.1f}]; they differ by {chance} (p {p_text(row.p)})."
+            f" {row.control_high:.1f}]; the two {certain} (p {p_text(row.p)})."
         )
 
     @property

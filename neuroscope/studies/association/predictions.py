@@ -75,8 +75,8 @@ def prediction_rows(
     q-values are corrected over all of them. The unit is the statement.
     """
     if predictions.reason:
-        left_out = experiment.statements and not predictions.reason.startswith("the experiment")
-        notes = [f"predictions were left out: {predictions.reason}"] if left_out else []
+        left_out = f"predictions were left out: {predictions.reason}"
+        notes = [left_out] if experiment.statements else []
         return [], notes
     known_words = ~np.isnan(predictions.values.sum(axis=(0, 1)))  # (words of groups,)
     unknown = [experiment.group_words[place] for place in np.flatnonzero(~known_words)]
@@ -92,29 +92,29 @@ def prediction_rows(
     ]
     if not known:
         return [], notes
-    similarity = _similarities(experiment, predictions.values)
-    raw = np.stack([_raw(experiment, similarity, words, key, [key[0]]) for key in known], axis=1)
+    by_role = _by_role(experiment, predictions.values)
+    raw = np.stack([_raw(experiment, by_role, words, key, [key[0]]) for key in known], axis=1)
     controls = np.stack(
-        [_raw(experiment, similarity, words, key, lexicon.controls[key[0]]) for key in known],
+        [_raw(experiment, by_role, words, key, lexicon.controls[key[0]]) for key in known],
         axis=1,
     )
     return _rows(known, raw, raw - controls, experiment.seed), notes
 
 
-def _similarities(experiment: AssociationExperiment, values: Doubles) -> dict[str, Doubles]:
+def _by_role(experiment: AssociationExperiment, values: Doubles) -> dict[str, Doubles]:
     """Return (statements, words of groups) of each role and control role."""
     return {role: values[:, number] for number, role in enumerate(predicted_roles(experiment))}
 
 
 def _raw(
     experiment: AssociationExperiment,
-    similarity: dict[str, Doubles],
+    by_role: dict[str, Doubles],
     words: Sequence[str],
     contrast: tuple[str, str, str],
     roles: Sequence[str],
 ) -> Doubles:
     """Return the contrast of two groups, mean over roles, (statements,)."""
-    values = np.mean([similarity[role] for role in roles], axis=0)
+    values = np.mean([by_role[role] for role in roles], axis=0)
     first, second = (
         values[
             :,

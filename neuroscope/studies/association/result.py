@@ -40,7 +40,7 @@ METRICS = {
         Metric("low", "low", "lower end of its 95 % interval over templates", digits=3),
         Metric("high", "high", "upper end of its 95 % interval", digits=3),
         Metric("p", "p", "p-value of the controlled contrast, by a sign-flip test over templates"),
-        Metric("q", "q", "p-value corrected for everything tested (Benjamini-Hochberg)"),
+        Metric("q", "q", "p-value corrected over all contrasts of the model (Benjamini-Hochberg)"),
         Metric(
             "effect",
             "d",
@@ -59,7 +59,7 @@ METRICS = {
             "p words",
             "share of random control groups whose controlled contrast is as large, of either sign",
         ),
-        Metric("q_words", "q words", "that share corrected for everything tested"),
+        Metric("q_words", "q words", "that share corrected over all contrasts of the model"),
     )
 }
 """Name -> metric of the contrast of one role, in the order of the columns."""
@@ -101,9 +101,7 @@ class AssociationRow:
 
     @property
     def certain(self) -> bool:
-        """Whether other templates would show it, too; without q-values, by its interval."""
-        if np.isnan(self.q):
-            return self.low > 0 or self.high < 0
+        """Whether other templates would show it, too; never without a q-value."""
         return self.q < SIGNIFICANT
 
     @property
@@ -127,6 +125,7 @@ class PairRow:
     share_low: float
     share_high: float
     p_words: float  # share of random control groups whose root mean square is as large
+    q_words: float  # that share corrected over all pairs of groups, layers and views
     n: int  # number of templates
 
 
@@ -213,16 +212,20 @@ class AssociationResult(Shown):
         """Role and two groups of each contrast, in order."""
         return list(dict.fromkeys((row.role, row.group_a, row.group_b) for row in self.rows))
 
-    def largest(self, most: int, pair: tuple[str, str] | None = None) -> list[tuple[str, str, str]]:
-        """Return the contrasts of the words that are largest at any layer after control.
+    def largest(self, most: int) -> list[tuple[str, str, str]]:
+        """Return up to `most` contrasts of the words, largest at any layer after control first."""
+        sizes = {
+            key: float(np.nanmax(np.abs(self.values("controlled", key)))) for key in self.contrasts
+        }
+        return sorted(sizes, key=lambda key: -sizes[key])[:most]
 
-        Args:
-            most: largest number of contrasts.
-            pair: two groups, if only their contrasts are wanted.
-        """
-        known = [key for key in self.contrasts if pair in (None, key[1:])]
-        sizes = {key: float(np.nanmax(np.abs(self.values("controlled", key)))) for key in known}
-        return sorted(known, key=lambda key: -sizes[key])[:most]
+    def largest_pairs(self, most: int) -> list[tuple[str, str]]:
+        """Return up to `most` pairs of groups, largest at any layer after control first."""
+        sizes: dict[tuple[str, str], float] = {}
+        for row in self.pairs:
+            pair = row.group_a, row.group_b
+            sizes[pair] = max(sizes.get(pair, 0.0), row.controlled)
+        return sorted(sizes, key=lambda pair: -sizes[pair])[:most]
 
     def values(
         self, name: str, contrast: tuple[str, str, str], view: str = "span"

@@ -1,8 +1,9 @@
 """Rows of a result: the contrasts of all layers, tested and corrected together."""
 
 import itertools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -168,10 +169,12 @@ def pair_rows(block: Block, seed: int) -> list[PairRow]:
                 share_low=share.low,
                 share_high=share.high,
                 p_words=float(p_words[0]),
+                q_words=math.nan,
                 n=int(known.sum()),
             )
         )
-    return rows
+    q_words = corrected(np.array([row.p_words for row in rows]))
+    return [replace(row, q_words=float(q)) for row, q in zip(rows, q_words, strict=True)]
 
 
 def _size(contrasts: Doubles) -> Doubles:

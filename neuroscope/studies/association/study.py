@@ -13,9 +13,12 @@ from neuroscope.extraction.extract import extract
 from neuroscope.extraction.models import Model, check_model
 from neuroscope.extraction.tokenizers import TokenReader
 from neuroscope.progress import Progress, silent
+from neuroscope.prompts import PromptSet
 from neuroscope.reporting.tracking import Tracker
 from neuroscope.storage.activation_store import read_activations
 from neuroscope.studies.association.experiment import (
+    GROUP_GAP,
+    ROLE_GAP,
     AssociationExperiment,
     association_experiment,
 )
@@ -28,6 +31,7 @@ from neuroscope.studies.association.predictions import (
     cannot_predict,
     no_predictions,
     predict,
+    predicted_roles,
 )
 from neuroscope.studies.association.result import AssociationResult
 from neuroscope.studies.association.rows import association_result
@@ -125,6 +129,7 @@ def run_association(
         NeuroscopeError: the study failed; the subclass and the message say why. An open run is
             marked FAILED; none is opened if a model or layer does not exist.
     """
+    check(experiment)
     subjects = subjects_of(experiment)
     total = step_count(subjects, tracker, lambda subject: len(subject.sites) + 1)
     steps = Steps(executor or InlineExecutor(), progress, total=total)
@@ -151,6 +156,20 @@ def check(experiment: AssociationExperiment) -> None:
         tokens = tokenise(reader, experiment.prompt_set.prompts, truncate=experiment.truncate)
         with about("models", index):
             read_lexicon(experiment, tokens, subject.label)
+        if not cannot_predict(experiment, subject.checkpoint):
+            _check_statements(experiment, reader)
+
+
+def _check_statements(experiment: AssociationExperiment, reader: TokenReader) -> None:
+    """Raise PromptError if a statement is too long with some role and the longest word."""
+    word = max(experiment.group_words, key=len)
+    for index, statement in enumerate(experiment.statements):
+        filled = [
+            statement.replace(ROLE_GAP, role).replace(GROUP_GAP, word)
+            for role in predicted_roles(experiment)
+        ]
+        with about("statements", index):
+            tokenise(reader, PromptSet.of(filled).prompts)
 
 
 def _study_model(
@@ -164,7 +183,7 @@ def _study_model(
         )
         for site in subject.sites
     ]
-    sites = [steps.wait(one) for one in pending]
+    sites = [steps.wait(contrasts) for contrasts in pending]
     return steps.wait(steps.submit(f"test {label}", _result, experiment, subject, extracted, sites))
 
 

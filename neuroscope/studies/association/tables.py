@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from neuroscope.labels import counted, model_label
 from neuroscope.reporting.tables import Cell, Column, Section, Table
-from neuroscope.studies.association.headline import strongest
+from neuroscope.studies.association.headline import roles_at, strongest
 from neuroscope.studies.association.measures import EstablishedRow
 from neuroscope.studies.association.result import (
     METRICS,
@@ -131,17 +131,12 @@ def _pair_rows(result: AssociationResult, pairs: Sequence[PairRow]) -> list[list
 
 def _pair_cells(result: AssociationResult, row: PairRow) -> list[Cell]:
     """Return the cells of two groups; of a single role, with sign, interval and q-values."""
-    key = row.layer, row.view, row.group_a, row.group_b
-    own = [
-        other
-        for other in result.rows
-        if (other.layer, other.view, other.group_a, other.group_b) == key
-    ]
+    own = roles_at(row, result.rows)
     share = _share(row)
     if row.roles == 1:
         return [_label(own[0]), row.layer, *_values(own[0], share)]
     label = pair_label(row.group_a, row.group_b)
-    return [label, row.layer, row.raw, row.controlled, None, None, share, None, None]
+    return [label, row.layer, row.raw, row.controlled, None, None, share, None, row.q_words]
 
 
 def _share(row: PairRow) -> str | None:

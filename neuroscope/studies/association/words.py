@@ -1,18 +1,21 @@
 """Words of a study of associations as a model reads them, and the control words that match them."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from neuroscope.errors import ExperimentError
+from neuroscope.experiment_faults import about
 from neuroscope.stats.contrasts import LEAST_TEMPLATES
 from neuroscope.stats.similarity import jaccard
 from neuroscope.studies.association.experiment import AssociationExperiment
 from neuroscope.tokens import TokenBlock, Tokens
 
-_LEAST_MATCHES = 2
+_LEAST_MATCHES = 2  # control roles; one word is no sample of words
 _NEAREST = 8  # best matches from which a control word is drawn
 _OTHER_LENGTH = 1000.0  # cost of a token more or less, against that of a ratio of ranks
 
@@ -65,8 +68,7 @@ class Lexicon:
     controls: Mapping[str, tuple[str, ...]]
     """Role -> its control roles, the best match first."""
     substitutes: Mapping[str, tuple[str, ...]]
-    """Word of a group -> control words that may take its place, the best match first; empty
-    without control words."""
+    """Word of a group -> all control words, the best match first; empty without control words."""
     notes: tuple[str, ...] = ()
 
     def pairs(self, experiment: AssociationExperiment) -> list[WordPair]:
@@ -96,19 +98,20 @@ def read_lexicon(experiment: AssociationExperiment, tokens: TokenBlock, model: s
         ExperimentError: the tokenizer does not know a word, drops it, or reads two words alike.
     """
     count = len(experiment.words)
-    gaps = [
-        _gap(tokens[number * count : (number + 1) * count])
-        for number in range(len(experiment.templates))
-    ]
-    words = {
-        word: _word(word, tokens[index], gaps[0], model)
-        for index, word in enumerate(experiment.words)
-    }
-    _refuse_alike(words, model)
-    controls, notes = _matched_controls(experiment, words)
-    substitutes, unmatched = _substitutes(experiment, words)
+    gaps, read = [], []
+    for number, template in enumerate(experiment.templates):
+        prompts = tokens[number * count : (number + 1) * count]
+        gaps.append(_gap(prompts))
+        words: dict[str, WordTokens] = {}
+        for word, prompt in zip(experiment.words, prompts, strict=True):
+            with about(*experiment.keys_of(word)):
+                words[word] = _word(word, prompt, gaps[-1], template, model)
+                _refuse_alike(words, word, model)
+        read.append(words)
+    controls, notes = _matched_controls(experiment, read[0])
+    substitutes, unmatched = _substitutes(experiment, read[0])
     notes = [*_notes(experiment), *notes, *unmatched]
-    return Lexicon(gaps, words, controls, substitutes, tuple(notes))
+    return Lexicon(gaps, read[0], controls, substitutes, tuple(notes))
 
 
 def _gap(prompts: Sequence[Tokens]) -> Gap:
@@ -126,28 +129,33 @@ def _shared(sequences: Sequence[Sequence[int]]) -> int:
     return int(differ.argmax()) if differ.any() else ids.shape[1]
 
 
-def _word(word: str, prompt: Tokens, gap: Gap, model: str) -> WordTokens:
-    """Return the tokens of a word; raise ExperimentError if the tokenizer does not know it."""
+def _word(word: str, prompt: Tokens, gap: Gap, template: str, model: str) -> WordTokens:
+    """Return the tokens of a word in a template.
+
+    Raises:
+        ExperimentError: the tokenizer does not know it there, or reads nothing, as it cut the
+            prompt.
+    """
     span = gap.span(prompt)
     if any(prompt.unknown[span]):
         raise ExperimentError(
-            f"the tokenizer of '{model}' does not know the word '{word}'", remedy="replace it"
+            f"the tokenizer of '{model}' does not know the word '{word}' in '{template}'",
+            remedy="replace it",
         )
     if not prompt.words[span].any():
         raise ExperimentError(
-            f"the tokenizer of '{model}' reads no word where '{word}' stands", remedy="replace it"
+            f"the tokenizer of '{model}' reads no word where '{word}' stands in '{template}'",
+            remedy="replace it, or shorten the template",
         )
     return WordTokens(word, prompt.ids[span], prompt.texts[span])
 
 
-def _refuse_alike(words: Mapping[str, WordTokens], model: str) -> None:
-    """Raise ExperimentError if two words are the same tokens."""
-    owners: dict[tuple[int, ...], str] = {}
-    for word, tokens in words.items():
-        first = owners.setdefault(tokens.ids, word)
-        if first != word:
+def _refuse_alike(words: Mapping[str, WordTokens], word: str, model: str) -> None:
+    """Raise ExperimentError if a word is the same tokens as another one."""
+    for other, tokens in words.items():
+        if other != word and tokens.ids == words[word].ids:
             raise ExperimentError(
-                f"'{first}' and '{word}' are the same tokens to '{model}'", remedy="remove one"
+                f"'{other}' and '{word}' are the same tokens to '{model}'", remedy="remove one"
             )
 
 
@@ -160,7 +168,7 @@ def _matched_controls(
         costs = {word: _distance(words[role], words[word]) for word in experiment.control_roles}
         nearest = sorted(costs, key=costs.__getitem__)
         matched = [word for word in nearest if costs[word] < _OTHER_LENGTH]
-        if len(matched) < _LEAST_MATCHES:  # one word is no sample of words
+        if len(matched) < _LEAST_MATCHES:
             unmatched.append(role)
             matched = nearest
         controls[role] = tuple(matched[: experiment.controls])
@@ -182,25 +190,29 @@ def _distance(a: WordTokens, b: WordTokens) -> float:
 def _substitutes(
     experiment: AssociationExperiment, words: Mapping[str, WordTokens]
 ) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Return the control words of each word of a group, and sentences on poor matches.
+    """Return all control words for each word of a group, the best match first.
 
-    They have as many tokens as the word, if there are two of these or more.
+    Returns:
+        Word of a group -> control words; empty without control words. And a sentence, if there are
+        fewer control words of some number of tokens than words of the groups.
     """
     if not experiment.control_words:
         return {}, []
-    substitutes, others = {}, []
+    substitutes = {}
     for word in experiment.group_words:
         costs = {other: _distance(words[word], words[other]) for other in experiment.control_words}
-        nearest = sorted(costs, key=costs.__getitem__)
-        matched = [other for other in nearest if costs[other] < _OTHER_LENGTH]
-        if len(matched) < _LEAST_MATCHES:
-            others.append(word)
-        substitutes[word] = tuple(matched if len(matched) >= _LEAST_MATCHES else nearest)
-    if not others:
+        substitutes[word] = tuple(sorted(costs, key=costs.__getitem__))
+    needed, given = (
+        Counter(len(words[word].ids) for word in listed)
+        for listed in (experiment.group_words, experiment.control_words)
+    )
+    missing = sorted(size for size in needed if needed[size] > given[size])
+    if not missing:
         return substitutes, []
-    listed = ", ".join(map(repr, others))
+    sizes = " and ".join(map(str, missing))
     return substitutes, [
-        f"fewer than {_LEAST_MATCHES} control words have as many tokens as {listed}"
+        f"there are fewer control words of {sizes} tokens than words of the groups; others take"
+        " their place"
     ]
 
 
@@ -208,7 +220,7 @@ def draw_substitutes(lexicon: Lexicon, draws: int, seed: int) -> list[list[str]]
     """Return control words that take the place of the groups' words, draw by draw.
 
     In each draw the words of the groups take turns, in random order, to choose one of the
-    `_NEAREST` best matches that are left.
+    `_NEAREST` best matches that are left; the number of tokens comes first.
 
     Args:
         lexicon: words of an experiment.
@@ -218,17 +230,21 @@ def draw_substitutes(lexicon: Lexicon, draws: int, seed: int) -> list[list[str]]
     Returns:
         A list per draw, with a control word per key of `Lexicon.substitutes`, in that order.
     """
+    return _draw(tuple(lexicon.substitutes.values()), draws, seed)
+
+
+@lru_cache(maxsize=4)  # every layer and view has the same draws
+def _draw(candidates: tuple[tuple[str, ...], ...], draws: int, seed: int) -> list[list[str]]:
     rng = np.random.default_rng(seed)
-    candidates = list(lexicon.substitutes.values())
-    every = list(dict.fromkeys(word for words in candidates for word in words))
     drawn = []
     for _ in range(draws):
-        left, chosen = set(every), [""] * len(candidates)
-        for place in rng.permutation(len(candidates)).tolist():
-            own = [word for word in candidates[place] if word in left]
-            own = own or [word for word in every if word in left]
-            chosen[place] = own[int(rng.integers(min(len(own), _NEAREST)))]
-            left.discard(chosen[place])
+        used: set[str] = set()
+        chosen = [""] * len(candidates)
+        choices = rng.integers(_NEAREST, size=len(candidates)).tolist()
+        for word in rng.permutation(len(candidates)).tolist():
+            left = [other for other in candidates[word] if other not in used]
+            chosen[word] = left[min(choices[word], len(left) - 1)]
+            used.add(chosen[word])
         drawn.append(chosen)
     return drawn
 
@@ -236,11 +252,12 @@ def draw_substitutes(lexicon: Lexicon, draws: int, seed: int) -> list[list[str]]
 def _notes(experiment: AssociationExperiment) -> list[str]:
     """Return sentences on what limits an experiment whatever the model."""
     notes = []
-    if (count := len(experiment.templates)) < LEAST_TEMPLATES:
-        notes.append(
-            f"there are no p-values: of a sign-flip test of {count} templates the smallest is"
-            f" {2 / 2**count:g}; give {LEAST_TEMPLATES} templates or more"
-        )
+    for name, texts in (("templates", experiment.templates), ("statements", experiment.statements)):
+        if 0 < len(texts) < LEAST_TEMPLATES:
+            notes.append(
+                f"{len(texts)} {name} give no p-value: the smallest of a sign-flip test would be"
+                f" {2 / 2 ** len(texts):g}; give {LEAST_TEMPLATES} or more"
+            )
     single = [name for name, words in experiment.groups.items() if len(words) == 1]
     if single:
         names = ", ".join(map(repr, single))

@@ -2,15 +2,14 @@
 
 import itertools
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuroscope.align import VIEWS
-from neuroscope.reporting.run import Point
+from neuroscope.reporting.run import Point, metric_names
 from neuroscope.sites import Site
 from neuroscope.storage.activation_store import read_activations
 from neuroscope.studies.compare.experiment import CompareExperiment
@@ -42,7 +41,7 @@ def metric_points(comparison: Comparison) -> list[Point]:
         points += _curve(f"{view}/{metric}", comparison.layers, means)
     spans = comparison.values(LEADING, "span")
     if 1 < len(spans) <= MOST_PAIRS:
-        for name, values in zip(_metric_names(comparison.labels), spans, strict=True):
+        for name, values in zip(metric_names(comparison.labels), spans, strict=True):
             points += _curve(f"pairs/{name}", comparison.layers, values)
     return points + _summary(comparison.layers, spans)
 
@@ -128,14 +127,3 @@ def _summary(layers: Sequence[int], spans: NDArray[np.float64]) -> list[Point]:
         Point(f"summary/span_{LEADING}_min", float(spans.flat[least])),
         Point(f"summary/span_{LEADING}_min_layer", layers[least % len(layers)]),
     ]
-
-
-def _metric_names(labels: Iterable[str]) -> list[str]:
-    """Return a distinct name per label that MLflow accepts as the end of a metric's name."""
-    names: list[str] = []
-    for label in labels:
-        name = re.sub(r"[^\w. :-]", "_", label)
-        while name in names:
-            name += "_"
-        names.append(name)
-    return names

@@ -102,17 +102,22 @@ def _block(studied: AssociationExperiment, subject: Subject, extracted: Extracte
 
 
 def drift_rows(base: Block, candidate: Block, seed: int) -> list[AssociationDrift]:
-    """Return the change of each contrast of words, the smallest p-values and largest changes first.
+    """Return the change of each contrast of words: those that changed, the largest first.
 
     Both blocks have the same templates, contrasts and layers.
     """
-    columns = [column for column, key in enumerate(base.keys) if key[1] == "span"]
-    own, other = base.controlled[:, columns], candidate.controlled[:, columns]
+    keys = [key for key in base.keys if key[1] == "span"]
+    own, other = (
+        block.controlled[:, [block.keys.index(key) for key in keys]] for block in (base, candidate)
+    )
     tested = contrast_statistics(other - own, seed=seed)
     q = corrected(tested.p)
     rows = [
         AssociationDrift(
-            *(key[0], *key[2:]),
+            layer=layer,
+            role=role,
+            group_a=group_a,
+            group_b=group_b,
             base=float(own[:, number].mean()),
             candidate=float(other[:, number].mean()),
             change=float(tested.mean[number]),
@@ -122,6 +127,6 @@ def drift_rows(base: Block, candidate: Block, seed: int) -> list[AssociationDrif
             q=float(q[number]),
             n=int(tested.templates[number]),
         )
-        for number, key in enumerate(base.keys[column] for column in columns)
+        for number, (layer, _, role, group_a, group_b) in enumerate(keys)
     ]
     return sorted(rows, key=lambda row: (not row.changed, -abs(row.change)))

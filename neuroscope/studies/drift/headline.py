@@ -268,8 +268,10 @@ def _association_sentences(rows: Sequence[AssociationDrift]) -> Iterator[str]:
             f" most of all that of '{most.role}' with {most.group_a} rather than {most.group_b} at"
             f" layer {most.layer}: {most.candidate:.3f} instead of {most.base:.3f}."
         )
+    elif rows and math.isnan(rows[0].q):
+        yield f"With {rows[0].n} templates, changes of associations cannot be told from chance."
     elif rows:
-        yield f"None of {len(rows)} associations changed by more than chance."
+        yield f"In none of {len(rows)} associations can a change be told from chance."
 
 
 def _token_sentences(tokens: Sequence[TokenDrift]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Files and metrics of a run of drift."""
 
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,6 +31,8 @@ VERDICT_TAG = "neuroscope.drift.verdict"
 """Tag with the verdict on the candidate."""
 DOCUMENT = "drift.json"
 """Path of the artifact with everything that a check has found."""
+ASSOCIATIONS = "associations.yaml"
+"""Path of the artifact with the associations that were measured."""
 _CURVES = ("one_minus_r", "local", "rms_z", "cka", "neighbours")
 
 
@@ -76,7 +79,8 @@ def write_outputs(
         path: folder that receives the files, under the names that they have in the run.
     """
     folder, subjects = RunFolder(path), [pair.base, pair.candidate]
-    folder.experiment(experiment, fingerprints_of(experiment, subjects))
+    copy = experiment.model_copy(update=_copied_associations(experiment, path))
+    folder.experiment(copy, fingerprints_of(experiment, subjects))
     folder.prompts(experiment.prompt_set)
     (path / DOCUMENT).write_text(json_text(result.to_dict()), encoding="utf-8")
     figures = [*drift_figures(result)]
@@ -111,3 +115,11 @@ def write_outputs(
         explanation=explanation_parts(result),
         figures={figure.name: figure for figure in folder.figures(figures)},
     )
+
+
+def _copied_associations(experiment: DriftExperiment, path: Path) -> dict[str, str]:
+    """Copy the file of associations to a run, and return the key that names the copy."""
+    if not experiment.associations:
+        return {}
+    shutil.copyfile(experiment.associations, path / ASSOCIATIONS)
+    return {"associations": ASSOCIATIONS}

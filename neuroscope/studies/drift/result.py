@@ -1,6 +1,5 @@
 """Result of a study of drift."""
 
-import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -55,8 +54,8 @@ class AssociationDrift:
 
     @property
     def changed(self) -> bool:
-        """Whether the change is more than chance; without q-values, by its interval."""
-        return self.low > 0 or self.high < 0 if math.isnan(self.q) else self.q < ASSOCIATION_CHANGED
+        """Whether the change is more than chance; never without a q-value."""
+        return self.q < ASSOCIATION_CHANGED
 
 
 @dataclass(frozen=True)

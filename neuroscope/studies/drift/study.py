@@ -84,6 +84,7 @@ def run_drift(
     """
     experiment = experiment.model_copy(update={"label": experiment.studied_label})  # to record it
     pair = pair_of(experiment)
+    check_associations(experiment, pair)
     total = _STEPS + _ASSOCIATION_STEPS * bool(experiment.associations)
     steps = Steps(executor or InlineExecutor(), progress, total=total)
     differences = steps.wait(steps.submit("compare files", compare_files, pair))
