@@ -20,7 +20,7 @@ from neuroscope.extraction.tokenizers import TokenReader
 from neuroscope.stats.weat import weat
 from neuroscope.studies.association.experiment import association_experiment
 from neuroscope.studies.association.study import check, run_association
-from neuroscope.studies.association.words import draw_substitutes, read_lexicon
+from neuroscope.studies.association.words import draw_groups, read_lexicon
 
 FEW = {"templates": TEMPLATES[:3]}
 
@@ -134,14 +134,16 @@ def test_controls_have_as_many_tokens_and_the_nearest_rank():
     assert "engineer" not in note
 
 
-def test_substitutes_are_drawn_without_repetition_among_words_of_as_many_tokens():
+def test_random_groups_are_drawn_without_repetition_from_groups_and_control_words(monkeypatch):
+    monkeypatch.setattr("neuroscope.studies.association.words.DRAWS", 50)
     experiment = association()
-    lexicon = lexicon_of(experiment)
-    draws = draw_substitutes(lexicon, 50, seed=1)
-    assert draws == draw_substitutes(lexicon, 50, seed=1) != draw_substitutes(lexicon, 50, seed=2)
+    lexicon, groups = lexicon_of(experiment), list(experiment.groups.values())
+    draws = draw_groups(lexicon, groups, experiment.control_words, 1)
+    assert draws == draw_groups(lexicon, groups, experiment.control_words, 1)
+    assert draws != draw_groups(lexicon, groups, experiment.control_words, 2)
     assert all(len(set(draw)) == 6 for draw in draws)
-    assert {word for draw in draws for word in draw} <= set(experiment.control_words)
-    assert list(lexicon.substitutes) == experiment.group_words
+    drawn = {word for draw in draws for word in draw}
+    assert drawn == {*experiment.group_words, *experiment.control_words}
 
 
 @pytest.mark.parametrize(
@@ -169,14 +171,11 @@ def test_a_file_outside_the_folders_of_a_server_is_not_read(tmp_path, monkeypatc
     assert "secret-token" not in str(raised.value)
 
 
-def test_words_of_other_lengths_take_the_place_of_control_words_that_are_used_up():
+def test_too_few_control_words_of_a_length_are_noted():
     groups = {"men": ["bartender", "zookeeper"], "women": ["beekeeper", "lutenist"]}
     words = ["guest", "visitor", "taxpayer", "reader", "skydiver"]
-    experiment = association(groups=groups, control_words=words)
-    lexicon = lexicon_of(experiment)
+    lexicon = lexicon_of(association(groups=groups, control_words=words))
     assert any("fewer control words" in note for note in lexicon.notes)
-    draws = draw_substitutes(lexicon, 200, seed=0)
-    assert all(len(set(draw)) == 4 for draw in draws)
 
 
 def test_words_that_are_the_same_tokens_are_named():

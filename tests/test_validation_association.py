@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from benchmarks.validation import association, neutral_context, rogue_dimension, weat
+from benchmarks.validation import (
+    association,
+    neutral_context,
+    random_groups,
+    rogue_dimension,
+    weat,
+)
 from benchmarks.validation.association import PLANTED, Planted
 from benchmarks.validation.neutral_context import Repeated, Similarities
 from benchmarks.validation.outcome import limit
@@ -137,3 +143,11 @@ def test_a_similarity_that_rises_is_a_failure():
         row(8, 0.9, 0.1, 0.2, 0.3, before=0.1),
     ):
         assert len(neutral_context.outcome([[without, changed]]).failures) == 1
+
+
+def test_words_that_mean_nothing_rarely_exceed_random_groups(monkeypatch):
+    monkeypatch.setattr("neuroscope.studies.association.words.DRAWS", 199)
+    outcome = random_groups.measure(100, [(1, 1, 24), (2, 2, 5)])
+    assert outcome.failures == () and outcome.text.count("\n| ") == 3
+    rates = random_groups.reject(1, 1, 5, 20)
+    assert rates.at_1 == 0  # there are too few groups for a small p-value

@@ -23,6 +23,7 @@ from benchmarks.validation import (
     one_layer,
     one_topic,
     planted_neurons,
+    random_groups,
     rogue_dimension,
     weat,
 )
@@ -171,6 +172,10 @@ class Validation:
         """Return how often word embedding association tests find what is planted."""
         return weat.measure(self._arguments.draws)
 
+    def draw_random_groups(self) -> Outcome:
+        """Return how often words that mean nothing exceed random groups of words."""
+        return random_groups.measure(self._arguments.draws)
+
     def repeat_context(self) -> Outcome:
         """Return what neutral context does to similarities, in both models."""
         versions = self.versions
@@ -200,6 +205,7 @@ SECTIONS: dict[str, Callable[[Validation], Outcome]] = {
     "association": Validation.plant_associations,
     "surviving-share": Validation.share_contrasts,
     "rogue-dimension": Validation.compare_rogue,
+    "random-groups": Validation.draw_random_groups,
     "weat": Validation.test_words,
     "neutral-context": Validation.repeat_context,
 }

@@ -46,7 +46,7 @@ _SPECIAL_TOKENS = {
 
 @dataclass(frozen=True)
 class TokenReader:
-    """Tokenizer of a model that is not loaded; `tokenise` reads prompts as the loaded model does."""
+    """Tokenizer of a model that is not loaded; `tokenise` reads prompts with it as usual."""
 
     checkpoint: Checkpoint
     tokenizer: Any

@@ -67,6 +67,7 @@ def plot_matrix(
     noun: str = "row",
     limits: Limits | None = None,
     square: bool = False,
+    diverging: bool = False,
 ) -> Figure:
     """Draw a matrix as a heat map, with its values written into the cells where they fit.
 
@@ -87,6 +88,7 @@ def plot_matrix(
         limits: values at which the colours begin and end, such as `(0, None)` for distances; None
             stands for the lowest or highest of `values`.
         square: whether to draw square cells; otherwise the cells fill the width of the page.
+        diverging: whether the colours diverge from the middle of the limits, for signed values.
 
     Raises:
         ValueError: if there is no row or no column, `values` has another shape or is infinite, or
@@ -98,7 +100,8 @@ def plot_matrix(
     frame = _frame(*sides, x_label, bool(y_label), square)
     figure = page(frame.top + 0.1, title, notes, frame.page_width)
     axes = add_axes(figure, (frame.left, frame.top - frame.height, frame.width, frame.height))
-    image = _draw_cells(axes, cells, (low, high), "lower" if sides[0].are_layers else "upper")
+    origin = "lower" if sides[0].are_layers else "upper"
+    image = _draw_cells(axes, cells, (low, high), origin, "PuOr_r" if diverging else "viridis")
     _set_ticks(axes, *sides, frame)
     label_axes(axes, frame.x_label, y_label)
     if cells.size <= MOST_NUMBERS:
@@ -213,10 +216,10 @@ def _table_height(rows: int) -> float:
     return min(max(rows * min(max(5 / rows, 0.17), 0.42), LEAST_HEIGHT), 11)
 
 
-def _draw_cells(axes: Axes, cells: Doubles, limits: Pair, origin: str) -> AxesImage:
+def _draw_cells(axes: Axes, cells: Doubles, limits: Pair, origin: str, colors: str) -> AxesImage:
     """Draw the cells that are not NaN; `origin` is the side of the first row."""
     axes.patch.set(**MISSING)  # visible where a cell is not drawn
-    style: dict[str, Any] = {"interpolation": "nearest", "aspect": "auto", "cmap": "viridis"}
+    style: dict[str, Any] = {"interpolation": "nearest", "aspect": "auto", "cmap": colors}
     style |= {"vmin": limits[0], "vmax": limits[1], "origin": origin}
     return axes.imshow(np.ma.masked_invalid(cells), **style)
 

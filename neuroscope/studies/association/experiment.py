@@ -4,9 +4,9 @@ import itertools
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from neuroscope.errors import ExperimentError
 from neuroscope.experiment import (
@@ -27,6 +27,10 @@ _LONGEST_NAME = 60  # characters of a role or a group: MLflow's names of metrics
 _LEAST_CONTROLS = 2
 
 
+Word = Annotated[str, StringConstraints(strip_whitespace=True)]
+"""Word without blanks at its ends."""
+
+
 class AssociationExperiment(ModelsExperiment):
     """Study of how much more alike roles are with one group of words than with another."""
 
@@ -39,15 +43,15 @@ class AssociationExperiment(ModelsExperiment):
         description="Sentences that contain {} exactly once, where each word goes in turn; they"
         " paraphrase each other, and a p-value needs 6 or more",
     )
-    roles: list[str] = Field(
+    roles: list[Word] = Field(
         min_length=1, description="Words whose associations are measured, such as occupations"
     )
-    groups: dict[str, list[str]] = Field(
+    groups: dict[str, list[Word]] = Field(
         min_length=2,
         description="Names of two or more groups, each with its words; a role that is a word of a"
         " group has contrasts of other groups only",
     )
-    control_roles: list[str] = Field(
+    control_roles: list[Word] = Field(
         min_length=_LEAST_CONTROLS,
         description="Words without the association, of which the best matches by number of tokens"
         " and by frequency are compared with each role",
@@ -55,10 +59,10 @@ class AssociationExperiment(ModelsExperiment):
     controls: int = Field(
         8, ge=_LEAST_CONTROLS, description="Number of control roles per role; 2 or more"
     )
-    control_words: list[str] = Field(
+    control_words: list[Word] = Field(
         [],
-        description="Words without the groups' meaning; matched to the groups' words, they form"
-        " control groups, with which every contrast is measured again. None by default",
+        description="Words without the groups' meaning; random groups of them and of the groups'"
+        " words show how large a contrast is that does not depend on meaning. None by default",
     )
     statements: list[str] = Field(
         [],
@@ -141,8 +145,8 @@ class AssociationExperiment(ModelsExperiment):
         if self.control_words and len(self.control_words) < needed:
             with about("control_words"):
                 raise ExperimentError(
-                    f"{len(self.control_words)} control words cannot stand for the {needed} words"
-                    " of the groups",
+                    f"the groups have {needed} words, but there are fewer control words"
+                    f" ({len(self.control_words)})",
                     remedy=f"give {needed} or more, or none",
                 )
 
@@ -225,7 +229,9 @@ def association_experiment(file: str | Path, **settings: Any) -> AssociationExpe
 
 def _check_gaps(text: str, gaps: Sequence[str]) -> None:
     """Raise ExperimentError unless a text contains each gap exactly once, and no other."""
-    if any(text.count(gap) != 1 for gap in gaps) or text.count("{") != len(gaps):
+    if any(text.count(gap) != 1 for gap in gaps) or not (
+        text.count("{") == text.count("}") == len(gaps)
+    ):
         named = " and ".join(f"'{gap}'" for gap in gaps)
         example = "The {} is waiting." if gaps == [GAP] else "The {role} is a {group}."
         raise ExperimentError(

@@ -59,13 +59,14 @@ def _contrasts_figure(result: AssociationResult) -> NamedFigure:
     """Return the largest contrasts by layer, a row of panels per view."""
     contrasts = result.largest(_MOST_PANELS)
     views = [view for view in VIEWS if any(row.view == view for row in result.rows)]
-    shown = "" if len(contrasts) == len(result.contrasts) else "; the largest ones"
+    shown = (
+        "" if len(contrasts) == len(result.contrasts) else "; the largest contrasts after control"
+    )
     return NamedFigure(
         "contrast_by_layer.png",
-        "How much more alike the role is with the first group than with the second, before (raw)"
-        " and after control, with 95 % intervals over templates. Above 0: nearer to the first"
-        " group. The grey band holds 95 % of the controlled contrasts of random groups of control"
-        " words, without the groups' meaning.",
+        "How much more similar the role is to the first group than to the second, before (raw) and"
+        " after control, with 95 % intervals over templates. Above 0: nearer to the first group."
+        " The grey band holds 95 % of the controlled contrasts of random groups of words.",
         plot_curves(
             [[_panel(result, contrast, view) for contrast in contrasts] for view in views],
             title=_title(result),
@@ -85,7 +86,7 @@ def _panel(result: AssociationResult, contrast: tuple[str, str, str], view: str)
     band = None
     if not np.isnan(values("words_low")).all():
         band = Band(
-            "95 % of control groups", result.layers, values("words_low"), values("words_high")
+            "95 % of random groups", result.layers, values("words_low"), values("words_high")
         )
     title = contrast_label(*contrast)
     return Panel(_AXES[view], curves, title, {"no difference": 0.0}, band=band)
@@ -104,7 +105,7 @@ def _roles_figure(result: AssociationResult, row: PairRow) -> NamedFigure:
         "controlled": [(other.controlled, other.low, other.high) for other in own],
     }
     if not math.isnan(own[0].words_low):
-        series["95 % of control groups"] = [
+        series["95 % of random groups"] = [
             (math.nan, other.words_low, other.words_high) for other in own
         ]
     return NamedFigure(
@@ -140,6 +141,7 @@ def _map_figure(result: AssociationResult, row: PairRow) -> NamedFigure:
             title=f"{_title(result)}: {pair_label(*pair)}",
             notes=["controlled contrast of the word itself"],
             limits=(-size, size),
+            diverging=True,
             noun="role",
         ),
     )

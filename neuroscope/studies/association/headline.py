@@ -72,16 +72,16 @@ def _share_sentence(
         groups.sort(key=lambda name: (name == f"'{row.group_a}'") != (roles[0].raw > 0))
     difference = f"difference between {' and '.join(groups)} in similarity to {subject}"
     if math.isnan(row.share):
-        return f"At no layer can a {difference} be told from chance, even before control."
+        return f"No {difference} can be told from chance at any layer, even before control."
     if all(math.isnan(other.q) for other in rows):
         return (
-            f"With {row.n} templates, what remains of the {difference} after controlling for the"
-            " words' surface cannot be told from chance."
+            f"There are too few templates ({row.n}) to tell from chance what remains of the"
+            f" {difference} after controlling for the words' surface."
         )
     if not any(is_certain(other, rows) for other in leading):
         return (
-            f"At no layer can what remains of the {difference} after controlling for the words'"
-            " surface be told from chance."
+            "After controlling for the words' surface, nothing that can be told from chance is left"
+            f" of the {difference}, at any layer."
         )
     ends = dict.fromkeys(end for end in (leading[0], leading[-1]) if end.layer != row.layer)
     others = "".join(f"; at layer {end.layer}, {_remains(end, rows)}" for end in ends)
@@ -110,16 +110,19 @@ def _words_sentence(leading: Sequence[PairRow]) -> str:
         return ""
     larger = [row.layer for row in leading if row.q_words < SIGNIFICANT]
     if not larger:
+        over = "Over all roles, random" if leading[0].roles > 1 else "Random"
+        where = "" if len(leading) == 1 else " at every layer"
         return (
-            "Groups of control words, without the groups' meaning, show as much at every layer: it"
-            " may be an effect of the words that were chosen."
+            f"{over} groups of words show as large a contrast{where}: it may be an effect of the"
+            " words that were chosen."
         )
     where = "every layer"
-    if len(larger) < len(leading):
-        where = f"layer{'s' if len(larger) > 1 else ''} {_listed(list(map(str, larger)))} only"
+    if len(larger) < len(leading) or len(leading) == 1:
+        where = f"layer{'s' if len(larger) > 1 else ''} {_listed(list(map(str, larger)))}"
+        where += " only" if len(larger) < len(leading) else ""
     return (
-        "This contrast is larger than that of control words, without the groups' meaning, at"
-        f" {where} (q < {SIGNIFICANT:g})."
+        f"The contrast is larger than those of random groups of words at {where} (q <"
+        f" {SIGNIFICANT:g})."
     )
 
 
@@ -132,15 +135,17 @@ def _roles_sentence(row: PairRow, rows: Sequence[AssociationRow]) -> str:
         key=lambda other: -abs(other.controlled),
     )
     if not certain:
-        return "For no single role can the difference be told from that of its control words."
+        return "No single role has a contrast that is larger than those of random groups of words."
     parts: list[str] = []
     for group, sign in ((row.group_a, 1), (row.group_b, -1)):
         if names := [other.role for other in certain if sign * other.controlled > 0]:
             verb = "is" if len(names) == 1 else "are"
             nearer = f"{verb} nearer to" if not parts else "to"
             parts.append(f"{_listed(names, _MOST_NAMED)} {nearer} {group}")
-    controls = "roles" if math.isnan(row.q_words) else "words"
-    return f"Compared with control {controls}, {', and '.join(parts)} (q < {SIGNIFICANT:g})."
+    start = "Compared with their control roles"
+    if not math.isnan(row.q_words):
+        start = "Beyond what random groups of words show"
+    return f"{start}, {', and '.join(parts)} (q < {SIGNIFICANT:g})."
 
 
 def _listed(names: Sequence[str], most: int = 100) -> str:

@@ -11,15 +11,11 @@ from neuroscope.stats.contrasts import contributions, t_test_p, unit_vectors
 from neuroscope.stats.moments import Doubles, Moments
 from neuroscope.stats.weat import weat
 from neuroscope.studies.association.experiment import AssociationExperiment
-from neuroscope.studies.association.words import Gap, Lexicon, draw_substitutes
+from neuroscope.studies.association.words import Gap, Lexicon, draw_groups
 from neuroscope.tokens import Tokens
 
 VIEWS = ("span", "context")
 """Views: the word itself; the other words of its template, which it changes through attention."""
-
-
-DRAWS = 9999
-"""Number of draws of control groups."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +27,8 @@ class ViewContrasts:
     controlled: Doubles
     """(templates, contrasts)."""
     drawn: Doubles
-    """(draws, contrasts) controlled contrasts of random control groups, mean over templates; no
-    draw without control words."""
+    """(draws, contrasts) controlled contrasts of random groups, mean over templates; none without
+    control words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,13 +190,13 @@ def _view(
         for target, values in ((raw, own), (controlled, own - others)):
             target[known, contrast] = values[:, a].mean(axis=1) - values[:, b].mean(axis=1)
         nearer.append((own - others).mean(axis=0))
-    if lexicon.substitutes:
+    if experiment.control_words:
         drawn = _drawn(experiment, lexicon, np.array(nearer))
     return ViewContrasts(raw, controlled, drawn)
 
 
 def _drawn(experiment: AssociationExperiment, lexicon: Lexicon, nearer: Doubles) -> Doubles:
-    """Return the controlled contrasts of random control groups, (draws, contrasts).
+    """Return the controlled contrasts of random groups, (draws, contrasts).
 
     Args:
         experiment: experiment of kind `association`.
@@ -209,15 +205,14 @@ def _drawn(experiment: AssociationExperiment, lexicon: Lexicon, nearer: Doubles)
             with its control roles, mean over templates.
     """
     places = {word: number for number, word in enumerate(experiment.words)}
-    draws = draw_substitutes(lexicon, DRAWS, experiment.seed)
-    chosen = np.array([[places[word] for word in draw] for draw in draws])
-    columns = {word: number for number, word in enumerate(lexicon.substitutes)}
-    drawn = np.empty((DRAWS, len(nearer)))
-    for number, (_, *pair) in enumerate(experiment.contrasts):
-        a, b = ([columns[word] for word in experiment.groups[name]] for name in pair)
-        values = nearer[number][chosen]  # (draws, words of groups)
-        drawn[:, number] = values[:, a].mean(axis=1) - values[:, b].mean(axis=1)
-    return drawn
+    drawn = []
+    for own, (_, a, b) in zip(nearer, experiment.contrasts, strict=True):
+        groups = experiment.groups[a], experiment.groups[b]
+        draws = draw_groups(lexicon, groups, experiment.control_words, experiment.seed)
+        values = own[[[places[word] for word in draw] for draw in draws]]
+        first = len(groups[0])
+        drawn.append(values[:, :first].mean(axis=1) - values[:, first:].mean(axis=1))
+    return np.stack(drawn, axis=1)
 
 
 def _established(

@@ -45,7 +45,7 @@ def metric_points(result: AssociationResult) -> list[Point]:
                 for measure in measures
                 if not math.isnan(value := getattr(row, measure))
             ]
-    return points + _role_points(result) + _summary(result)
+    return points + _role_points(result) + _weat_points(result) + _summary(result)
 
 
 def _role_points(result: AssociationResult) -> list[Point]:
@@ -57,6 +57,21 @@ def _role_points(result: AssociationResult) -> list[Point]:
         Point(f"roles/{name}", row.controlled, row.layer)
         for row in result.rows
         if row.view == "span" and (name := names.get((row.role, row.group_a, row.group_b)))
+    ]
+
+
+def _weat_points(result: AssociationResult) -> list[Point]:
+    """Return WEAT's effect size of the largest contrasts."""
+    charted = result.largest(_MOST_PAIRS)
+    names = dict(
+        zip(charted, metric_names(f"{role}: {a} - {b}" for role, a, b in charted), strict=True)
+    )
+    return [
+        Point(f"weat/{name}", row.d, row.layer)
+        for row in result.established
+        if row.measure == "weat"
+        and (name := names.get((row.role, row.group_a, row.group_b)))
+        and not math.isnan(row.d)
     ]
 
 

@@ -25,8 +25,8 @@ METRICS = {
         Metric(
             "raw",
             "raw",
-            "how much more alike the role is with the first group than with the second:"
-            " difference of mean standardised cosines",
+            "how much more similar the role is to the first group than to the second: difference of"
+            " mean standardised cosines",
             digits=3,
         ),
         Metric("raw_low", "low", "lower end of its 95 % interval over templates", digits=3),
@@ -50,14 +50,14 @@ METRICS = {
         Metric(
             "words_low",
             "words low",
-            "lower end of the range of 95 % of the controlled contrasts of random control groups",
+            "lower end of the range of 95 % of the controlled contrasts of random groups of words",
             digits=3,
         ),
         Metric("words_high", "words high", "upper end of that range", digits=3),
         Metric(
             "p_words",
             "p words",
-            "share of random control groups whose controlled contrast is as large, of either sign",
+            "share of random groups of words whose controlled contrast is as large, of either sign",
         ),
         Metric("q_words", "q words", "that share corrected over all contrasts of the model"),
     )
@@ -124,7 +124,7 @@ class PairRow:
     share: float
     share_low: float
     share_high: float
-    p_words: float  # share of random control groups whose root mean square is as large
+    p_words: float  # share of random groups of words whose root mean square is as large
     q_words: float  # that share corrected over all pairs of groups, layers and views
     n: int  # number of templates
 
@@ -171,7 +171,7 @@ class WordRow:
     tokens: str
     token_count: int
     rank: int  # largest token id; most vocabularies begin with the most frequent tokens
-    controls: str  # best matches among the control roles of a role, or the control words of others
+    controls: str  # control roles of a role
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from neuroscope.studies.association.result import (
 )
 from neuroscope.studies.association.words import Lexicon
 
-_MOST_SUBSTITUTES = 8  # control words that are listed beside a word of a group
+_ROUNDING = 1e-12  # the same groups, drawn again, are as large
 MOST_NEURONS = 10
 """Number of neurons that are listed per contrast and layer."""
 
@@ -120,7 +120,7 @@ def contrast_rows(block: Block, seed: int) -> list[AssociationRow]:
     low, high = np.full((2, len(block.keys)), np.nan)
     if len(block.drawn):
         low, high = np.quantile(block.drawn, [0.025, 0.975], axis=0)
-    p_words = _as_large(np.abs(block.drawn), np.abs(tested.mean))
+    p_words = as_large(np.abs(block.drawn), np.abs(tested.mean))
     columns: dict[str, Any] = {
         "raw": raw.mean,
         "raw_low": raw.low,
@@ -154,7 +154,7 @@ def pair_rows(block: Block, seed: int) -> list[PairRow]:
         known = ~np.isnan(raw).any(axis=1)
         sizes = [_size(values[known].mean(axis=0)) for values in (raw, controlled)]
         share = surviving_share(raw, controlled, seed=seed)
-        p_words = _as_large(_size(block.drawn[:, columns])[:, None], np.array([sizes[1]]))
+        p_words = as_large(_size(block.drawn[:, columns])[:, None], np.array([sizes[1]]))
         layer, view, a, b = key
         rows.append(
             PairRow(
@@ -183,7 +183,7 @@ def _size(contrasts: Doubles) -> Doubles:
     return size
 
 
-def _as_large(drawn: Doubles, sizes: Doubles) -> Doubles:
+def as_large(drawn: Doubles, sizes: Doubles) -> Doubles:
     """Return the share of draws that are as large, (columns,); NaN without draws.
 
     What is measured counts as one draw more, so that the share is a p-value (Phipson & Smyth 2010,
@@ -195,7 +195,7 @@ def _as_large(drawn: Doubles, sizes: Doubles) -> Doubles:
     """
     if not len(drawn):
         return np.full(len(sizes), np.nan)
-    shares: Doubles = (1 + (drawn >= sizes).sum(axis=0)) / (1 + len(drawn))
+    shares: Doubles = (1 + (drawn >= sizes - _ROUNDING).sum(axis=0)) / (1 + len(drawn))
     return shares
 
 
@@ -231,8 +231,6 @@ def word_rows(experiment: AssociationExperiment, lexicon: Lexicon) -> list[WordR
         controls: Sequence[str] = ()
         if use == "role":
             controls = lexicon.controls.get(word, ())
-        elif use.startswith("group"):
-            controls = lexicon.substitutes.get(word, ())[:_MOST_SUBSTITUTES]
         rows.append(
             WordRow(
                 word,

@@ -5,6 +5,7 @@ from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 
+from neuroscope.errors import ExperimentError
 from neuroscope.experiment_faults import about
 from neuroscope.extraction.baseline import ensure_baseline, read_baseline
 from neuroscope.extraction.batching import tokenise
@@ -74,6 +75,11 @@ def associate(
     check_model(model)
     if isinstance(experiment, str | Path):
         experiment = association_experiment(experiment)
+    if not isinstance(experiment, AssociationExperiment):
+        raise ExperimentError(
+            f"expected an experiment of kind 'association' or its file, not {experiment!r}",
+            remedy="give a file such as experiments/occupations_gender.yaml",
+        )
     studied = experiment.model_copy(update={"models": [model.name]})
     activations = extract(
         model,

@@ -24,11 +24,11 @@ _MOST_LAYERS = 8  # rows per pair of groups in the summary
 _MOST_PAIRS = 3  # pairs of groups with a row per layer
 _MOST_ROLES = 24  # contrasts of roles in the summary
 _MEANINGS = (
-    "A contrast is the difference of two mean standardised cosines: above 0, the role is more alike"
-    " with the first group.",
+    "A contrast is the difference of two mean standardised cosines: above 0, the role is more"
+    " similar to the first group.",
     "controlled: minus the same of control roles, which cancels the surface of the groups' words;"
     " low, high: its 95 % interval over templates; remains: its share of the raw contrast; q: of a"
-    " test over templates; q words: of a comparison with random groups of control words.",
+    " test over templates; q words: of a comparison with random groups of words.",
 )
 
 
@@ -113,7 +113,11 @@ def _title(pairs: Sequence[PairRow]) -> str:
     """Return the line above the pairs of groups."""
     number = len({(row.group_a, row.group_b) for row in pairs})
     layers = "" if number <= _MOST_PAIRS else ", at the layer of the largest controlled contrast"
-    roles = "" if all(row.roles == 1 for row in pairs) else "; root mean square over roles"
+    roles = (
+        ""
+        if all(row.roles == 1 for row in pairs)
+        else "; root mean square over roles; remains: slope of controlled on raw"
+    )
     return f"the word itself (span){layers}{roles}"
 
 

@@ -16,7 +16,9 @@ from neuroscope.studies.association.experiment import AssociationExperiment
 from neuroscope.tokens import TokenBlock, Tokens
 
 _LEAST_MATCHES = 2  # control roles; one word is no sample of words
-_NEAREST = 8  # best matches from which a control word is drawn
+_NEAREST = 16  # best matches from which a word is drawn
+DRAWS = 9999
+"""Number of draws of random groups."""
 _OTHER_LENGTH = 1000.0  # cost of a token more or less, against that of a ratio of ranks
 
 
@@ -67,8 +69,6 @@ class Lexicon:
     words: Mapping[str, WordTokens]
     controls: Mapping[str, tuple[str, ...]]
     """Role -> its control roles, the best match first."""
-    substitutes: Mapping[str, tuple[str, ...]]
-    """Word of a group -> all control words, the best match first; empty without control words."""
     notes: tuple[str, ...] = ()
 
     def pairs(self, experiment: AssociationExperiment) -> list[WordPair]:
@@ -109,9 +109,9 @@ def read_lexicon(experiment: AssociationExperiment, tokens: TokenBlock, model: s
                 _refuse_alike(words, word, model)
         read.append(words)
     controls, notes = _matched_controls(experiment, read[0])
-    substitutes, unmatched = _substitutes(experiment, read[0])
-    notes = [*_notes(experiment), *notes, *unmatched]
-    return Lexicon(gaps, read[0], controls, substitutes, tuple(notes))
+    notes = [*_notes(experiment), *notes, *_pool_notes(experiment, read[0])]
+    notes += _unknown_notes(experiment, tokens)
+    return Lexicon(gaps, read[0], controls, tuple(notes))
 
 
 def _gap(prompts: Sequence[Tokens]) -> Gap:
@@ -187,66 +187,66 @@ def _distance(a: WordTokens, b: WordTokens) -> float:
     return _OTHER_LENGTH * abs(len(a.ids) - len(b.ids)) + ratio
 
 
-def _substitutes(
-    experiment: AssociationExperiment, words: Mapping[str, WordTokens]
-) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Return all control words for each word of a group, the best match first.
+def draw_groups(
+    lexicon: Lexicon, groups: Sequence[Sequence[str]], control_words: Sequence[str], seed: int
+) -> list[list[str]]:
+    """Return random groups, drawn from the words of two groups and control words together.
+
+    In each draw, the words of the groups take turns in random order; each is replaced by one of
+    the `_NEAREST` words that are left and match it best by number of tokens and then by rank,
+    itself included. If it did not matter which words the groups have, the groups themselves would
+    be one such draw.
+
+    Args:
+        lexicon: words of an experiment.
+        groups: words of the two groups.
+        control_words: control words of the experiment.
+        seed: seed of the draws.
 
     Returns:
-        Word of a group -> control words; empty without control words. And a sentence, if there are
-        fewer control words of some number of tokens than words of the groups.
+        `DRAWS` lists of words; the first ones take the place of the first group.
     """
+    own = [word for words in groups for word in words]
+    pool = [*own, *control_words]
+    candidates = []
+    for word in own:
+        costs = {other: _distance(lexicon.words[word], lexicon.words[other]) for other in pool}
+        candidates.append(tuple(sorted(pool, key=lambda other: (costs[other], other != word))))
+    return _draw(tuple(candidates), seed)
+
+
+@lru_cache(maxsize=32)  # every layer and view has the same draws
+def _draw(candidates: tuple[tuple[str, ...], ...], seed: int) -> list[list[str]]:
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(DRAWS):
+        used: set[str] = set()
+        chosen = [""] * len(candidates)
+        chances = rng.random(len(candidates)).tolist()
+        for word in rng.permutation(len(candidates)).tolist():
+            left = [other for other in candidates[word] if other not in used][:_NEAREST]
+            chosen[word] = left[int(chances[word] * len(left))]
+            used.add(chosen[word])
+        drawn.append(chosen)
+    return drawn
+
+
+def _pool_notes(experiment: AssociationExperiment, words: Mapping[str, WordTokens]) -> list[str]:
+    """Return a sentence if words of the groups lack control words with as many tokens."""
     if not experiment.control_words:
-        return {}, []
-    substitutes = {}
-    for word in experiment.group_words:
-        costs = {other: _distance(words[word], words[other]) for other in experiment.control_words}
-        substitutes[word] = tuple(sorted(costs, key=costs.__getitem__))
+        return []
     needed, given = (
         Counter(len(words[word].ids) for word in listed)
         for listed in (experiment.group_words, experiment.control_words)
     )
     missing = sorted(size for size in needed if needed[size] > given[size])
     if not missing:
-        return substitutes, []
+        return []
     sizes = " and ".join(map(str, missing))
-    return substitutes, [
-        f"there are fewer control words of {sizes} tokens than words of the groups; others take"
-        " their place"
+    return [
+        f"there are fewer control words of {sizes} tokens than words of the groups; words of other"
+        " lengths take their place"
     ]
-
-
-def draw_substitutes(lexicon: Lexicon, draws: int, seed: int) -> list[list[str]]:
-    """Return control words that take the place of the groups' words, draw by draw.
-
-    In each draw the words of the groups take turns, in random order, to choose one of the
-    `_NEAREST` best matches that are left; the number of tokens comes first.
-
-    Args:
-        lexicon: words of an experiment.
-        draws: number of draws.
-        seed: seed of the draws.
-
-    Returns:
-        A list per draw, with a control word per key of `Lexicon.substitutes`, in that order.
-    """
-    return _draw(tuple(lexicon.substitutes.values()), draws, seed)
-
-
-@lru_cache(maxsize=4)  # every layer and view has the same draws
-def _draw(candidates: tuple[tuple[str, ...], ...], draws: int, seed: int) -> list[list[str]]:
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(draws):
-        used: set[str] = set()
-        chosen = [""] * len(candidates)
-        choices = rng.integers(_NEAREST, size=len(candidates)).tolist()
-        for word in rng.permutation(len(candidates)).tolist():
-            left = [other for other in candidates[word] if other not in used]
-            chosen[word] = left[min(choices[word], len(left) - 1)]
-            used.add(chosen[word])
-        drawn.append(chosen)
-    return drawn
 
 
 def _notes(experiment: AssociationExperiment) -> list[str]:
@@ -267,3 +267,16 @@ def _notes(experiment: AssociationExperiment) -> list[str]:
             " that word"
         )
     return notes
+
+
+def _unknown_notes(experiment: AssociationExperiment, tokens: TokenBlock) -> list[str]:
+    """Return a sentence on templates with words that the tokenizer does not know."""
+    count = len(experiment.words)
+    unknown = [
+        f"'{template}'"
+        for number, template in enumerate(experiment.templates)
+        if any(tokens[number * count].unknown)
+    ]
+    if not unknown:
+        return []
+    return [f"the tokenizer does not know some words of {', '.join(unknown)}"]
