@@ -32,7 +32,7 @@ Word = Annotated[str, StringConstraints(strip_whitespace=True)]
 
 
 class AssociationExperiment(ModelsExperiment):
-    """Study of how much more alike roles are with one group of words than with another."""
+    """Study of how much more similar roles are to one group of words than to another."""
 
     kind: Literal["association"] = Field(
         "association",

@@ -29,6 +29,7 @@ from neuroscope.studies.association.pairs_result import PairsResult, ScoredPair
 from neuroscope.studies.association.pairs_settings import PairsSettings
 from neuroscope.studies.association.pairs_tokens import ControlTokens, PairTokens, joined_block
 from neuroscope.studies.models import find_model, load_model
+from neuroscope.tokens import TokenBlock
 
 _NAMED = 3  # ids of pairs in a note
 
@@ -193,9 +194,21 @@ def scored_pairs(
     usable, notes = _usable(pairs, tokens, drawn, measure)
     quads = [_Quad(pairs[n], tokens[n], tokens[n].replaced(drawn[n] or {})) for n in usable]
     scored = _scored(model, quads, measure, progress)
+    notes += _unknown(a, b)
     if measure == "log-likelihood":
         notes += _unpredicted(quads)
     return PairsResult.of(model.name, measure, scored, first=first, notes=notes, seed=seed)
+
+
+def _unknown(a: TokenBlock, b: TokenBlock) -> list[str]:
+    """Return a sentence on words that the tokenizer does not know, which it cannot tell apart."""
+    unknown, read = (
+        sum(int(values.sum()) for values in sides)
+        for sides in ((a.unknown, b.unknown), (a.kept("content"), b.kept("content")))
+    )
+    if not unknown:
+        return []
+    return [f"the tokenizer does not know {unknown:,} of {read:,} words or pieces of the prompts"]
 
 
 def _usable(
@@ -217,7 +230,7 @@ def _usable(
         elif measure == "pll-word-l2r" and not each.shares:
             fault = "the prompts share no token"
         elif controls is None:
-            fault = "no word of letters differs, or it has no control in the vocabulary"
+            fault = "no word of letters differs, or the vocabulary has no control word for it"
         else:
             usable.append(number)
             continue

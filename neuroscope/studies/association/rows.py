@@ -78,7 +78,7 @@ class Block:
     controlled: Doubles
     """(templates, columns)."""
     drawn: Doubles
-    """(draws, columns) controlled contrasts of random control groups."""
+    """(draws, columns) controlled contrasts of random groups of words."""
     keys: Sequence[tuple[int, str, str, str, str]]
     """Layer, view, role and two groups of each column."""
 
