@@ -42,7 +42,8 @@ class SilencedOutputs:
       likelihood of the prompt's tokens, in nats; 0 if none of its tokens is predicted.
     - `representation`, in all other models: the Euclidean norm of the change of the final
       representation, which is the mean over content tokens after the last layer, divided by the
-      root mean square of the norms of the prompts' representations less their mean. It has no unit.
+      root mean square of the norms of the prompts' representations less their mean. It has no unit,
+      and depends on the other prompts; a single prompt has no spread, so its norm is not divided.
 
     Layers before the first one that is silenced run once: silence neurons of one layer after those
     of another, not alternately.
