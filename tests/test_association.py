@@ -134,13 +134,12 @@ def test_controls_have_as_many_tokens_and_the_nearest_rank():
     assert "engineer" not in note
 
 
-def test_random_groups_are_drawn_without_repetition_from_groups_and_control_words(monkeypatch):
-    monkeypatch.setattr("neuroscope.studies.association.words.DRAWS", 50)
+def test_random_groups_are_drawn_without_repetition_from_groups_and_control_words():
     experiment = association()
     lexicon, groups = lexicon_of(experiment), list(experiment.groups.values())
-    draws = draw_groups(lexicon, groups, experiment.control_words, 1)
-    assert draws == draw_groups(lexicon, groups, experiment.control_words, 1)
-    assert draws != draw_groups(lexicon, groups, experiment.control_words, 2)
+    draw = functools.partial(draw_groups, lexicon, groups, experiment.control_words, draws=50)
+    draws = draw(seed=1)
+    assert draws == draw(seed=1) != draw(seed=2)
     assert all(len(set(draw)) == 6 for draw in draws)
     drawn = {word for draw in draws for word in draw}
     assert drawn == {*experiment.group_words, *experiment.control_words}

@@ -145,8 +145,7 @@ def test_a_similarity_that_rises_is_a_failure():
         assert len(neutral_context.outcome([[without, changed]]).failures) == 1
 
 
-def test_words_that_mean_nothing_rarely_exceed_random_groups(monkeypatch):
-    monkeypatch.setattr("neuroscope.studies.association.words.DRAWS", 199)
+def test_words_that_mean_nothing_rarely_exceed_random_groups():
     outcome = random_groups.measure(100, [(1, 1, 24), (2, 2, 5)])
     assert outcome.failures == () and outcome.text.count("\n| ") == 3
     rates = random_groups.reject(1, 1, 5, 20)

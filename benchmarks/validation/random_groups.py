@@ -13,7 +13,7 @@ from neuroscope.studies.association.words import Lexicon, WordTokens, draw_group
 SIZES = ((1, 1, 24), (2, 2, 5), (4, 4, 12), (8, 8, 17), (8, 8, 35))
 """Words of both groups, and control words."""
 HEADER = ("words of the groups", "control words", "p < .05", "p < .01")
-_RANKS = 10_000
+_RANKS, _DRAWS = 10_000, 999
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def _p(first: int, second: int, controls: int, seed: int) -> float:
     }
     lexicon = Lexicon((), tokens, {}, ())
     own = words[: first + second]
-    draws = draw_groups(lexicon, (own[:first], own[first:]), words[first + second :], seed)
+    groups, others = (own[:first], own[first:]), words[first + second :]
+    draws = draw_groups(lexicon, groups, others, seed=seed, draws=_DRAWS)
     nearer = dict(zip(words, rng.standard_normal(len(words)), strict=True))
     values = np.array([[nearer[word] for word in draw] for draw in [own, *draws]])
     contrasts = np.abs(values[:, :first].mean(axis=1) - values[:, first:].mean(axis=1))

@@ -208,7 +208,7 @@ def _drawn(experiment: AssociationExperiment, lexicon: Lexicon, nearer: Doubles)
     drawn = []
     for own, (_, a, b) in zip(nearer, experiment.contrasts, strict=True):
         groups = experiment.groups[a], experiment.groups[b]
-        draws = draw_groups(lexicon, groups, experiment.control_words, experiment.seed)
+        draws = draw_groups(lexicon, groups, experiment.control_words, seed=experiment.seed)
         values = own[[[places[word] for word in draw] for draw in draws]]
         first = len(groups[0])
         drawn.append(values[:, :first].mean(axis=1) - values[:, first:].mean(axis=1))

@@ -188,7 +188,12 @@ def _distance(a: WordTokens, b: WordTokens) -> float:
 
 
 def draw_groups(
-    lexicon: Lexicon, groups: Sequence[Sequence[str]], control_words: Sequence[str], seed: int
+    lexicon: Lexicon,
+    groups: Sequence[Sequence[str]],
+    control_words: Sequence[str],
+    *,
+    seed: int,
+    draws: int = DRAWS,
 ) -> list[list[str]]:
     """Return random groups, drawn from the words of two groups and control words together.
 
@@ -202,9 +207,10 @@ def draw_groups(
         groups: words of the two groups.
         control_words: control words of the experiment.
         seed: seed of the draws.
+        draws: number of draws.
 
     Returns:
-        `DRAWS` lists of words; the first ones take the place of the first group.
+        A list of words per draw; the first ones take the place of the first group.
     """
     own = [word for words in groups for word in words]
     pool = [*own, *control_words]
@@ -212,14 +218,14 @@ def draw_groups(
     for word in own:
         costs = {other: _distance(lexicon.words[word], lexicon.words[other]) for other in pool}
         candidates.append(tuple(sorted(pool, key=lambda other: (costs[other], other != word))))
-    return _draw(tuple(candidates), seed)
+    return _draw(tuple(candidates), draws, seed)
 
 
 @lru_cache(maxsize=32)  # every layer and view has the same draws
-def _draw(candidates: tuple[tuple[str, ...], ...], seed: int) -> list[list[str]]:
+def _draw(candidates: tuple[tuple[str, ...], ...], draws: int, seed: int) -> list[list[str]]:
     rng = np.random.default_rng(seed)
     drawn = []
-    for _ in range(DRAWS):
+    for _ in range(draws):
         used: set[str] = set()
         chosen = [""] * len(candidates)
         chances = rng.random(len(candidates)).tolist()
