@@ -18,7 +18,7 @@ Attention = Literal["sdpa", "eager"]
 """Implementations of attention."""
 PaddingSide = Literal["right", "left"]
 """Sides of a prompt on which it is padded."""
-StudyKind = Literal["compare", "layers", "drift", "atlas"]
+StudyKind = Literal["compare", "layers", "drift", "atlas", "association"]
 """Kinds of study."""
 StudySite = Literal["resid_pre", "attn_out", "mlp_act", "mlp_out", "resid_post", "final"]
 """Components that a study can read."""
