@@ -61,7 +61,7 @@ def test_a_run_without_a_report_is_refused(recorded, run_command, arguments):
 
 def test_an_unknown_kind_is_refused(run_command):
     code, printed = run_command("report", "--kind", "compar")
-    assert code == 2 and "compare, layers, drift or atlas" in printed.err
+    assert code == 2 and "compare, layers, drift, atlas or association" in printed.err
 
 
 def test_no_database_is_created_to_find_a_report(run_command, home):
