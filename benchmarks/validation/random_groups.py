@@ -54,8 +54,8 @@ def _p(first: int, second: int, controls: int, seed: int) -> float:
     own = words[: first + second]
     groups, others = (own[:first], own[first:]), words[first + second :]
     draws = draw_groups(lexicon, groups, others, seed=seed, draws=_DRAWS)
-    nearer = dict(zip(words, rng.standard_normal(len(words)), strict=True))
-    values = np.array([[nearer[word] for word in draw] for draw in [own, *draws]])
+    nearer = rng.standard_normal(len(words))
+    values = nearer[np.concatenate([np.arange(len(own))[None], draws])]
     contrasts = np.abs(values[:, :first].mean(axis=1) - values[:, first:].mean(axis=1))
     return float(as_large(contrasts[1:, None], contrasts[:1])[0])
 

@@ -17,15 +17,14 @@ from neuroscope.experiment import (
 )
 from neuroscope.experiment_faults import about, checked
 from neuroscope.experiment_files import ExperimentFile
+from neuroscope.extraction.statements import GROUP, ROLE
 from neuroscope.files import absolute
 from neuroscope.home import check_allowed
 from neuroscope.prompts import Prompt, PromptSet
 
 GAP = "{}"
-ROLE_GAP, GROUP_GAP = "{role}", "{group}"
 _LONGEST_NAME = 60  # characters of a role or a group: MLflow's names of metrics contain both
 _LEAST_CONTROLS = 2
-
 
 Word = Annotated[str, StringConstraints(strip_whitespace=True)]
 """Word without blanks at its ends."""
@@ -83,7 +82,7 @@ class AssociationExperiment(ModelsExperiment):
                 _check_gaps(template, [GAP])
         for index, statement in enumerate(self.statements):
             with about("statements", index):
-                _check_gaps(statement, [ROLE_GAP, GROUP_GAP])
+                _check_gaps(statement, [ROLE, GROUP])
         lists = {
             ("templates",): self.templates,
             ("roles",): self.roles,

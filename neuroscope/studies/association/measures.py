@@ -209,8 +209,8 @@ def _drawn(experiment: AssociationExperiment, lexicon: Lexicon, nearer: Doubles)
     for own, (_, a, b) in zip(nearer, experiment.contrasts, strict=True):
         groups = experiment.groups[a], experiment.groups[b]
         draws = draw_groups(lexicon, groups, experiment.control_words, seed=experiment.seed)
-        values = own[[[places[word] for word in draw] for draw in draws]]
-        first = len(groups[0])
+        pool = [places[word] for word in (*groups[0], *groups[1], *experiment.control_words)]
+        values, first = own[pool][draws], len(groups[0])
         drawn.append(values[:, :first].mean(axis=1) - values[:, first:].mean(axis=1))
     return np.stack(drawn, axis=1)
 

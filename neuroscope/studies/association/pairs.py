@@ -251,7 +251,7 @@ def _listed(ids: Sequence[str]) -> str:
 
 
 def _unpredicted(quads: "Sequence[_Quad]") -> list[str]:
-    """Return a note if first tokens that differ have no likelihood, for want of a BOS token."""
+    """Return a note if first tokens differ but have no likelihood, as there is no BOS token."""
     firsts = [(quad.tokens.special[0][0], quad.tokens.shared[0][0]) for quad in quads]
     number = sum(not special and not shared for special, shared in firsts)
     if not number:

@@ -12,14 +12,13 @@ from neuroscope.extraction.batching import tokenise
 from neuroscope.extraction.budget import FIXED_BUDGET
 from neuroscope.extraction.extract import extract
 from neuroscope.extraction.models import Model, check_model
+from neuroscope.extraction.statements import Filled
 from neuroscope.extraction.tokenizers import TokenReader
 from neuroscope.progress import Progress, silent
 from neuroscope.prompts import PromptSet
 from neuroscope.reporting.tracking import Tracker
 from neuroscope.storage.activation_store import read_activations
 from neuroscope.studies.association.experiment import (
-    GROUP_GAP,
-    ROLE_GAP,
     AssociationExperiment,
     association_experiment,
 )
@@ -170,10 +169,7 @@ def _check_statements(experiment: AssociationExperiment, reader: TokenReader) ->
     """Raise PromptError if a statement is too long with some role and the longest word."""
     word = max(experiment.group_words, key=len)
     for index, statement in enumerate(experiment.statements):
-        filled = [
-            statement.replace(ROLE_GAP, role).replace(GROUP_GAP, word)
-            for role in predicted_roles(experiment)
-        ]
+        filled = [Filled.of(statement, role, word).text for role in predicted_roles(experiment)]
         with about("statements", index):
             tokenise(reader, PromptSet.of(filled).prompts)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neuroscope.errors import ExperimentError
 from neuroscope.experiment_faults import about
@@ -194,7 +195,7 @@ def draw_groups(
     *,
     seed: int,
     draws: int = DRAWS,
-) -> list[list[str]]:
+) -> NDArray[np.int64]:
     """Return random groups, drawn from the words of two groups and control words together.
 
     In each draw, the words of the groups take turns in random order; each is replaced by one of
@@ -210,30 +211,32 @@ def draw_groups(
         draws: number of draws.
 
     Returns:
-        A list of words per draw; the first ones take the place of the first group.
+        (draws, words of both groups) numbers of words in the pool: the words of the first group,
+        those of the second, and the control words. The first ones take the place of the first
+        group.
     """
     own = [word for words in groups for word in words]
     pool = [*own, *control_words]
     candidates = []
-    for word in own:
-        costs = {other: _distance(lexicon.words[word], lexicon.words[other]) for other in pool}
-        candidates.append(tuple(sorted(pool, key=lambda other: (costs[other], other != word))))
+    for number, word in enumerate(own):
+        costs = [_distance(lexicon.words[word], lexicon.words[other]) for other in pool]
+        costs[number] = -1  # itself first, also if another word has the same rank
+        candidates.append(tuple(np.argsort(costs, kind="stable").tolist()))
     return _draw(tuple(candidates), draws, seed)
 
 
 @lru_cache(maxsize=32)  # every layer and view has the same draws
-def _draw(candidates: tuple[tuple[str, ...], ...], draws: int, seed: int) -> list[list[str]]:
+def _draw(candidates: tuple[tuple[int, ...], ...], draws: int, seed: int) -> NDArray[np.int64]:
+    """Return the draws of `draw_groups`, given the numbers of the best matches of each word."""
     rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(draws):
-        used: set[str] = set()
-        chosen = [""] * len(candidates)
+    drawn = np.empty((draws, len(candidates)), dtype=np.int64)
+    for draw in range(draws):
+        used: set[int] = set()
         chances = rng.random(len(candidates)).tolist()
         for word in rng.permutation(len(candidates)).tolist():
             left = [other for other in candidates[word] if other not in used][:_NEAREST]
-            chosen[word] = left[int(chances[word] * len(left))]
-            used.add(chosen[word])
-        drawn.append(chosen)
+            drawn[draw, word] = chosen = left[int(chances[word] * len(left))]
+            used.add(chosen)
     return drawn
 
 
