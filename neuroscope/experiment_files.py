@@ -1,11 +1,13 @@
 """Experiment files: YAML 1.2, with the line number of every key."""
 
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from neuroscope.errors import ExperimentError
+from neuroscope.errors import ExperimentError, NeuroscopeError
 from neuroscope.experiment_faults import Keys
 
 
@@ -55,6 +57,25 @@ class ExperimentFile:
                 break
             line, node = positions[key][0], node[key]
         return f"{self.path}, line {line + 1}: "
+
+
+@contextmanager
+def located(path: str | Path, replaced: Container[str] = ()) -> Iterator[None]:
+    """Add the file and the line to an error of the block about a key of an experiment file.
+
+    Args:
+        path: the experiment file.
+        replaced: keys whose values are not those of the file.
+    """
+    try:
+        yield
+    except NeuroscopeError as error:
+        if not error.keys or error.keys[0] in replaced:
+            raise
+        where = ExperimentFile.read(path).where(error.keys)
+        raise type(error)(
+            where + error.problem, options=error.options, remedy=error.remedy
+        ) from error
 
 
 def _parse(path: Path, text: str) -> Any:

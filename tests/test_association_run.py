@@ -132,6 +132,17 @@ def test_faults_of_the_file_name_the_line(file, run_command):
     assert code == 2 and f"{file}, line {line}: " in printed.err and "'{}'" in printed.err
 
 
+@pytest.mark.usefixtures("database")
+def test_words_and_models_of_the_file_that_cannot_be_used_name_the_line(file, run_command):
+    text = file.read_text().replace("- nurse", "- physician")
+    file.write_text(text)
+    line = text.splitlines().index("- physician") + 1
+    code, printed = run_command("associate", file)
+    assert code == 2 and f"{file}, line {line}: " in printed.err and "'physician'" in printed.err
+    code, printed = run_command("associate", file, "--model", "nothing")  # not in the file
+    assert code == 2 and "'nothing'" in printed.err and "line" not in printed.err
+
+
 def test_the_summary_shows_each_role_and_the_pair(bert):
     (result,) = run_association(association(bert))
     table = summary_table(result)
@@ -248,3 +259,11 @@ def test_drift_refuses_associations_that_it_cannot_measure(bert, file, prompts, 
         with pytest.raises(ExperimentError) as raised:
             check(experiment)
         assert raised.value.keys == ("associations",)
+    file.write_text(file.read_text().replace("- nurse", "- physician"))
+    experiment = drift_experiment(
+        str(bert), str(bert), {"file": str(prompts)}, associations=str(file)
+    )
+    with pytest.raises(ExperimentError) as raised:
+        check(experiment)
+    assert raised.value.keys == ("associations",)
+    assert raised.value.problem.startswith(f"{file}, line ") and "physician" in str(raised.value)

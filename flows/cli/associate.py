@@ -69,21 +69,25 @@ def associate(
 ) -> None:
     """Measure which roles a model brings close to which groups, against control words."""
 
+    from neuroscope.experiment_files import located
+
+    given = {
+        "models": models,
+        "site": site,
+        "layers": layers,
+        "note": note,
+        "device": device,
+        "dtype": dtype,
+        "attention": attention,
+        "memory": memory,
+        "truncate": truncate,
+    }
+    settings = {name: value for name, value in given.items() if value is not None}
+
     def experiment() -> Any:
         from neuroscope.studies.association.experiment import association_experiment
 
-        given = {
-            "models": models,
-            "site": site,
-            "layers": layers,
-            "note": note,
-            "device": device,
-            "dtype": dtype,
-            "attention": attention,
-            "memory": memory,
-            "truncate": truncate,
-        }
-        settings = {name: value for name, value in given.items() if value is not None}
         return association_experiment(file, **settings)
 
-    run_study("association", experiment, record=not no_record, json=json)
+    with located(file, settings):
+        run_study("association", experiment, record=not no_record, json=json)

@@ -164,4 +164,4 @@ def write_outputs(
 def _neurons(result: AssociationResult, layer: int) -> Table:
     """Return the neurons that contribute most at a layer."""
     rows = [row for row in result.neurons if row.layer == layer]
-    return neurons_table(sorted(rows, key=lambda row: -abs(row.contribution))[: _MOST_LISTED // 4])
+    return neurons_table(sorted(rows, key=lambda row: -abs(row.contribution))[:_MOST_NEURONS])

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from neuroscope.errors import ExperimentError
 from neuroscope.experiment_faults import about
+from neuroscope.experiment_files import located
 from neuroscope.options import Dtype
 from neuroscope.sites import resolve_sites
 from neuroscope.stats.contrasts import contrast_statistics, corrected
@@ -46,8 +47,10 @@ def check_associations(experiment: DriftExperiment, pair: Pair) -> None:
                 "associations are compared layer by layer, and the models differ in depth",
                 remedy="leave the associations out",
             )
-        for subject in (pair.base, pair.candidate):
-            check(studied_associations(experiment, subject, experiment.dtype))
+        replaced = ("models", "device", "dtype", "attention", "memory")
+        with located(experiment.associations, replaced):
+            for subject in (pair.base, pair.candidate):
+                check(studied_associations(experiment, subject, experiment.dtype))
 
 
 def studied_associations(
